@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.messages import Assignment, Credential, Usage
@@ -16,11 +16,17 @@ from pilot.clock import SYSTEM, Clock
 from pilot.ports import Image, JobError
 
 if TYPE_CHECKING:
-    from pilot.node_ports import Node
     from pilot.progress import StagingProgress
     from pilot.workdir import Workdir
 
 MOST_NOTES = 200
+
+
+class Signallable(Protocol):
+    """What runs for an attempt."""
+
+    def signal(self, number: int) -> None:
+        """Send a signal to its processes; KILL ends all of them."""
 
 
 class Attempt:
@@ -67,7 +73,7 @@ class Attempt:
         self._on_change, self._on_settled, self._clock = on_change, on_settled, clock
         self._stop: JobError | None = None
         self._stopped = threading.Event()
-        self._payload: tuple[Node, int] | None = None
+        self._payload: Signallable | None = None
         self._lock = threading.Lock()
 
     @property
@@ -104,7 +110,7 @@ class Attempt:
         self._clock.wait(self._stopped, seconds)
         return self._stop
 
-    def start_payload(self, start: Callable[[], tuple[Node, int]]) -> None:
+    def start_payload(self, start: Callable[[], Signallable]) -> None:
         """Start the payload; from now on a stop reaches it. Raises the attempt's own stop instead,
         if it was stopped before."""
         with self._lock:
@@ -115,12 +121,6 @@ class Attempt:
         with self._lock:
             self._payload = None
             self.kill_at = None
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the payload while it runs."""
-        payload = self._payload
-        return payload[0].pid(payload[1]) if payload else None
 
     def stop(self, error: JobError, *, grace_s: float = 0.0) -> None:
         """End the attempt with `error`; the payload gets TERM first if there is a grace time.
@@ -133,12 +133,11 @@ class Attempt:
                 self.note(f"stopped: {error}")
                 self._stopped.set()
             if self._payload is not None:
-                node, key = self._payload
                 if grace_s > 0:
                     self._kill_by(grace_s)
-                    node.signal(key, signal.SIGTERM)
+                    self._payload.signal(signal.SIGTERM)
                 else:
-                    node.signal(key, signal.SIGKILL)
+                    self._payload.signal(signal.SIGKILL)
         self.wakeup.set()
         self._on_change(self)
 
@@ -146,14 +145,14 @@ class Attempt:
         """Send TERM to the payload; what it then returns is its result."""
         with self._lock:
             if self._payload is not None:
-                self._payload[0].signal(self._payload[1], signal.SIGTERM)
+                self._payload.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Send KILL to the payload: the grace time is over."""
         with self._lock:
             self.kill_at = None
             if self._payload is not None:
-                self._payload[0].signal(self._payload[1], signal.SIGKILL)
+                self._payload.signal(signal.SIGKILL)
 
     def _kill_by(self, grace_s: float) -> None:
         at = self._clock.monotonic() + grace_s

@@ -7,7 +7,7 @@ what the pilot asks, and this port hides where a process runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -78,6 +78,16 @@ class Sampling(Protocol):
         call."""
 
 
+class DoorHandle(Protocol):
+    """The door of a payload on one node."""
+
+    def answer(self, told: Any) -> None:
+        """Pass on what came of a request."""
+
+    def close(self) -> None:
+        """Serve the payload no more."""
+
+
 class Node(Sampling, Protocol):
     """One machine, and the processes of payloads on it. Any thread may call its methods."""
 
@@ -108,6 +118,10 @@ class Node(Sampling, Protocol):
 
     def signal(self, key: int, number: int) -> None:
         """Send a signal to what the process started; KILL ends all of it."""
+
+    def door(self, tmp: str, tell: Callable[[Any], None]) -> DoorHandle:
+        """Let the processes of a payload whose /tmp there is `tmp` ask for others (`doors.py`,
+        `rsh.py`). `tell` hears what they say, in order and from one thread. Raises JobError."""
 
     def clear(self, name: str) -> None:
         """Remove what an attempt that is over has on the node."""

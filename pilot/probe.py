@@ -34,7 +34,8 @@ from pilot.attempt import Attempt
 from pilot.files.stage import Stage
 from pilot.node.containers import container_of, user_name
 from pilot.node.local import LocalNode
-from pilot.node_ports import Exit, Order
+from pilot.node.payload import Part, Payload
+from pilot.node_ports import Exit
 from pilot.options import Options
 from pilot.ports import PATH, JobError, Sandbox
 from pilot.process.spawner import GuardedSpawner
@@ -317,31 +318,26 @@ def _started(trial: _Trial, image: str) -> str:
 
 
 def _ran(node: LocalNode, attempt: Attempt, work: Workdir) -> Exit:
-    order = Order(
-        name=attempt.name,
-        spec=attempt.spec,
-        argv=["/bin/sh", "-c", attempt.spec.command],
-        box=Sandbox(
-            directory=str(work.directory),
-            tmp=str(work.tmp),
-            environment={"PATH": PATH},
-            memory_mb=attempt.spec.memory_mb,
-            image=attempt.image,
-            own=str(work.path),
-        ),
-        stdout=str(work.stdout),
-        stderr=str(work.stderr),
+    box = Sandbox(
+        directory=str(work.directory),
+        tmp=str(work.tmp),
+        environment={"PATH": PATH},
+        memory_mb=attempt.spec.memory_mb,
+        image=attempt.image,
+        own=str(work.path),
     )
-    over, results = threading.Event(), list[Exit]()
+    payload = Payload(attempt.name, attempt.spec, [Part(node, box)])
 
-    def done(ended: Exit) -> None:
-        results.append(ended)
-        over.set()
+    def start() -> Payload:
+        argv = ["/bin/sh", "-c", attempt.spec.command]
+        payload.begin(argv, str(work.stdout), str(work.stderr))
+        return payload
 
-    attempt.start_payload(lambda: (node, node.start(order, done)))
-    over.wait()
+    attempt.start_payload(start)
+    payload.over.wait()
     attempt.payload_ended()
-    return results[0]
+    assert payload.exit is not None  # noqa: S101 - it is over
+    return payload.exit
 
 
 def _judge(runtime: str, ended: Exit, work: Workdir) -> None:

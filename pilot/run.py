@@ -18,8 +18,9 @@ from pilot.attempt import Attempt
 from pilot.files import granted
 from pilot.node import gpus
 from pilot.node.containers import user_name
+from pilot.node.payload import Part, Payload
 from pilot.node.slots import Placement, Slot
-from pilot.node_ports import Exit, Explanation, Order
+from pilot.node_ports import Exit, Explanation, Node
 from pilot.ports import PATH, JobError, ProcessEnd, Sandbox
 from pilot.workdir import SCRIPT, Workdir, size_of, tail_of
 
@@ -53,40 +54,29 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outcome:
     """Run the payload in its slots; returns when it has ended and nothing of it is left."""
-    [slot] = placement
-    node = kit.nodes[slot.node]
-    order = Order(
-        name=attempt.name,
-        spec=attempt.spec,
-        argv=_argv(attempt, work),
-        box=Sandbox(
-            directory=str(work.directory),
-            tmp=str(work.tmp),
-            environment=environment(attempt, work, slot, kit),
-            memory_mb=attempt.spec.memory_mb,
-            network=attempt.spec.network,
-            devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
-            image=attempt.image,
-            own=str(work.path),
-        ),
-        stdout=str(work.stdout),
-        stderr=str(work.stderr),
-        cpus=slot.cpus,
-    )
-    over = threading.Event()
-    results: list[Exit] = []
+    nodes = [kit.nodes[slot.node] for slot in placement]
+    parts = [
+        _part(attempt, work, slot, node, kit) for slot, node in zip(placement, nodes, strict=True)
+    ]
+    payload = Payload(attempt.name, attempt.spec, parts)
+    argv = _argv(attempt, work)
 
-    def done(ended: Exit) -> None:
-        results.append(ended)
-        over.set()
+    def start() -> Payload:
+        payload.begin(argv, str(work.stdout), str(work.stderr))
+        return payload
 
     began = kit.clock.monotonic()
-    with kit.supervisor.watching(attempt, work, [node]):
-        granted.write(attempt.credentials, work)
-        attempt.start_payload(lambda: (node, node.start(order, done)))
-        _wait(over, attempt, work, kit)
-        attempt.payload_ended()
-    ended = results[0].process
+    try:
+        with kit.supervisor.watching(attempt, work, nodes):
+            granted.write(attempt.credentials, work)
+            attempt.start_payload(start)
+            _wait(payload.over, attempt, work, kit)
+            attempt.payload_ended()
+    finally:
+        for node in nodes:
+            node.clear(attempt.name)
+    assert payload.exit is not None  # noqa: S101 - it is over
+    ended = payload.exit.process
     attempt.usage = replace(
         attempt.usage,
         cpu_s=round(max(attempt.usage.cpu_s, ended.cpu_s), 3),
@@ -95,7 +85,30 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
         rss_kb=0,
         processes=0,
     )
-    return _outcome(attempt, work, results[0], kit)
+    return _outcome(attempt, work, payload.exit, kit)
+
+
+def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit) -> Part:
+    """The payload's place in a slot. Raises JobError."""
+    spec = attempt.spec
+    tmp = str(work.tmp)
+    if not granted.granted(attempt.credentials):
+        # Credentials are written to the attempt's own, which all nodes see.
+        tmp = node.tmp(attempt.name, tmp)
+    image = attempt.image
+    if node is not kit.node and image is not None:
+        image = node.prepare(spec, attempt.check)
+    box = Sandbox(
+        directory=str(work.directory),
+        tmp=tmp,
+        environment=environment(attempt, work, slot, kit, tmp),
+        memory_mb=spec.memory_mb,
+        network=spec.network,
+        devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
+        image=image,
+        own=str(work.path),
+    )
+    return Part(node, box, slot.cpus)
 
 
 def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> None:
@@ -112,13 +125,16 @@ def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> N
             attempt.note(f"credentials not renewed: {error}")
 
 
-def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mapping[str, str]:
-    """The payload's environment, from nothing: the pilot's own is not its affair."""
+def environment(
+    attempt: Attempt, work: Workdir, slot: Slot, kit: Kit, tmp: str
+) -> Mapping[str, str]:
+    """The payload's environment, from nothing: the pilot's own is not its affair. `tmp`: what is
+    its /tmp."""
     cores = str(slot.need.cores)
     ours = {
         "PATH": PATH,
         "HOME": str(work.directory),
-        "TMPDIR": kit.node.container.of(attempt.spec).tmp(str(work.tmp)),
+        "TMPDIR": kit.node.container.of(attempt.spec).tmp(tmp),
         "USER": user_name(),
         "LOGNAME": user_name(),
         "LANG": "C.UTF-8",
@@ -134,7 +150,7 @@ def environment(attempt: Attempt, work: Workdir, slot: Slot, kit: Kit) -> Mappin
     }
     # Last what no job chooses: which GPUs are its own, and by what its processes are found.
     fixed = {**gpus.visible(slot.gpus), "AILURUS_ATTEMPT": attempt.name}
-    found = granted.variables(attempt.credentials, kit.node.container.tmp(str(work.tmp)))
+    found = granted.variables(attempt.credentials, kit.node.container.tmp(tmp))
     return {**ours, **found, **attempt.spec.environment, **fixed}
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus import __version__, logs
 from ailurus.logs import Log
@@ -32,12 +33,14 @@ from pilot.node import agent_messages as a
 from pilot.node import claims, machine
 from pilot.node.agent_link import KEY_BYTES, Handshake, Stranger
 from pilot.node.containers import container_of
+from pilot.node.doors import Doors
 from pilot.node.lease import AgentLease
 from pilot.node.local import LocalNode
+from pilot.node.rsh import Said
 from pilot.node.sampler import rest_s
 from pilot.node.streams import Streams
 from pilot.node.wire import Wire
-from pilot.node_ports import Exit, Explanation
+from pilot.node_ports import DoorHandle, Exit, Explanation
 from pilot.ports import JobError, ProcessEnd
 from pilot.process import warden as wardens
 from pilot.process.kill import become_undumpable
@@ -171,6 +174,7 @@ class Agent:
         self._lease, self._warden, self._loops = lease, warden, loops
         # The pilot's key of a process → the node's.
         self._keys: dict[int, int] = {}
+        self._doors: dict[int, DoorHandle] = {}
         # Apart, so that an image or a large directory holds up no report.
         self._images = Chores("images", loops)
         self._removals, self._slow = Chores("removals", loops), Chores("slow", loops)
@@ -213,10 +217,20 @@ class Agent:
             own = self._own(message.name)
             self._removals.add(lambda: remove_tree(own))
         elif isinstance(message, a.WatchPayload):
-            self._node.watch(message.name, message.sampled)
+            tmp = self._own(message.name) / "tmp"
+            tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._node.watch(message.name, replace(message.sampled, local=(str(tmp),)))
         elif isinstance(message, a.ForgetPayload):
             name = message.name
             self._removals.add(lambda: self._node.forget(name))
+        elif isinstance(message, a.OpenDoor):
+            self._open_door(message)
+        elif isinstance(message, a.DoorTold):
+            if (door := self._doors.get(message.door)) is not None:
+                door.answer(message.told)
+        elif isinstance(message, a.CloseDoor):
+            if (door := self._doors.pop(message.door, None)) is not None:
+                door.close()
         elif isinstance(message, a.Bye):
             raise Ends("the pilot ends")
 
@@ -246,6 +260,16 @@ class Agent:
             self._keys.pop(key, None)
             self._wire.send(_not_begun(key, error))
 
+    def _open_door(self, message: a.OpenDoor) -> None:
+        def tell(said: Said) -> None:
+            self._wire.send(a.DoorSaid(message.door, said))
+
+        try:
+            self._doors[message.door] = self._node.door(message.tmp, tell)
+        except JobError as error:
+            # Its payload is told so by every pilot-rsh that finds none.
+            _log.warning("no_door", what=str(error))
+
     def _measure(self, loop: Loop) -> None:
         while True:
             used = time.thread_time()
@@ -262,7 +286,7 @@ class Agent:
             self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(error)))
 
     def _explain(self, key: int, exit_: Exit) -> None:
-        self._wire.send(a.ProcessOver(key, exit_.process, a.Told.of(exit_.explain())))
+        self._wire.send(a.ProcessOver(key, exit_.process, a.Explained.of(exit_.explain())))
 
     def _own(self, name: str) -> Path:
         """What an attempt has on this node."""
@@ -275,7 +299,7 @@ def _not_begun(key: int, error: JobError | OSError) -> a.ProcessOver:
     if isinstance(error, OSError):
         error = job_error(error, "cannot make the payload's directory", Target.NODE)
     end = ProcessEnd(key=key, errno=GUARDIAN_DIED, before=True)
-    return a.ProcessOver(key, end, a.Told.of(Explanation(error=error)))
+    return a.ProcessOver(key, end, a.Explained.of(Explanation(error=error)))
 
 
 class Chores:
@@ -404,7 +428,11 @@ def _made(
     found = machine.look(directory)
     held = claims.claim(found.gpus, welcome.gpus)
     node = LocalNode(
-        container, spawner, name=welcome.name, streams=Streams(directory / "streams", loops)
+        container,
+        spawner,
+        name=welcome.name,
+        streams=Streams(directory / "streams", loops),
+        doors=Doors(loops),
     )
     joined = a.Joined(found.resources, found.cpus, held.gpus, str(directory))
     return node, joined, held

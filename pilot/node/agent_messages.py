@@ -15,6 +15,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Resources
 from pilot.node.gpus import Gpu
 from pilot.node.lease import LeaseTerms
+from pilot.node.rsh import Said, Told
 from pilot.node_ports import Explanation, Order
 from pilot.ports import Image, JobError, ProcessEnd
 from pilot.samples import Sample, Sampled
@@ -44,7 +45,7 @@ class Fault(Struct, array_like=True, frozen=True):
         )
 
 
-class Told(Struct, array_like=True, frozen=True):
+class Explained(Struct, array_like=True, frozen=True):
     """An Explanation on its way."""
 
     runtime: bool
@@ -54,7 +55,7 @@ class Told(Struct, array_like=True, frozen=True):
     where: str
 
     @classmethod
-    def of(cls, found: Explanation) -> Told:
+    def of(cls, found: Explanation) -> Explained:
         fault = None if found.error is None else Fault.of(found.error)
         return cls(found.runtime, found.ran, fault, found.oom_kills, found.where)
 
@@ -144,7 +145,7 @@ class ProcessOver(Struct, array_like=True, tag=True, frozen=True):
 
     key: int
     end: ProcessEnd
-    told: Told | None = None
+    told: Explained | None = None
     """Of a failed one."""
 
 
@@ -196,21 +197,20 @@ class Looked(Struct, array_like=True, tag=True, frozen=True):
 
 
 class OpenDoor(Struct, array_like=True, tag=True, frozen=True):
-    """Let the processes of an attempt on this node ask for others."""
+    """Let the processes of a payload ask for others."""
 
     door: int
-    name: str
     tmp: str
 
 
 class DoorSaid(Struct, array_like=True, tag=True, frozen=True):
     door: int
-    body: bytes
+    said: Said
 
 
 class DoorTold(Struct, array_like=True, tag=True, frozen=True):
     door: int
-    body: bytes
+    told: Told
 
 
 class CloseDoor(Struct, array_like=True, tag=True, frozen=True):

@@ -6,6 +6,8 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
@@ -13,8 +15,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.blame import OSErrorsOn, Target
 from pilot.node.sampler import Sampler
-from pilot.node.streams import Channel, Streams
-from pilot.node_ports import Exit, Explanation, Order, Output
+from pilot.node_ports import DoorHandle, Exit, Explanation, Order, Output
 from pilot.ports import (
     Check,
     Container,
@@ -29,6 +30,10 @@ from pilot.ports import (
 from pilot.process.oom import OomKills
 from pilot.samples import LocalFiles, Sample, Sampled
 
+if TYPE_CHECKING:
+    from pilot.node.doors import Doors
+    from pilot.node.streams import Channel, Streams
+
 
 class LocalNode:
     """Starts processes through the guardian of this machine."""
@@ -42,10 +47,11 @@ class LocalNode:
         name: str = "",
         address: str = "",
         streams: Streams | None = None,
+        doors: Doors | None = None,
     ) -> None:
         self.name, self.address, self.container = name, address, container
         self._spawner, self._sampler = spawner, sampler or Sampler()
-        self._streams = streams
+        self._streams, self._doors = streams, doors
         self._channels: dict[int, Channel] = {}
 
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
@@ -108,6 +114,12 @@ class LocalNode:
     def credit(self, key: int, count: int) -> None:
         if (channel := self._channels.get(key)) is not None:
             channel.give(count)
+
+    def door(self, tmp: str, tell: Callable[[Any], None]) -> DoorHandle:
+        if self._doors is None:
+            raise JobError(Code.INTERNAL, "this node has no doors")
+        with OSErrorsOn(Target.NODE, "cannot make the door of a payload"):
+            return self._doors.open(Path(tmp), tell)
 
     def clear(self, name: str) -> None:
         """The attempt's directory has all of it."""

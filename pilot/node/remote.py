@@ -15,8 +15,9 @@ from ailurus.protocol.job import JobSpec
 from pilot.blame import GUARDIAN_DIED
 from pilot.clock import Clock
 from pilot.node import agent_messages as a
+from pilot.node.rsh import Said, Told
 from pilot.node.wire import Wire
-from pilot.node_ports import Exit, Explanation, Order, Output
+from pilot.node_ports import DoorHandle, Exit, Explanation, Order, Output
 from pilot.ports import Check, Container, Image, JobError, ProcessEnd
 from pilot.samples import LocalFiles, Sample, Sampled
 
@@ -46,6 +47,7 @@ class RemoteNode:
         self._running: dict[int, Callable[[Exit], None]] = {}
         self._outputs: dict[int, Output] = {}
         self._tickets: dict[int, Callable[[a.Prepared], None]] = {}
+        self._doors: dict[int, Callable[[Said], None]] = {}
         self._lost = ""
         self._samples: Sequence[Sample] | None = None
         self._files: dict[str, LocalFiles] = {}
@@ -106,6 +108,15 @@ class RemoteNode:
     def pid(self, key: int) -> int | None:
         return None
 
+    def door(self, tmp: str, tell: Callable[[Said], None]) -> DoorHandle:
+        with self._lock:
+            if self._lost:
+                raise lost(self.name, self._lost)
+            number = next(self._keys)
+            self._doors[number] = tell
+        self._wire.send(a.OpenDoor(number, tmp))
+        return _RemoteDoor(number, self._wire, self._doors)
+
     def clear(self, name: str) -> None:
         self._wire.send(a.Clear(name))
 
@@ -142,6 +153,9 @@ class RemoteNode:
         elif isinstance(message, a.Wrote):
             if (output := self._outputs.get(message.key)) is not None:
                 output(message.stream, message.data)
+        elif isinstance(message, a.DoorSaid):
+            if (tell := self._doors.get(message.door)) is not None:
+                tell(message.said)
         elif isinstance(message, a.Looked):
             self._samples = message.samples
             self._files = {one.key: one.local for one in message.samples if one.local is not None}
@@ -159,12 +173,27 @@ class RemoteNode:
             running, self._running = self._running, {}
             tickets, self._tickets = self._tickets, {}
             self._outputs.clear()
+            self._doors.clear()
         now = self._clock.monotonic()
         for ticket, note in tickets.items():
             note(a.Prepared(ticket, fault=a.Fault.of(error)))
         for key, done in running.items():
             end = ProcessEnd(key=key, errno=GUARDIAN_DIED, at=now)
             done(Exit(end, partial(Explanation, error=error)))
+
+
+class _RemoteDoor:
+    """A door on an agent's node."""
+
+    def __init__(self, number: int, wire: Wire, doors: dict[int, Callable[[Said], None]]) -> None:
+        self._number, self._wire, self._doors = number, wire, doors
+
+    def answer(self, told: Told) -> None:
+        self._wire.send(a.DoorTold(self._number, told))
+
+    def close(self) -> None:
+        self._doors.pop(self._number, None)
+        self._wire.send(a.CloseDoor(self._number))
 
 
 def lost(name: str, why: str) -> JobError:

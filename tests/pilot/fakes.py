@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
@@ -32,6 +32,7 @@ from pilot.ports import (
     ProcessEnd,
     ProcessSpec,
     Sandbox,
+    Spawner,
 )
 from pilot.process.proc import Io, Mapped, Process
 from pilot.process.signals import NUDGE
@@ -108,6 +109,16 @@ class FakeSpawner:
 
     def pid(self, key: int) -> int | None:
         return 100 + key
+
+
+class Started(NamedTuple):
+    """A process that is all of an attempt's payload."""
+
+    where: LocalNode | Spawner
+    key: int
+
+    def signal(self, number: int) -> None:
+        self.where.signal(self.key, number)
 
 
 class FakeContainer(Container):

@@ -12,7 +12,7 @@ from ailurus.protocol.messages import Assignment
 from pilot import attempt as attempts
 from pilot.attempt import Attempt
 from pilot.ports import JobError, ProcessSpec
-from tests.pilot.fakes import FakeClock, FakeSpawner
+from tests.pilot.fakes import FakeClock, FakeSpawner, Started
 
 WHY = JobError(Code.WALLTIME, "too long")
 
@@ -30,12 +30,13 @@ def attempt() -> Attempt:
 
 
 def runs(attempt: Attempt, spawner: FakeSpawner) -> None:
-    attempt.start_payload(lambda: (spawner, spawner.spawn(ProcessSpec(argv=["true"]), print)))
+    attempt.start_payload(
+        lambda: Started(spawner, spawner.spawn(ProcessSpec(argv=["true"]), print))
+    )
 
 
 def test_a_stop_reaches_a_payload_that_runs(attempt, spawner):
     runs(attempt, spawner)
-    assert attempt.pid == 101
     attempt.stop(WHY)
     assert attempt.stopped is WHY
     assert attempt.wakeup.is_set()
@@ -50,7 +51,6 @@ def test_a_stopped_attempt_starts_no_payload(attempt, spawner):
     with pytest.raises(JobError, match="too long"):
         runs(attempt, spawner)
     assert spawner.started == []
-    assert attempt.pid is None
 
 
 def test_a_later_stop_makes_the_end_sooner_and_changes_no_reason(attempt, spawner):
@@ -71,7 +71,7 @@ def test_a_payload_that_has_ended_gets_no_signal(attempt, spawner):
     runs(attempt, spawner)
     attempt.stop(WHY, grace_s=20)
     attempt.payload_ended()
-    assert (attempt.kill_at, attempt.pid) == (None, None)
+    assert attempt.kill_at is None
     attempt.terminate()
     attempt.kill()
     attempt.stop(WHY)

@@ -373,6 +373,6 @@ def test_a_directory_that_is_not_utf8_is_refused_before_anything_is_acquired(
 
 @pytest.mark.field("K1")
 def test_every_loop_of_the_pilot_is_thrown_into_above() -> None:
-    # Of a node, and begun when a payload first needs them; one that is down drains the pilot as well.
+    # Of a node, begun when a payload needs them; one that is down drains the pilot as well.
     of_nodes = {"doors", "sampler", "streams"}
     assert named(pilot, "thread") - of_nodes == {"acquirer", "cleaner", "reporter", "supervisor"}

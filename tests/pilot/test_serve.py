@@ -22,7 +22,7 @@ from pilot.ports import JobError, ProcessEnd, ProcessSpec
 from pilot.process.signals import NUDGE
 from pilot.serve import Server, Terms
 from pilot.upstream.link import Dismissed
-from tests.pilot.fakes import FakeSignals, World, assignment
+from tests.pilot.fakes import FakeSignals, Started, World, assignment
 
 SILENT = Unreachable("no answer")
 GIVER = "the-dispatcher"
@@ -270,7 +270,7 @@ def serving(
     attempt = world.attempt()
     made._jobs.add(attempt)
     attempt.start_payload(
-        lambda: (world.spawner, world.spawner.spawn(ProcessSpec(argv=["true"]), print))
+        lambda: Started(world.spawner, world.spawner.spawn(ProcessSpec(argv=["true"]), print))
     )
     while_it_runs(made)
     return made, made.serve()

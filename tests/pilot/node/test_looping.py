@@ -12,7 +12,6 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.submission import jobs_from
-from pilot.attempt import Attempt
 from pilot.node import sampler
 from pilot.node.local import LocalNode
 from pilot.node.supervisor import Supervisor
@@ -26,6 +25,7 @@ from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from plugins.container.bare import Bare
 from tests.pilot.attempts import attempt_of, container_setup
+from tests.pilot.fakes import Started
 from tests.pilot.helpers import guarded
 from tests.rig.waiting import until
 
@@ -66,14 +66,15 @@ def stopped_by(
         )
         ended: list[object] = []
         with supervisor.watching(attempt, work, [node]):
-            attempt.start_payload(lambda: (node, node.start(order, ended.append)))
-            until(lambda: attempt.pid)
+            payload = Started(node, node.start(order, ended.append))
+            attempt.start_payload(lambda: payload)
+            until(lambda: node.pid(payload.key))
             until(lambda: "touch" not in command or any(work.directory.iterdir()))
             began = time.monotonic()
             for look in range(1, 6):
                 if alive:  # on a busy machine it may not come to anything in a moment
-                    so_far = done(attempt, work)
-                    until(lambda last=so_far: is_more(done(attempt, work), last))
+                    so_far = done(node.pid(payload.key), work)
+                    until(lambda last=so_far: is_more(done(node.pid(payload.key), work), last))
                 supervisor._look(began + 6 * look)
             error = attempt.stopped
             attempt.kill()
@@ -81,10 +82,10 @@ def stopped_by(
     return error.code if error else None
 
 
-def done(attempt: Attempt, work: Workdir) -> tuple[float, int, object]:
+def done(pid: int | None, work: Workdir) -> tuple[float, int, object]:
     """What a payload has done so far: CPU seconds, bytes moved, and what its files look like."""
     processes = proc.scan()
-    tree = proc.trees(processes, [attempt.pid or 0])[attempt.pid or 0]
+    tree = proc.trees(processes, [pid or 0])[pid or 0]
     files = [(path.name, path.stat().st_ctime_ns) for path in (work.stdout, work.stderr)]
     files.append(("", work.directory.stat().st_ctime_ns))
     for entry in os.scandir(work.directory):

@@ -16,7 +16,7 @@ from pilot.process.proc import Io, Process
 from pilot.site import Limits, bounds_of
 from pilot.workdir import Workdir
 from tests.pilot.attempts import attempt_of
-from tests.pilot.fakes import FakeClock, FakeContainer, FakeReadings, FakeSpawner
+from tests.pilot.fakes import FakeClock, FakeContainer, FakeReadings, FakeSpawner, Started
 
 MB = 1024
 USUAL = Limits()
@@ -39,7 +39,7 @@ class Watch:
         box = Sandbox(directory="/", tmp="/tmp", environment={}, memory_mb=100)
         spec = self.attempt.spec
         order = Order(name=self.attempt.name, spec=spec, argv=["true"], box=box)
-        self.attempt.start_payload(lambda: (self.node, self.node.start(order, print)))
+        self.attempt.start_payload(lambda: Started(self.node, self.node.start(order, print)))
         self.uses(rss_mb=1)
 
     def uses(self, rss_mb: int = 1, cpu_s: float = 0.0, moved: int = 0) -> None:

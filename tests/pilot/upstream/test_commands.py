@@ -14,7 +14,7 @@ from pilot.ports import ProcessSpec
 from pilot.upstream import reporter as reporters
 from pilot.upstream.reporter import Reporter
 from pilot.workdir import Workdir
-from tests.pilot.fakes import World
+from tests.pilot.fakes import Started, World
 
 SILENT = Unreachable("no answer")
 
@@ -34,7 +34,7 @@ def command(world: World, action: m.Action, argument: str = "", seal: str = "") 
 def running(world: World) -> Attempt:
     attempt = world.attempt()
     attempt.start_payload(
-        lambda: (world.spawner, world.spawner.spawn(ProcessSpec(argv=["true"]), print))
+        lambda: Started(world.spawner, world.spawner.spawn(ProcessSpec(argv=["true"]), print))
     )
     world.spawner.signals.clear()
     return attempt
