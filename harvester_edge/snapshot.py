@@ -124,7 +124,10 @@ class _Counting(NamedTuple):
             )
             for name, slot in self.site.slots.items()
         )
-        sentences = _sentences(self.living, waiting.total(), active, self.around.clock_off_min)
+        nodes = sum(self.site.nodes_each(worker.slot) for worker in self.living)
+        sentences = _sentences(
+            self.living, nodes, waiting.total(), active, self.around.clock_off_min
+        )
         return {
             "slots": slots,
             "total": len(workers),
@@ -199,7 +202,7 @@ def _doubt(workers: list[Worker], listing_failure: str) -> str:
 
 
 def _sentences(
-    workers: Collection[Worker], queued: int, active: int, clock_off_min: int
+    workers: Collection[Worker], nodes: int, queued: int, active: int, clock_off_min: int
 ) -> Iterator[str]:
     """What was seen of the site's own workers, for `why`."""
     total = len(workers)
@@ -211,7 +214,8 @@ def _sentences(
     odd = Counter(one.diagnosis for one in workers if one.diagnosis.startswith(UNKNOWN))
     for diagnosis, n in odd.most_common(5):
         yield f"of {n} workers {diagnosis}; they are left as they are"
-    yield f"{total} workers: {queued} wait to start, {active} active, {total - queued - active} on their way out"
+    of = "" if nodes == total else f" of {nodes} nodes"
+    yield f"{total} workers{of}: {queued} wait to start, {active} active, {total - queued - active} on their way out"
 
 
 def cost_of(site: Site, name: str) -> Cost:

@@ -16,6 +16,7 @@ from plugins.node.variables import (
     for_agents,
     names_of,
     number_of,
+    program,
     text_of,
     unclear,
 )
@@ -60,7 +61,14 @@ class LSF(Allocation):
         groups = [[name] for name in nodes] if apart else [list(nodes)] * bool(nodes)
         return tuple(
             Starter(
-                argv=["blaunch", "-n", "-no-shell", "-z", " ".join(group), *argv],
+                argv=[
+                    program("blaunch", self._environ),
+                    "-n",
+                    "-no-shell",
+                    "-z",
+                    " ".join(group),
+                    *argv,
+                ],
                 environment=for_agents(self._environ),
                 nodes=group,
             )

@@ -25,6 +25,7 @@ from plugins.node.variables import (
     for_agents,
     names_of,
     number_of,
+    program,
     runner,
     text_of,
     unclear,
@@ -71,8 +72,10 @@ class PBS(Allocation):
         ask: Ask | None = None,
         hostname: str = "",
     ) -> None:
-        self._options, self._environ = options, environ
-        self._ask = ask or runner(environ)
+        # Jobs often lack the directory of PBS's own commands.
+        path = f"{environ.get('PATH', '/usr/bin:/bin')}:/opt/pbs/bin"
+        self._options, self._environ = options, {**environ, "PATH": path}
+        self._ask = ask or runner(self._environ)
         self._here = hostname or socket.gethostname()
         self._job: dict[str, str] | None = None
 
@@ -98,7 +101,7 @@ class PBS(Allocation):
         lines = self._lines()
         return tuple(
             Starter(
-                argv=["pbsdsh", "-n", str(lines.index(name)), "--", *argv],
+                argv=[program("pbsdsh", self._environ), "-n", str(lines.index(name)), "--", *argv],
                 environment=for_agents(self._environ),
                 nodes=[name],
             )

@@ -24,6 +24,7 @@ from plugins.node.variables import (
     for_agents,
     names_of,
     number_of,
+    program,
     runner,
     text_of,
     unclear,
@@ -108,7 +109,12 @@ class Slurm(Allocation):
             groups.setdefault(name if apart else cores[name], []).append(name)
         return tuple(
             Starter(
-                argv=[*srun(group, cores[group[0]]), *self._options.srun, *argv],
+                argv=[
+                    program("srun", self._environ),
+                    *step(group, cores[group[0]]),
+                    *self._options.srun,
+                    *argv,
+                ],
                 environment=environment,
                 nodes=group,
             )
@@ -147,10 +153,10 @@ class Slurm(Allocation):
         return None
 
 
-def srun(nodes: Sequence[str], cores: int) -> list[str]:
-    """One agent on each of the nodes, with all of the job's cores there."""
+def step(nodes: Sequence[str], cores: int) -> list[str]:
+    """Arguments of srun for one agent on each of the nodes, with all of the job's cores there."""
     return [
-        "srun", f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}",
+        f"--nodelist={','.join(nodes)}", f"--nodes={len(nodes)}",
         f"--ntasks={len(nodes)}", "--ntasks-per-node=1", f"--cpus-per-task={cores}",
         "--cpu-bind=none", "--mpi=none", "--export=ALL", "--input=none",
         # One that ends, or its node, leaves the others alone.

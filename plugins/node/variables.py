@@ -7,6 +7,7 @@ is an error that names the variable.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 
 from ailurus.protocol.errors import AilurusError
@@ -123,6 +124,16 @@ def for_agents(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def program(name: str, environ: Mapping[str, str]) -> str:
+    """Where a command is, by PATH: who starts it looks for nothing. Raises AilurusError."""
+    if found := shutil.which(name, path=environ.get("PATH", "/usr/bin:/bin")):
+        return found
+    raise AilurusError(
+        f"{name}, which starts agents, is in no directory of PATH here",
+        remedy="name it with its directory in `pilot.allocation.options.start`",
+    )
+
+
 def check_template(words: Sequence[str]) -> None:
     """Raises ValueError for a command that does not say on which nodes it starts something."""
     text = " ".join(words)
@@ -142,9 +153,10 @@ def by_template(
     `[mpirun, --host, "{nodes}", -n, "{count}"]`, where names stand with commas between."""
     alone = apart or any("{node}" in word for word in words)
     groups = [[name] for name in nodes] if alone else [list(nodes)] * bool(nodes)
+    first_word = program(words[0], environ) if groups else ""
     return tuple(
         Starter(
-            argv=behind([_filled(word, group) for word in words], argv),
+            argv=behind([first_word, *(_filled(word, group) for word in words[1:])], argv),
             environment=for_agents(environ),
             nodes=group,
         )

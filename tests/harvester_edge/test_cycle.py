@@ -95,7 +95,8 @@ def test_one_pilot_for_all_nodes_of_an_allocation_is_one_worker_that_costs_them_
     world.batch.set(Phase.STARTING)
     for index in (0, 1):
         world.dispatcher.register(tag, index)
-    world.cycle(seconds=1200)
+    assert "2 workers of 6 nodes: 0 wait to start, 2 active" in " ".join(world.cycle().inputs)
+    world.cycle(seconds=1198)
     world.dispatcher.end(tag, Ending.IDLE_EXIT, 0)
     world.batch.set(Phase.ENDED, Ending.DONE)
     world.cycle()

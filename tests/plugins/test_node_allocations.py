@@ -3,6 +3,7 @@ cores, memory or devices than they gave, or an error that names what nobody unde
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +17,14 @@ from hypothesis import strategies as st
 import plugins
 from ailurus.protocol.errors import AilurusError
 from pilot.node.allocation import allocation_of, kind_of
-from pilot.node_ports import Allocation, Share
+from pilot.node_ports import Allocation, Share, Starter
 from plugins.node import lsf, pbs, slurm
 from plugins.node.htcondor import parse_ad
 
 RECORDED = Path(__file__).parents[1] / "recorded"
 AGENT = ["/opt/pilot", "--agent", "a b"]
-SECRET = {"AILURUS_BOOTSTRAP_FILE": "/secret", "CUDA_VISIBLE_DEVICES": "0", "PATH": "/bin"}
+SECRET = {"AILURUS_BOOTSTRAP_FILE": "/secret", "CUDA_VISIBLE_DEVICES": "0"}
+COMMANDS = ("srun", "pbsdsh", "blaunch", "ssh", "mpirun")
 
 
 def recorded(name: str) -> str:
@@ -34,6 +36,24 @@ SLURM = dict(
 )
 QSTAT = recorded("pbs/qstat_f_running_plain.out")
 LSF = {"LSB_JOBID": "7", "LSB_MCPU_HOSTS": "n1 4 n2 8"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def path(tmp_path_factory):
+    """Where the commands are that start agents; none of them is run."""
+    there = tmp_path_factory.mktemp("bin")
+    for name in COMMANDS:
+        (there / name).touch(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SLURM, "PATH", str(there))
+        patch.setitem(LSF, "PATH", str(there))
+        patch.setitem(SECRET, "PATH", str(there))
+        yield there
+
+
+def words(starter: Starter) -> list[str]:
+    """Its command by its name."""
+    return [Path(starter.argv[0]).name, *starter.argv[1:]]
 
 
 def unasked(argv: Any) -> str:
@@ -83,11 +103,12 @@ def test_an_agent_starts_once_on_each_node_and_is_told_no_secret(kind, apart, tm
     assert sorted(name for one in starters for name in one.nodes) == sorted(others)
     assert not apart or len(starters) == len(others)
     for one in starters:
-        words = " ".join(one.argv)
-        assert AGENT[0] in words
-        assert AGENT[2] in words
+        assert os.access(one.argv[0], os.X_OK)
+        text = " ".join(one.argv)
+        assert AGENT[0] in text
+        assert AGENT[2] in text
         assert not one.environment.keys() & {"AILURUS_BOOTSTRAP_FILE", "CUDA_VISIBLE_DEVICES"}
-        assert one.environment["PATH"] == "/bin"
+        assert one.environment["PATH"].startswith(SECRET["PATH"])
     assert allocation.starters(AGENT, []) == ()
 
 
@@ -111,21 +132,21 @@ def test_the_environment_tells_the_batch_system():
     assert kind_of({}) == "host"
 
 
-@pytest.mark.parametrize("words", [["ssh"], ["mpirun", "{node}", "{nodes}"]])
-def test_a_command_that_names_no_node_or_both_forms_starts_no_agent(words):
+@pytest.mark.parametrize("start", [["ssh"], ["mpirun", "{node}", "{nodes}"]])
+def test_a_command_that_names_no_node_or_both_forms_starts_no_agent(start):
     with pytest.raises(AilurusError, match=r"say `\{node\}`"):
-        allocation_of("slurm", {"start": words}, SLURM)
+        allocation_of("slurm", {"start": start}, SLURM)
 
 
 def test_a_site_starts_agents_by_its_own_command():
     ssh = made("slurm", SLURM, options={"start": ["ssh", "-o", "BatchMode=yes", "{node}"]})
-    assert [list(one.argv) for one in ssh.starters(AGENT, ["n2", "n3"])] == [
+    assert [words(one) for one in ssh.starters(AGENT, ["n2", "n3"])] == [
         ["ssh", "-o", "BatchMode=yes", name, "/opt/pilot", "--agent", "'a b'"]
         for name in ("n2", "n3")
     ]
-    words = ["mpirun", "--host", "{nodes}", "-n", "{count}"]
-    (mpirun,) = made("slurm", SLURM, options={"start": words}).starters(AGENT, ["n2", "n3"])
-    assert mpirun.argv == ["mpirun", "--host", "n2,n3", "-n", "2", *AGENT]
+    start = ["mpirun", "--host", "{nodes}", "-n", "{count}"]
+    (mpirun,) = made("slurm", SLURM, options={"start": start}).starters(AGENT, ["n2", "n3"])
+    assert words(mpirun) == ["mpirun", "--host", "n2,n3", "-n", "2", *AGENT]
     assert mpirun.nodes == ["n2", "n3"]
 
 
@@ -206,7 +227,7 @@ def test_slurms_agents_are_one_step_that_outlives_a_node():
         AGENT, ["n1", "n2", "n3"]
     )
     assert {
-        "srun", "--nodelist=n1,n2", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=3",
+        "--nodelist=n1,n2", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=3",
         "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--overlap",
     } <= {*two.argv}  # fmt: skip
     assert list(two.argv[-4:]) == ["--network=no_vni", *AGENT]
@@ -228,6 +249,11 @@ def test_slurms_agents_are_one_step_that_outlives_a_node():
 def test_slurms_time_left(variables, said, left):
     ask = (lambda argv: said) if said else unasked
     assert made("slurm", {**SLURM, **variables}, ask=ask, now=lambda: 1e6).seconds_left() == left
+
+
+def test_a_command_that_is_not_there_is_an_error_that_names_it(tmp_path):
+    with pytest.raises(AilurusError, match="srun, which starts agents, is in no directory"):
+        made("slurm", {**SLURM, "PATH": str(tmp_path)}).starters(AGENT, ["n2"])
 
 
 # PBS ---------------------------------------------------------------------------------------------
@@ -267,7 +293,7 @@ def test_pbs_without_an_answer_leaves_the_bounds_to_the_machines(tmp_path):
 
 def test_pbs_starts_an_agent_on_the_first_chunk_of_a_host(tmp_path):
     allocation = pbs_on(tmp_path, "n1", "n1", "n2", "n2", "n3")
-    argv = [list(one.argv) for one in allocation.starters(AGENT, ["n3", "n2"])]
+    argv = [words(one) for one in allocation.starters(AGENT, ["n3", "n2"])]
     assert argv == [["pbsdsh", "-n", "4", "--", *AGENT], ["pbsdsh", "-n", "2", "--", *AGENT]]
 
 
@@ -299,7 +325,7 @@ def test_lsf_gives_hosts_and_slots_and_starts_all_agents_by_one_blaunch():
     allocation = made("lsf", LSF, hostname="n2")
     assert [(share.name, share.cores) for share in allocation.nodes()] == [("n2", 8), ("n1", 4)]
     (starter,) = allocation.starters(AGENT, ["n1", "n3"])
-    assert starter.argv == ["blaunch", "-n", "-no-shell", "-z", "n1 n3", *AGENT]
+    assert words(starter) == ["blaunch", "-n", "-no-shell", "-z", "n1 n3", *AGENT]
     for text in ("n1", "n1 four", "-z 4"):
         with pytest.raises(AilurusError, match="LSB_MCPU_HOSTS"):
             lsf.parse_hosts(text)

@@ -1,5 +1,5 @@
-"""An allocation with one pilot on a real Slurm: what the edge submits, what the pilot's plugin reads
-of it, and how agents outlive a node there."""
+"""An allocation with one pilot on a real Slurm: what the edge submits, what the pilot's plugin
+reads of it, and how agents outlive a node there."""
 
 from __future__ import annotations
 
