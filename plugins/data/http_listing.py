@@ -1,7 +1,7 @@
 """Directories of WebDAV's (`dav:`, `davs:`), one request each (PROPFIND, RFC 4918).
 
-XRootD writes names into its list as they are, where the standard has them encoded. A list in which a
-name has what no URL has is read as the former.
+XRootD writes names into its list as they are, where the standard has them encoded. A list with a
+character that no URL has is read as XRootD's.
 """
 
 from __future__ import annotations
