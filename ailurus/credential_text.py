@@ -1,9 +1,10 @@
-"""What a credential for storage says of itself: an X.509 proxy in PEM, or a token (JWT). Nothing of
-it is verified: storage does that."""
+"""What a credential for storage says of itself: an X.509 proxy in PEM, a token (JWT), or keys of
+S3. Nothing of it is verified: storage does that."""
 
 from __future__ import annotations
 
 import base64
+import configparser
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,10 @@ from ailurus.protocol.messages import CredentialKind
 
 _LATEST = 253_402_300_800
 """Where the years have five digits, which nothing that shows a time knows."""
-_FORMS = "give a JWT, or a proxy in PEM: its certificates and its private key"
+_FORMS = (
+    "give a JWT, a proxy in PEM (its certificates and its private key), or keys of S3: [default], "
+    "aws_access_key_id, aws_secret_access_key"
+)
 
 
 class Described(Struct, frozen=True):
@@ -36,6 +40,8 @@ def describe(text: str) -> Described:
         raise AilurusError("no credential (not ASCII)", field="secret", remedy=_FORMS)
     if "-----BEGIN" in text:
         return _read(_proxy, text)
+    if text.lstrip().startswith("["):
+        return _read(_keys, text)
     return _read(_token, text)
 
 
@@ -81,6 +87,14 @@ def _proxy(text: str) -> Described:
     subject = chain[0].subject.rfc4514_string()
     since = chain[0].not_valid_before_utc.timestamp()
     return Described(CredentialKind.PROXY, ends, subject[:500], since)
+
+
+def _keys(text: str) -> Described:
+    found = configparser.ConfigParser(interpolation=None)
+    found.read_string(text)
+    if not found["default"]["aws_secret_access_key"]:
+        raise ValueError("no secret")
+    return Described(CredentialKind.KEYS, None, found["default"]["aws_access_key_id"][:500])
 
 
 def _key_of(text: str) -> bytes:

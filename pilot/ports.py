@@ -104,6 +104,14 @@ class Lister(Protocol):
         or those right in it that match the `*` in its last name. Raises JobError."""
 
 
+@runtime_checkable
+class TakesToken(Protocol):
+    """A `Transfer` that can move files as a job's user."""
+
+    def with_token(self, token: str) -> Transfer:
+        """The same with that token in place of the site's."""
+
+
 class ToGet(Struct, frozen=True, kw_only=True):
     """A file that a mover brings to this node."""
 

@@ -4,6 +4,7 @@ points `ailurus.KIND` of installed packages: the same form inside and out."""
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -68,6 +69,19 @@ def load(kind: str, name: str) -> Any:
         raise AilurusError(f"no {kind} plugin is called {name!r}", remedy=remedy)
     module, _, attribute = where.partition(":")
     return getattr(import_module(module), attribute)
+
+
+def with_credentials(
+    options_type: Any, options: Mapping[str, Any], credentials: Mapping[str, str]
+) -> dict[str, Any]:
+    """The options of a mover with a user's credentials in place of the site's: files, by the names
+    of the options that take them. A plugin takes those that its options know, or `credentials`
+    where it hands them on."""
+    known = options_type.__struct_fields__
+    given: dict[str, Any] = {name: path for name, path in credentials.items() if name in known}
+    if credentials and "credentials" in known:
+        given["credentials"] = credentials
+    return {**options, **given}
 
 
 def names(kind: str) -> list[str]:

@@ -17,7 +17,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("action", choices=("keep", "list", "forget"), nargs="?", default="list")
     parser.add_argument("names", nargs="*", metavar="NAME", help="as job files say: credentials")
     parser.add_argument(
-        "--file", metavar="FILE", help="keep: a token (JWT) or a proxy (PEM); - is stdin"
+        "--file",
+        metavar="FILE",
+        help="keep: a token (JWT), a proxy (PEM), or keys of S3 as AWS's; - is stdin",
     )
 
 
@@ -65,15 +67,24 @@ def _keep(args: Namespace, out: Output) -> int:
 
 
 def _forget(args: Namespace, out: Output) -> int:
-    from ailurus.protocol.messages import Done, ForgetCredentials
+    from ailurus.protocol.messages import CredentialRows, Done, ForgetCredentials
 
     if not args.names:
         raise CommandError(
             USAGE, "which credentials?", field="NAME", remedy="see `dispatcher credential`"
         )
-    done = connect(args).call(
-        "forget_credentials", ForgetCredentials(names=tuple(args.names)), answer=Done
-    )
+    client = connect(args)
+    rows = client.call("credentials", answer=CredentialRows).credentials
+    kept = {row.name for row in rows}
+    if unknown := [name for name in args.names if name not in kept]:
+        raise CommandError(
+            DATA,
+            f"you have no credential {', '.join(map(repr, unknown))}, and nothing was forgotten",
+            field="NAME",
+            remedy=f"yours are: {', '.join(sorted(kept)) or 'none'}",
+        )
+    ask = ForgetCredentials(names=tuple(args.names))
+    done = client.call("forget_credentials", ask, answer=Done)
     if out.as_json:
         out.document(done)
     else:

@@ -15,6 +15,7 @@ FOLDER = "ailurus-credentials"
 VARIABLES = {
     CredentialKind.TOKEN: "BEARER_TOKEN_FILE",
     CredentialKind.PROXY: "X509_USER_PROXY",
+    CredentialKind.KEYS: "AWS_SHARED_CREDENTIALS_FILE",
 }
 """WLCG bearer token discovery, and what every grid client reads. The first of a kind has them."""
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

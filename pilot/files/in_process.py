@@ -15,10 +15,11 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import Clock
 from pilot.files.at_once import at_once
+from pilot.files.delegated_pools import token_of
 from pilot.files.destinations import field_of
 from pilot.files.input_space import SharedSpace, Wanted, bounded
 from pilot.files.movers import PAUSES_S, compare
-from pilot.ports import Check, Copied, JobError, Transfer
+from pilot.ports import Check, Copied, JobError, TakesToken, Transfer
 from pilot.process.usage import charge
 from pilot.site import Bounds
 from pilot.workdir import Workdir
@@ -36,6 +37,13 @@ class InProcess:
     ) -> None:
         self._transfers, self._bounds = transfers, bounds
         self._parallel, self._clock = parallel, clock
+
+    def transfer(self, attempt: Attempt, url: Url) -> Transfer:
+        """What moves a job's files at `url`: as its user, where it brought a token. Raises
+        JobError."""
+        found = self._transfers(url.scheme)
+        token = token_of(attempt.credentials)
+        return found.with_token(token) if token and isinstance(found, TakesToken) else found
 
     def fetch(self, attempt: Attempt, work: Workdir, wanted: Sequence[Wanted], left: int) -> int:
         """Bring files into the job's directory; those of undeclared size have `left` bytes. What
@@ -65,7 +73,7 @@ class InProcess:
                 another()
 
             os.lseek(source, 0, os.SEEK_SET)
-            return self._transfers(url.scheme).put(source, url, both)
+            return self.transfer(attempt, url).put(source, url, both)
 
         size = os.fstat(source).st_size
         copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT, size)
@@ -88,7 +96,8 @@ class InProcess:
                 check()
                 another()
 
-            return self._get(one, work, space, both, moved)
+            transfer = self.transfer(attempt, one.url)
+            return self._get(one, transfer, work, space, both, moved)
 
         size = self._repeated(attempt, once, Code.STAGE_IN_TIMEOUT, one.file.size)
         if staging is not None:
@@ -97,6 +106,7 @@ class InProcess:
     def _get(
         self,
         one: Wanted,
+        transfer: Transfer,
         work: Workdir,
         space: SharedSpace,
         check: Check,
@@ -113,7 +123,7 @@ class InProcess:
                 into = work.create(file.name)
         try:
             within = bounded(file, into, space, check, moved)
-            copied = self._transfers(url.scheme).get(url, into, within, md5=file.md5 is not None)
+            copied = transfer.get(url, into, within, md5=file.md5 is not None)
             if file.size is None:
                 space.take(file.name, charge(os.fstat(into)))
         finally:

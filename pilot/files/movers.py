@@ -25,7 +25,7 @@ from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
-from pilot.files.delegated_pools import with_credentials, written
+from pilot.files.delegated_pools import written
 from pilot.files.destinations import field_of
 from pilot.files.input_space import InputSpace, Wanted
 from pilot.files.listing import parts_of
@@ -271,7 +271,7 @@ class Movers:
             raise JobError(Code.SERVICE_UNAVAILABLE, f"this pilot starts no mover {name}")
         if name not in self._pools:
             # Two threads may make one; the first counts.
-            self._pools.setdefault(name, self._made(name, self._options(name)))
+            self._pools.setdefault(name, self._made(name))
         return self._pools[name]
 
     @contextmanager
@@ -289,8 +289,7 @@ class Movers:
             def pool_of(scheme: str) -> MoverPool:
                 name = self._storage.plugin(scheme)
                 if name not in made:
-                    options = with_credentials(name, self._options(name), named)
-                    made[name] = self._made(name, options)
+                    made[name] = self._made(name, named)
                 return made[name]
 
             try:
@@ -312,11 +311,11 @@ class Movers:
             options.setdefault("ca", self._ca)
         return options
 
-    def _made(self, name: str, options: Mapping[str, Any]) -> MoverPool:
+    def _made(self, name: str, credentials: Mapping[str, str] | None = None) -> MoverPool:
         from pilot.process.mover_pool import MoverPool
 
         assert self._launch is not None  # noqa: S101 - the callers looked
-        return MoverPool(name, options, self._launch(), self._clock)
+        return MoverPool(name, self._options(name), self._launch(), self._clock, credentials)
 
 
 def _place(url: Url) -> Url | None:

@@ -176,7 +176,7 @@ class Stage:
                 return self._movers.expanded(index, file, url, attempt)
             if not trees.is_listed(url):
                 return [Wanted(field=field, name=file.name, url=url, file=file)]
-            transfer = self._transfers(url.scheme)
+            transfer = self._own.transfer(attempt, url)
             if not isinstance(transfer, Lister):
                 raise JobError(
                     Code.NO_PROTOCOL,

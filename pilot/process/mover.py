@@ -38,6 +38,8 @@ PROGRESS_S = 0.25
 class Setup(Struct, frozen=True, tag=True):
     name: str
     options: dict[str, Any]
+    credentials: dict[str, str] = {}
+    """Of a job's user, see `plugins.with_credentials`."""
 
 
 class Get(Struct, frozen=True, tag=True):
@@ -220,7 +222,8 @@ def _made(setup: Setup) -> Mover:
     repair."""
     try:
         kind = plugins.load("mover", setup.name)
-        options = msgspec.convert(setup.options, kind.Options)
+        given = plugins.with_credentials(kind.Options, setup.options, setup.credentials)
+        options = msgspec.convert(given, kind.Options)
         made: Mover = kind(options)
     except JobError:
         raise

@@ -46,10 +46,17 @@ class MoverPool:
     one. Called from many threads."""
 
     def __init__(
-        self, name: str, options: Mapping[str, Any], launch: Launch, clock: Clock = SYSTEM
+        self,
+        name: str,
+        options: Mapping[str, Any],
+        launch: Launch,
+        clock: Clock = SYSTEM,
+        credentials: Mapping[str, str] | None = None,
     ) -> None:
+        """`credentials`: files of a user's, in place of the site's; see
+        `plugins.with_credentials`."""
         self.name = name
-        self._setup = mover.Setup(name, dict(options))
+        self._setup = mover.Setup(name, dict(options), dict(credentials or {}))
         self._launch, self._clock = launch, clock
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()

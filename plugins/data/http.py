@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,11 +72,18 @@ class Http:
         self._token_file = said.token_file
         self._token_for = [Url.parse(prefix).web for prefix in said.token_for]
         self._allow = [_plain(Url.parse(prefix).web) for prefix in http_allow]
+        self._given: str | None = None
         self._servers = Servers(http_proxy, ca)
         # Those that are asked for sums, see decision 0310.
         self._summing = Servers(http_proxy, ca, taking_turns=True)
         # URLs of files that were sent whole, perhaps in vain.
         self._unanswered: set[str] = set()
+
+    def with_token(self, token: str) -> Http:
+        """The same with a user's token, for all that the site lets jobs use by https."""
+        made = copy.copy(self)
+        vars(made)["_given"] = "".join(token.split())
+        return made
 
     def allowed(self, url: Url) -> None:
         if any(_plain(url.web).within(prefix) for prefix in self._allow):
@@ -352,9 +360,13 @@ class Http:
                     self._unanswered.add(url.sent)
 
     def _token(self, url: Url) -> str:
-        """The site's token, for its own storage alone and never in the clear; blank: none. It is
-        read each time, for it is renewed. Raises JobError."""
-        if not self._token_file or url.scheme != "https":
+        """The user's token, or the site's, for its own storage alone; never in the clear. Blank:
+        none. The site's is read each time, for it is renewed. Raises JobError."""
+        if url.scheme != "https":
+            return ""
+        if self._given is not None:
+            return self._given
+        if not self._token_file:
             return ""
         if not any(url.within(prefix) for prefix in self._token_for):
             return ""

@@ -75,6 +75,8 @@ class Rucio(Mover):
         ca: str = ""
         """A file of authorities for https; empty: the system's."""
         traces: bool = True
+        credentials: dict[str, str] = {}  # noqa: RUF012
+        """A user's, for the plugins; Rucio is asked as the site."""
 
     def __init__(self, options: Options) -> None:
         self._options = options

@@ -50,6 +50,8 @@ class Reach(Protocol):
     def http_proxy(self) -> str: ...
     @property
     def ca(self) -> str: ...
+    @property
+    def credentials(self) -> Mapping[str, str]: ...
 
 
 class Plugins:
@@ -79,14 +81,20 @@ class Plugins:
         made: Mover | Transfer
         if plugin.moves:
             kind = plugins.load("mover", plugin.name)
+            given = plugins.with_credentials(kind.Options, given, site.credentials)
             made = kind(msgspec.convert(given, kind.Options))
         elif plugin.server:
             # Rucio has named that server; redirects lead where the site allows.
-            made = plugins.load("data", plugin.name)(
+            kind = plugins.load("data", plugin.name)
+            own = {"token_for": [plugin.server] if plugin.own else [], **given}
+            if site.credentials.get("token_file"):
+                # To the server that Rucio has named, whosever it is.
+                own |= {"token_for": [plugin.server]}
+            made = kind(
                 http_allow=(plugin.server, *site.http_allow),
                 http_proxy=site.http_proxy,
                 ca=site.ca,
-                options={"token_for": [plugin.server] if plugin.own else [], **given},
+                options=plugins.with_credentials(kind.Options, own, site.credentials),
             )
         else:
             made = plugins.load("data", plugin.name)(roots=site.roots)

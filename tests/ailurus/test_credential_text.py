@@ -24,6 +24,23 @@ def test_an_end_that_no_float_holds_is_refused() -> None:
         credential_text.describe(_token(b'{"exp":1' + b"0" * 400 + b"}"))
 
 
+KEYS = "[default]\naws_access_key_id = AK1\naws_secret_access_key = s3cret%\n"
+
+
+def test_keys_of_s3_are_known_by_their_form() -> None:
+    found = credential_text.describe(KEYS)
+    assert (found.kind, found.expires, found.subject) == ("keys", None, "AK1")
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "[default]", KEYS.replace("s3cret%", ""), KEYS.replace("default", "other")]
+)
+def test_half_a_key_is_refused_and_not_shown(text) -> None:
+    with pytest.raises(AilurusError, match="no credential") as raised:
+        credential_text.describe(text)
+    assert "AK1" not in str(raised.value)
+
+
 def test_a_text_that_no_pilot_could_write_is_refused() -> None:
     good = _token(b'{"exp":1}')
     assert credential_text.describe(good).expires == 1

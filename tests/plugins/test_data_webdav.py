@@ -173,6 +173,21 @@ def test_the_sites_token_goes_to_its_own_storage_alone(dav, tmp_path):
     assert dav.tokens == ["Bearer abc.def", "Bearer ghi", None]
 
 
+def test_a_users_token_goes_in_place_of_the_sites_and_no_further_than_it(dav, tmp_path):
+    (tmp_path / "token").write_text("the site's")
+    site = {"token_file": str(tmp_path / "token"), "token_for": [f"davs://{dav.at}"]}
+    made = Http(http_allow=[f"davs://{dav.at}", "http://127.0.0.1/"], ca=dav.ca, options=site)
+    users = made.with_token("abc.def\n")
+    (tmp_path / "out").write_bytes(b"result")
+    with (tmp_path / "out").open("rb") as source:
+        for name, one in (("theirs", users), ("ours", made)):
+            one.put(source.fileno(), Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
+    assert dav.tokens == ["Bearer abc.def", "Bearer thesite's"]
+    assert users._token(Url.parse("http://127.0.0.1/x")) == ""
+    made._servers.clear()
+    made._summing.clear()
+
+
 def test_a_token_never_goes_in_the_clear(tmp_path):
     (tmp_path / "token").write_text("abc")
     made = Http(options={"token_file": str(tmp_path / "token"), "token_for": ["http://h/"]})

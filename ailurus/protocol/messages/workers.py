@@ -268,6 +268,8 @@ class CredentialKind(StrEnum):
 
     TOKEN = "token"  # noqa: S105 - a word, no secret
     PROXY = "proxy"
+    KEYS = "keys"
+    """An access key of S3 and its secret, in a file as AWS's."""
 
 
 class CredentialsRequest(LenientRequest):

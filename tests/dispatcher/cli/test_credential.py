@@ -23,6 +23,10 @@ def test_a_credential_is_kept_listed_and_forgotten(serve, tmp_path, capsys):
     assert secret not in shown
     (row,) = json.loads(shown.splitlines()[-1])["credentials"]
     assert (row["name"], row["subject"]) == ("mine", "alice@cern")
+    assert verb(server, "credential", "forget", "mine", "theirs") == 65
+    told = capsys.readouterr().err
+    assert "no credential 'theirs'" in told
+    assert "yours are: mine" in told
     assert verb(server, "credential", "forget", "mine") == 0
     assert verb(server, "credential") == 0
     assert "mine" not in capsys.readouterr().out.replace("forgotten: mine", "")

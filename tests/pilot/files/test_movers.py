@@ -25,6 +25,9 @@ from pilot.ports import Found, JobError
 from pilot.process import mover_pool
 from pilot.site import Limits, Storage, bounds_of
 from pilot.workdir import Workdir
+from plugins.data.gfal2 import Gfal2
+from plugins.data.rucio import Rucio
+from plugins.data.s3 import S3
 from tests.pilot.attempts import attempt_of
 from tests.pilot.helpers import guarded
 from tests.pilot.process.test_mover_pool import Rig
@@ -259,7 +262,6 @@ def shown(directory: Path) -> list[str]:
 def test_a_jobs_files_are_moved_with_its_users_credentials_and_no_others_are(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delegated_pools, "TAKE_CREDENTIALS", ("trouble",))
     (tmp_path / "marks").mkdir(exist_ok=True)
     attempt = attempt_of("true", inputs=(site.input("a", b"1"),))
     attempt.credentials = (delegated("mine", "TOKEN"), delegated("p", "PROXY", "proxy"))
@@ -272,7 +274,6 @@ def test_a_jobs_files_are_moved_with_its_users_credentials_and_no_others_are(
 def test_nothing_of_a_users_credentials_is_left_when_its_files_have_been_moved(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delegated_pools, "TAKE_CREDENTIALS", ("trouble",))
     (tmp_path / "marks").mkdir(exist_ok=True)
     attempt = attempt_of("true", inputs=(site.input("a", b"1"), site.input("z", b"", "raise")))
     attempt.credentials = (delegated("mine", "s3cret"),)
@@ -282,14 +283,31 @@ def test_nothing_of_a_users_credentials_is_left_when_its_files_have_been_moved(
     assert not [path for path in left if b"s3cret" in path.read_bytes()]
 
 
-def test_the_mover_of_rucio_hands_them_to_those_beneath_it() -> None:
-    options = {"account": "site", "options": {"gfal2": {"ca": "/ca", "proxy": "/site"}}}
-    given = delegated_pools.with_credentials("rucio", options, {"token_file": "/t", "proxy": ""})
-    assert given["account"] == "site"
-    assert given["options"]["gfal2"] == {"ca": "/ca", "proxy": "", "token_file": "/t"}
-    assert given["options"]["xrootd"] == {"proxy": "", "token_file": "/t"}
-    assert given["options"]["http"] == {"token_file": "/t"}
-    assert delegated_pools.with_credentials("s3", {"a": 1}, {"proxy": "x"}) == {"a": 1}
+@pytest.mark.parametrize(
+    ("kinds", "named"),
+    [
+        (["token"], {"token_file", "proxy"}),
+        (["proxy", "keys"], {"token_file", "proxy", "keys_file"}),
+        (["keys"], {"keys_file"}),
+    ],
+)
+def test_a_user_of_the_grid_has_none_of_the_sites_credentials_there(tmp_path, kinds, named) -> None:
+    given = tuple(delegated(kind, f"the {kind}", kind) for kind in kinds)
+    with delegated_pools.written(given, tmp_path / "c") as files:
+        assert set(files) == named
+        texts = [Path(path).read_text("ascii") for path in files.values() if path]
+    assert sorted(texts) == sorted(one.secret for one in given)
+
+
+def test_a_mover_gets_what_its_options_know() -> None:
+    named = {"token_file": "/t", "proxy": "", "keys_file": "/k"}
+    grid = plugins.with_credentials(Gfal2.Options, {"ca": "/ca", "proxy": "/site"}, named)
+    assert grid == {"ca": "/ca", "proxy": "", "token_file": "/t"}
+    s3 = {"endpoint": "e", "keys_file": "/site"}
+    assert plugins.with_credentials(S3.Options, s3, named)["keys_file"] == "/k"
+    assert plugins.with_credentials(S3.Options, s3, {"proxy": "/p"}) == s3
+    assert plugins.with_credentials(Rucio.Options, {}, named) == {"credentials": named}
+    assert plugins.with_credentials(Rucio.Options, {}, {}) == {}
 
 
 @pytest.mark.parametrize(
