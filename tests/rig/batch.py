@@ -28,8 +28,9 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import WorkerRows, WorkersQuery
 from ailurus.protocol.job import JobSpec
 from ailurus.wire.client import Client
-from ailurus.wire.credentials import TokenFile
+from ailurus.wire.credentials import TokenFile, Trust
 from tests.rig.ports import free_port
+from tests.rig.programs import certificate
 from tests.rig.waiting import until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,8 +114,10 @@ def as_user(user: str) -> list[str]:
 class Rig:
     """Everything of a test lies in one directory; what was started ends with it."""
 
-    def __init__(self, system: System, **site: Any) -> None:
-        self.system = system
+    def __init__(self, system: System, host: str = "127.0.0.1", **site: Any) -> None:
+        """`host`: where nodes reach the dispatcher; with TLS, unless it is loopback."""
+        self.system, self._host = system, host
+        self._trust = Trust()
         self.directory = Path(tempfile.mkdtemp(prefix="ailurus-real-"))
         self.directory.chmod(0o755)
         self._give(self.directory)
@@ -123,7 +126,8 @@ class Rig:
         self.started: list[subprocess.Popen[bytes]] = []
         self.site: dict[str, Any] = {}
         self._begin_dispatcher()
-        self.client = Client(self.url, TokenFile(self.directory / "queue.admin-token"))
+        admin = TokenFile(self.directory / "queue.admin-token")
+        self.client = Client(self.url, admin, trust=self._trust)
         liar = self.directory / "liar"
         liar.write_text(LIAR.format(here=self.directory))
         liar.chmod(0o755)
@@ -201,7 +205,13 @@ class Rig:
         if self.start("init", BIN / "dispatcher", "init", "--store", store).wait(30):
             raise RuntimeError((self.directory / "init.log").read_text())
         port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"http://{self._host}:{port}"
+        tls: list[object] = []
+        if not self._host.startswith("127."):
+            chain, key, ca = certificate(self.directory, self._host)
+            ca.chmod(0o644)
+            self.url, self._trust = f"https://{self._host}:{port}", Trust(ca=str(ca))
+            tls = ["--tls-cert", chain, "--tls-key", key]
         self.started.clear()
         self.start(
             "dispatcher",
@@ -210,13 +220,14 @@ class Rig:
             "--store",
             store,
             "--listen",
-            f"127.0.0.1:{port}",
+            f"{self._host}:{port}",
+            *tls,
             "--heartbeat",
             "2s",
             "--edge-lease",
             f"{LEASE_S}s",
         )
-        until(lambda: _answers(port), 20, "the dispatcher answers")
+        until(lambda: _answers(self._host, port), 20, "the dispatcher answers")
 
     def configure(self, name: str = "real", state: str = "state", **site: Any) -> Path:
         """Write the site file; the values of a test replace the usual ones, key by key."""
@@ -235,7 +246,7 @@ class Rig:
                 "limits": {"poll": "0.5s", "settle": "2s", "grace": "2s", "command_timeout": "3s"},
                 "options": self._options(site),
             },
-            "dispatcher": {"url": self.url, "token_file": str(token)},
+            "dispatcher": {"url": self.url, "token_file": str(token), **self._known_by()},
             "paths": {"work": f"{self.directory}/work", "state": f"{self.directory}/{state}"},
             "slots": {
                 "std": {
@@ -259,6 +270,9 @@ class Rig:
         path.write_text(json.dumps(_over(usual, site), indent=2))
         self.site_file = path
         return path
+
+    def _known_by(self) -> dict[str, str]:
+        return {"ca": self._trust.ca} if self._trust.ca else {}
 
     def _options(self, site: Mapping[str, Any]) -> dict[str, Any]:
         kind = site.get("backend", {}).get("kind", self.system.kind)
@@ -347,8 +361,8 @@ class Rig:
         return (self.directory / "edge.log").read_text()
 
 
-def _answers(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
         return True
     return False
 

@@ -368,12 +368,12 @@ class Rig:
         return path
 
 
-def certificate(folder: Path) -> tuple[Path, Path, Path]:
-    """Chain, key and authority of a certificate for 127.0.0.1, as files."""
+def certificate(folder: Path, host: str = "127.0.0.1") -> tuple[Path, Path, Path]:
+    """Chain, key and authority of a certificate for a host, as files."""
     import trustme
 
     authority = trustme.CA()
-    made = authority.issue_cert("127.0.0.1")
+    made = authority.issue_cert(host)
     chain, key, ca = (folder / name for name in ("chain.pem", "key.pem", "ca.pem"))
     chain.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
     made.private_key_pem.write_to_path(key)
