@@ -21,8 +21,8 @@ from dispatcher.service.liveness import Liveness
 from dispatcher.service.state import State
 
 T = TypeVar("T")
-# Ends of items in one commit.
-PART = 500
+# Ends of items in one commit, and such a part beside which items are leased in the same.
+PART, SMALL = 250, 100
 # Items that are checked and encoded on the event loop.
 FEW = 50
 
@@ -103,7 +103,8 @@ class Items:
         if lease is not None:
             self._state.leases.renew(lease, until_s, worker.last)
         stop: list[m.ItemKey] = []
-        for at in range(PART, len(ask.ended), PART):
+        rest = ask.ended if len(ask.ended) <= SMALL else ()
+        for at in range(0, 0 if rest else len(ask.ended), PART):
             part = ask.ended[at : at + PART]
             told = await self._state.store.write(
                 lambda tx, part=part: self._tell(tx, ask, worker.worker_id, (), part),  # type: ignore[misc]
@@ -112,14 +113,14 @@ class Items:
             stop += told.stop
 
         def change(tx: Tx) -> tuple[Told, GivenItems]:
-            told = self._tell(tx, ask, worker.worker_id, ask.begun, ask.ended[:PART])
+            told = self._tell(tx, ask, worker.worker_id, ask.begun, rest)
             job = records.find_job(tx, ask.job_id)
             if job is None or job.worker_id != worker.worker_id:
                 return told, GivenItems((), 0, settled=False)
             given = items.lease(tx, job, ask.attempt_nr, request=ask.request_id, count=ask.count)
             return told, given
 
-        rows = len(ask.begun) + len(ask.ended[:PART]) + ask.count
+        rows = len(ask.begun) + len(rest) + ask.count
         told, given = await self._state.store.write(
             change, Ahead([ask.job_id], attempts=True, rows=rows)
         )

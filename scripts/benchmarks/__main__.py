@@ -31,6 +31,7 @@ NAMES = {
     "relay": "a relay with 10,000 pilots",
     "scale": "100,000 jobs queued beside 1,000, and many pilots",
     "data": "files by http(s), root, S3 and Rucio, beside a bare loop and the tools",
+    "items": "a million items in one job: uploaded, leased, finished, and looked at",
     "dag": "layers, a fan and a chain of dependent jobs: submitted, finished, released",
 }
 LONGEST_S = 900  # no benchmark takes longer but for very many kills; one that does is stuck
@@ -72,7 +73,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--jobs",
         type=int,
-        help="chaos: how many (500); scale: queued (100,000); dag: in all (100,000)",
+        help="chaos: how many (500); scale: queued (100,000); dag: in all (100,000); items: (1,000,000)",
     )
     parser.add_argument(
         "--times", type=float, default=10, help="run4: ATLAS's load so many times (default 10)"
