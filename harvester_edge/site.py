@@ -296,6 +296,9 @@ class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """Bind payloads to CPUs: only where no other pilot shares the node."""
     allocation: AllocationPart = AllocationPart()
     """For slots with `pilots: head`."""
+    cgroups: Literal["auto", "on", "off"] = "auto"
+    """Whether the kernel limits the memory of payloads in cgroups of their own: `auto`, where those
+    were delegated to the pilot; `on`, wherever the pilot can make them, as root say; `off`."""
 
 
 class RelayPart(_Part, frozen=True, kw_only=True):

@@ -376,6 +376,8 @@ class ProcessSpec(Struct, frozen=True, kw_only=True):
     """What it reads from the descriptor ARGUMENTS; empty: it gets none."""
     filter: bytes = b""
     """What it reads from the descriptor FILTER, likewise."""
+    cgroup: Sequence[int] = ()
+    """What it is started in: `pilot.process.cgroup.Group.entrance`; empty: the guardian's own."""
     socket: int = -1
     """A socket of the pilot, of which the program gets a copy as descriptor 3; -1: none. Beside 0
     to 2 it inherits nothing else."""

@@ -154,6 +154,9 @@ class AllocationChoice(Struct, frozen=True):
 class PilotChoice(Struct, frozen=True):
     pin: bool = False
     """Bind payloads to CPUs: only where no other pilot shares the node."""
+    cgroups: str = "auto"
+    """Whether the kernel limits the memory of payloads in cgroups of their own: `auto`, where those
+    were delegated to the pilot; `on`, wherever they can be made; `off`."""
     allocation: AllocationChoice = AllocationChoice()
 
 

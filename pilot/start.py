@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,9 @@ from pilot.files.movers import Movers
 from pilot.files.stage import Stage
 from pilot.kit import Kit
 from pilot.node import machine
-from pilot.node.claims import NONE, Claims, claim
+from pilot.node.claims import Claims, claim
 from pilot.node.containers import container_of
-from pilot.node.local import LocalNode
+from pilot.node.local import LocalNode, groups_of
 from pilot.node.machine import Inventory
 from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
@@ -70,14 +70,17 @@ def started(
     instance = secrets.token_hex(8)
     directory = own_directory(options.workdir, instance)
     reports_left = False
-    claims = NONE
-    try:
+    with ExitStack() as ending:
+        ending.callback(lambda: None if reports_left else remove_tree(directory))
         container = container_of(site, directory, spawner)
-        node = LocalNode(container, spawner, Sampler(clock))
+        groups = groups_of(site, instance, spawner.guardian_pid)
+        node = LocalNode(container, spawner, Sampler(clock), groups)
+        ending.callback(node.close)
         nodes = {node.name: node}
         slot = site.slot(options.slot, options.queue)
         seen = machine.look(directory)
         claims = _claimed(slot, seen)
+        ending.callback(claims.close)
         total = _total(slot, seen.resources, len(claims.gpus))
         terms = _terms(options, slot)
         registration = _registration(
@@ -112,10 +115,6 @@ def started(
             _send_bye(link, server)
             stage.close()
             reports_left = _leave([spool.own, *adopted], kit.reporter, directory)
-    finally:
-        claims.close()
-        if not reports_left:
-            remove_tree(directory)
 
 
 def own_directory(workdir: Path, instance: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
+from ailurus.logs import Log
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.blame import OSErrorsOn, Target
@@ -27,8 +29,11 @@ from pilot.ports import (
     Runtime,
     Spawner,
 )
+from pilot.process import cgroup, proc
+from pilot.process.cgroup import Group, Groups
 from pilot.process.oom import OomKills
 from pilot.samples import LocalFiles, Sample, Sampled
+from pilot.site import Site
 
 if TYPE_CHECKING:
     from pilot.node.doors import Doors
@@ -43,6 +48,7 @@ class LocalNode:
         container: Container,
         spawner: Spawner,
         sampler: Sampler | None = None,
+        groups: Groups | None = None,
         *,
         name: str = "",
         address: str = "",
@@ -53,6 +59,10 @@ class LocalNode:
         self._spawner, self._sampler = spawner, sampler or Sampler()
         self._streams, self._doors = streams, doors
         self._channels: dict[int, Channel] = {}
+        self._groups = groups
+        # By the names of payloads.
+        self._grouped: dict[str, Group] = {}
+        self._group_lock = threading.Lock()
 
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
         return self.container.prepare(spec, check)
@@ -66,6 +76,7 @@ class LocalNode:
         if output is not None:
             return self._streamed(order, done, output)
         container = self.container.of(order.spec)
+        group = self._group(order) if container.private else None
         process = replace(
             started_as(container.wrap(order.argv, order.box), order.name),
             stdout=order.stdout,
@@ -73,13 +84,17 @@ class LocalNode:
             cpus=order.cpus,
             depth=container.depth,
             status_fd=container.status_fd,
+            cgroup=group.entrance if group else (),
         )
-        kills = OomKills()
+        kills = OomKills(group)
         mark = object()
 
         def ended(end: ProcessEnd) -> None:
             self._sampler.ended(order.name, mark, end.cpu_s)
-            done(Exit(end, partial(explained, container, order.box.image, end, kills)))
+            # Its cgroup is gone when somebody asks for an explanation.
+            found = kills.since() if group and end.exit_code else None
+            explain = partial(explained, container, order.box.image, end)
+            done(Exit(end, lambda: explain(found or kills.since())))
 
         key = self._spawner.spawn(process, ended)
         self._sampler.started(order.name, mark, lambda: self._spawner.pid(key))
@@ -111,6 +126,11 @@ class LocalNode:
             self._channels.pop(key, None)
         return key
 
+    def close(self) -> None:
+        """Leave nothing; no payload runs any more."""
+        if self._groups is not None:
+            self._groups.close()
+
     def credit(self, key: int, count: int) -> None:
         if (channel := self._channels.get(key)) is not None:
             channel.give(count)
@@ -134,10 +154,35 @@ class LocalNode:
         self._sampler.watch(name, sampled)
 
     def forget(self, name: str) -> LocalFiles | None:
+        if (group := self._grouped.pop(name, None)) is not None:
+            group.remove()
         return self._sampler.forget(name)
 
     def samples(self, now: float) -> Sequence[Sample]:
         return self._sampler.look(now)
+
+    def _group(self, order: Order) -> Group | None:
+        """The cgroup of a payload, made with its first process."""
+        if self._groups is None:
+            return None
+        with self._group_lock:
+            if (found := self._grouped.get(order.name)) is None:
+                found = self._groups.group(order.name, order.spec.memory_mb * 1024)
+                if found is not None:
+                    self._grouped[order.name] = found
+            return found
+
+
+def groups_of(site: Site, instance: str, guardian_pid: int) -> Groups | None:
+    """The cgroups of payloads, where the site lets us make some. Payloads that can make mounts
+    could reach their files."""
+    if site.pilot.cgroups == "off" or site.container.user_namespaces:
+        return None
+    pids = [guardian_pid, *proc.ancestors(os.getpid())]
+    groups = cgroup.find(instance, pids, asked=site.pilot.cgroups == "on")
+    if groups is None and site.pilot.cgroups == "on":
+        Log("pilot.node").warning("cgroups_refused", remedy="delegate the pilot's own to its user")
+    return groups
 
 
 def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
@@ -157,7 +202,7 @@ def started_as(process: Direct | Runtime, name: str) -> ProcessSpec:
 
 
 def explained(
-    container: Container, image: Image | None, end: ProcessEnd, kills: OomKills
+    container: Container, image: Image | None, end: ProcessEnd, kills: tuple[int, str]
 ) -> Explanation:
     """What this machine knows of a process that failed here. It may try the container, which takes
     seconds."""
@@ -167,7 +212,7 @@ def explained(
     killed = end.exit_code < 0 or 128 < end.exit_code <= 128 + signal.SIGRTMAX
     if not ran and not end.errno and not killed:
         error = container.blame(image, end.exit_code)
-    number, where = kills.since()
+    number, where = kills
     return Explanation(
         runtime=container.private, ran=ran, error=error, oom_kills=number, where=where
     )

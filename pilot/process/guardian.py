@@ -208,7 +208,8 @@ class Guardian:
             return pid
         # First: it is this program's, whatever fails.
         inherited = self._taken(1)[0] if order.socket else -1
-        pid, status = self._starter.start(order, inherited)
+        cgroup = self._taken(2) if order.cgroup else ()
+        pid, status = self._starter.start(order, inherited, cgroup)
         if status:
             self._status[pid] = status
         order.arguments = order.filter = b""

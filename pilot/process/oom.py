@@ -6,17 +6,23 @@ from functools import cache
 from pathlib import Path
 
 from pilot.process import proc
+from pilot.process.cgroup import Group
+
+OWN = "in its own cgroup"
 
 
 class OomKills:
-    """Counts from where it was made."""
+    """Counts from where it was made: in a payload's own cgroup, or in what it shares."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: Group | None = None) -> None:
+        self._group = group
         path, self._where = _counter()
         self._before = proc.counter(path, b"oom_kill")
 
     def since(self) -> tuple[int, str]:
         """How many processes were killed since, and where."""
+        if self._group is not None:
+            return self._group.oom_kills(), OWN
         now = proc.counter(_counter()[0], b"oom_kill")
         if now is None or self._before is None:
             return 0, self._where

@@ -29,6 +29,8 @@ class Spawn(msgspec.Struct, array_like=True, tag=True):
     filter: bytes = b""
     socket: bool = False
     tell: bool = False
+    cgroup: bool = False
+    """Two descriptors come: the cgroup that it is started in, and the guardian's own."""
 
 
 class Enter(msgspec.Struct, array_like=True, tag=True):

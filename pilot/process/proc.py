@@ -53,6 +53,15 @@ def trees(processes: Mapping[int, Process], roots: Iterable[int]) -> dict[int, l
     return found
 
 
+def ancestors(pid: int) -> list[int]:
+    """A process, its parent and so on, as far as this process sees them."""
+    found = []
+    while pid and (text := _read(f"/proc/{pid}/stat")):
+        found.append(pid)
+        pid = parse_stat(text).parent
+    return found
+
+
 class Io(Struct, frozen=True, gc=False):
     """Bytes that a process and the children it waited for moved."""
 

@@ -62,10 +62,13 @@ class GuardianLink:
                     order.filter,
                     order.socket >= 0,
                     order.tell,
+                    bool(order.cgroup),
                 )
             )
-        sockets = [order.socket for order, _ in orders if order.socket >= 0]
-        if not self._send(messages, sockets):
+        fds: list[int] = []
+        for order, _ in orders:
+            fds += [order.socket, *order.cgroup] if order.socket >= 0 else order.cgroup
+        if not self._send(messages, fds):
             for key in keys:
                 self._finish(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
         return keys

@@ -6,9 +6,11 @@ import errno
 import fcntl
 import os
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 from pilot.ports import ARGUMENTS, FILTER
+from pilot.process.cgroup import inside
 from pilot.process.frames import SOCKET
 from pilot.process.orders import Spawn
 
@@ -34,12 +36,12 @@ class ProgramStarter:
     def __init__(self) -> None:
         self._all_cpus = os.sched_getaffinity(0)
 
-    def start(self, order: Spawn, socket: int = -1) -> tuple[int, int]:
+    def start(self, order: Spawn, socket: int = -1, cgroup: Sequence[int] = ()) -> tuple[int, int]:
         """Start it; its process id, and where its status can be read, or 0. `socket`: the one that
-        it inherits, which is closed here. Raises NotPrepared for what is ours, OSError or
+        it inherits; `cgroup`: as `inside` takes them; they are closed here. Raises NotPrepared for what is ours, OSError or
         ValueError for the program's."""
         # Closed again once the program has them.
-        opened: list[int] = []
+        opened = [*cgroup]
         actions: list[tuple[Any, ...]] = [
             (os.POSIX_SPAWN_OPEN, fd, path, _APPEND, 0o600) for fd, path in _outputs(order)
         ]
@@ -65,15 +67,16 @@ class ProgramStarter:
             except OSError as error:
                 raise NotPrepared(error) from None
             try:
-                pid = os.posix_spawn(
-                    order.argv[0],
-                    order.argv,
-                    order.environment,
-                    file_actions=actions,
-                    setsid=True,
-                    setsigmask=[],
-                    setsigdef=_DEFAULT,
-                )
+                with inside(cgroup):
+                    pid = os.posix_spawn(
+                        order.argv[0],
+                        order.argv,
+                        order.environment,
+                        file_actions=actions,
+                        setsid=True,
+                        setsigmask=[],
+                        setsigdef=_DEFAULT,
+                    )
             except OSError:
                 _try_outputs(order)
                 raise

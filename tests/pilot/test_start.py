@@ -45,6 +45,8 @@ BARE_SITE = Site(container=BARE)
 class FakeGuarded:
     """A spawner whose guardian lives until it is lost."""
 
+    guardian_pid = 0
+
     def listen(self, on_loss: Any) -> None:
         pass
 

@@ -1,0 +1,232 @@
+"""Cgroups of payloads: the kernel holds each to its memory between two looks of the sampler, and
+counts what it kills there.
+
+    OURS/ailurus-INSTANCE/NAME      a payload
+                          pilot     version 2: this pilot and whoever started it, since a cgroup
+                                    that limits others has no processes itself
+
+They are made where this process may: version 2 where its own cgroup was delegated to it, version 1
+where its directory is its own. The user of a payload owns these files, too, so one is for payloads
+that see none of them: in a sandbox, and without mounts of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from pilot.process import proc
+
+# For the container's own program, and what the kernel has for its processes.
+BESIDE_BYTES, BESIDE_SHARE = 16 << 20, 50
+_PROCESSES, _SUBTREE, _MEMORY = "cgroup.procs", "cgroup.subtree_control", "memory"
+_DELEGATED = ("trusted.delegate", "user.delegate")
+
+
+class Group:
+    """The cgroup of one payload."""
+
+    def __init__(self, directory: Path, home: int, events: str) -> None:
+        """`home`: the guardian's own, open. Raises OSError."""
+        self._directory, self._events = directory, events
+        self.entrance = (_opened(directory / _PROCESSES), home)
+        """Descriptors: where a process is put into it, and where the guardian goes back to its own.
+        They work in any namespace."""
+
+    def oom_kills(self) -> int:
+        """How many of its processes the kernel has killed for memory."""
+        return proc.counter(str(self._directory / self._events), b"oom_kill") or 0
+
+    def remove(self) -> None:
+        """Nothing runs in it any more."""
+        os.close(self.entrance[0])
+        with suppress(OSError):
+            self._directory.rmdir()
+
+
+class Groups:
+    """Those of a pilot's payloads. Leave nothing: `close`."""
+
+    def __init__(
+        self,
+        directory: Path,
+        home: Path,
+        *,
+        v2: bool,
+        make: Callable[[Path], None] = Path.mkdir,
+        undo: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Raises OSError."""
+        self._directory, self._v2 = directory, v2
+        self._make, self._undo = make, undo
+        self._home = _opened(home / _PROCESSES)
+
+    def group(self, name: str, memory_kb: int) -> Group | None:
+        """A new one with a limit on memory; None: the kernel has no more, or refuses."""
+        directory = self._directory / name
+        kb = memory_kb + memory_kb // BESIDE_SHARE
+        limit = (kb << 10) + BESIDE_BYTES
+        try:
+            self._make(directory)
+            if self._v2:
+                _write(directory / "memory.max", limit)
+                with suppress(OSError):
+                    _write(directory / "memory.swap.max", 0)
+            else:
+                _write(directory / "memory.limit_in_bytes", limit)
+                with suppress(OSError):
+                    _write(directory / "memory.memsw.limit_in_bytes", limit)
+            return Group(
+                directory, self._home, "memory.events" if self._v2 else "memory.oom_control"
+            )
+        except OSError:
+            with suppress(OSError):
+                directory.rmdir()
+            return None
+
+    def close(self) -> None:
+        """Remove all. What still runs in one keeps it."""
+        os.close(self._home)
+        for directory in [path for path in self._directory.iterdir() if path.is_dir()]:
+            with suppress(OSError):
+                directory.rmdir()
+        self._undo()
+        with suppress(OSError):
+            self._directory.rmdir()
+
+
+def find(
+    instance: str,
+    pids: Collection[int],
+    *,
+    asked: bool = False,
+    root: Path = Path("/"),
+    make: Callable[[Path], None] = Path.mkdir,
+) -> Groups | None:
+    """Where this pilot makes cgroups; None: nowhere.
+
+    `pids`: this pilot, its guardian and whoever started it: version 2 has them move. `asked`: the
+    site says so, and it need not be told by who made the cgroup that it was delegated (root may
+    write to any). `root`: where /proc and /sys are.
+    """
+    top = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, below = line.split(":", 2)
+        if ".." in below.split("/"):
+            continue
+        if controllers == "":
+            found = _version_2(top / below.strip("/"), instance, pids, asked, make)
+        elif _MEMORY in controllers.split(","):
+            found = _version_1(top / _MEMORY / below.strip("/"), instance, asked, make)
+        else:
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def _version_1(
+    own: Path, instance: str, asked: bool, make: Callable[[Path], None]
+) -> Groups | None:
+    # Where cgroups do not add up, a payload would be free of the batch system's limit.
+    if not _ours(own, asked) or _read(own / "memory.use_hierarchy") == "0":
+        return None
+    directory = own / f"ailurus-{instance}"
+    try:
+        make(directory)
+        return Groups(directory, own, v2=False, make=make)
+    except OSError:
+        return None
+
+
+def _version_2(
+    own: Path, instance: str, pids: Collection[int], asked: bool, make: Callable[[Path], None]
+) -> Groups | None:
+    if _MEMORY not in _read(own / "cgroup.controllers").split():
+        return None
+    # The topmost one has no type: nothing can be delegated there.
+    if not _ours(own, asked) or not (own / "cgroup.type").exists():
+        return None
+    # Somebody else's processes are not ours to move.
+    if not {int(pid) for pid in _read(own / _PROCESSES).split()} <= set(pids):
+        return None
+    directory = own / f"ailurus-{instance}"
+    home = directory / "pilot"
+
+    def undo() -> None:
+        for group in (directory, own):
+            with suppress(OSError):
+                _write(group / _SUBTREE, f"-{_MEMORY}")
+        _move(_read(home / _PROCESSES).split(), own)
+        for group in (home, directory):
+            with suppress(OSError):
+                group.rmdir()
+
+    try:
+        make(directory)
+        make(home)
+        _move(_read(own / _PROCESSES).split(), home)
+        for group in (own, directory):
+            _write(group / _SUBTREE, f"+{_MEMORY}")
+        return Groups(directory, home, v2=True, make=make, undo=undo)
+    except OSError:
+        undo()
+        return None
+
+
+def _ours(own: Path, asked: bool) -> bool:
+    """Whether this process may make cgroups below its own."""
+    if not all(os.access(path, os.W_OK) for path in (own, own / _PROCESSES)):
+        return False
+    if asked or os.geteuid() != 0:
+        return True
+    for name in _DELEGATED:
+        with suppress(OSError):
+            if os.getxattr(own, name) == b"1":
+                return True
+    return False
+
+
+def _move(pids: Collection[str], to: Path) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            _write(to / _PROCESSES, pid)
+
+
+@contextmanager
+def inside(entrance: Sequence[int]) -> Iterator[None]:
+    """What this process starts meanwhile is in a cgroup from its first instruction on: this process
+    is, too. Where that fails, the sampler alone holds the payload to its limit."""
+    if not entrance:
+        yield
+        return
+    there, back = entrance
+    with suppress(OSError):
+        os.write(there, b"0")
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.write(back, b"0")
+
+
+def _opened(file: Path) -> int:
+    # Never made: such a file is the kernel's.
+    return os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+
+
+def _write(file: Path, text: object) -> None:
+    handle = os.open(file, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC)
+    try:
+        os.write(handle, str(text).encode())
+    finally:
+        os.close(handle)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""
