@@ -155,9 +155,13 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
             field="launcher",
             remedy="it knows `single`",
         )
-    if spec.nodes > 1:
+    if spec.nodes > 1 and kit.slots.total.most("nodes") <= 1:
+        # Its other nodes may have been lost.
         raise JobError(
-            Code.NOT_IMPLEMENTED, f"{spec.nodes} nodes, and this pilot has one", field="nodes"
+            Code.NOT_IMPLEMENTED,
+            f"{spec.nodes} nodes, and this pilot has one",
+            field="nodes",
+            transient=True,
         )
 
 

@@ -289,7 +289,11 @@ class Packer(Generic[T]):
     def impossible(self) -> list[T]:
         """Those that wait for more nodes, or larger ones, than there are."""
         lanes = [lane for lane in self._order if not lane.possible]
-        return [item for item, (lane, _) in self._waiting.items() if lane in lanes]
+        return [item for item, (lane, _) in self._waiting.items() if lane in lanes] if lanes else []
+
+    def could_hold(self, need: Resources, nodes: int = 1) -> bool:
+        """Whether so much could be free on so many nodes."""
+        return self._measured(_free(need), nodes)[1]
 
     # what fits -----------------------------------------------------------------------------------
 
@@ -377,9 +381,12 @@ class Packer(Generic[T]):
     def _look_at(self, lane: _Lane[T]) -> None:
         """Note how wide a lane is, as a share of the largest node and over all its nodes, and
         whether its items can be held at all."""
-        shares = [(_share(lane.want, total), count) for total, count in self._kinds.items()]
-        lane.width = min((share for share, _ in shares), default=0.0) * lane.nodes
-        lane.possible = sum(count for share, count in shares if share <= 1) >= lane.nodes
+        lane.width, lane.possible = self._measured(lane.want, lane.nodes)
+
+    def _measured(self, want: _Free, nodes: int) -> tuple[float, bool]:
+        shares = [(_share(want, total), count) for total, count in self._kinds.items()]
+        width = min((share for share, _ in shares), default=0.0) * nodes
+        return width, sum(count for share, count in shares if share <= 1) >= nodes
 
     def _nodes_changed(self) -> None:
         self._kinds = Counter(_free(node.total) for node in self._nodes.values() if node.open)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import DISK_STEP_MB, MEMORY_STEP_MB, shape_of
+from ailurus.protocol.job import DISK_STEP_MB, MEMORY_STEP_MB, JobSpec, shape_of
 from ailurus.protocol.resources import Resources, Room, Shape
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
@@ -88,14 +88,16 @@ class Slots:
         """Its slots for `job`, once they are free; raises the job's own stop if that comes
         first."""
         spec, shape = job.spec, shape_of(job.spec)
-        wish = Wish(
-            shape.each,
-            spec.nodes,
-            spec.priority,
-            estimate_s=spec.estimate_s or 0.0,
-            limit_s=spec.walltime_s or 0.0,
-        )
         with self._lock:
+            # A PanDA pilot's job asks for all that there is, and not for a multiple of anything.
+            rounded = self._packer.could_hold(shape.each, shape.nodes)
+            wish = Wish(
+                shape.each if rounded else _asked(spec),
+                spec.nodes,
+                spec.priority,
+                estimate_s=spec.estimate_s or 0.0,
+                limit_s=spec.walltime_s or 0.0,
+            )
             self._packer.add(job, wish)
             self._grant()
             self._return_misfits()
@@ -185,6 +187,12 @@ def _rounded(free: Resources) -> Resources:
         memory_mb=free.memory_mb // MEMORY_STEP_MB * MEMORY_STEP_MB,
         disk_mb=free.disk_mb // DISK_STEP_MB * DISK_STEP_MB,
         gpus=free.gpus,
+    )
+
+
+def _asked(spec: JobSpec) -> Resources:
+    return Resources(
+        cores=spec.cores, memory_mb=spec.memory_mb, disk_mb=spec.disk_mb, gpus=spec.gpus
     )
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
@@ -154,6 +155,14 @@ def test_a_job_that_cannot_end_in_time_is_given_back() -> None:
     assert long.give_back
     with slots.placed(attempt(2, walltime_s=60)):
         pass
+
+
+def test_a_job_of_all_memory_starts_though_its_shape_is_rounded_up() -> None:
+    slots = Slots(Resources(cores=1, memory_mb=8111, disk_mb=8111))
+    job = attempt(1)
+    job.spec = replace(job.spec, memory_mb=8111, disk_mb=8111)
+    with slots.placed(job) as [slot]:
+        assert slot.need.memory_mb == 8111
 
 
 @pytest.fixture
