@@ -38,8 +38,8 @@ from harvester_edge.shared_files import (
 )
 from harvester_edge.site import Site
 
-HERE_S = 900.0
-"""For a pilot on this machine; on a node its walltime is the bound."""
+QUIET_S = 300.0
+"""A pilot that answers nothing for so long hangs: it gives up any question of its own sooner."""
 LEAVE_S = 20.0
 """Between TERM and KILL: so long it may take to remove what it has written."""
 WALLTIME_S = 900
@@ -122,25 +122,30 @@ def _answers(words: Sequence[str], folder: Path) -> Iterator[Finding]:
             words, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True
         )
     told = 0
-    deadline = time.monotonic() + HERE_S
+    heard_at = time.monotonic()
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(0.1)
             found = _read(folder / "stdout")
             yield from found[told:]
+            heard_at = time.monotonic() if len(found) > told else heard_at
             told = len(found)
             if process.returncode is not None and told == len(_read(folder / "stdout")):
                 break
-            if time.monotonic() > deadline:
-                said = f"the pilot did not end within {HERE_S:.0f} s"
-                yield _bad(said, "what it tried last does not answer")
+            if time.monotonic() - heard_at > QUIET_S:
+                yield _hangs("the pilot")
                 return
     finally:
         _end(process)
     if not _complete(found):
         said = f"the pilot ended with exit code {process.returncode}"
         yield _bad(_with_last_words(said, folder / "stderr"), "is it as new as this edge?")
+
+
+def _hangs(who: str) -> Finding:
+    said = f"{who} has said nothing for {QUIET_S:.0f} s, and is ended"
+    return _bad(said, "what it tried after its last answer hangs: look at that storage or mount")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -212,10 +217,12 @@ class _Job:
         self._batch, self._tag, self._place, self._wait_s = batch, tag, place, wait_s
         self._clock, self._sleep = clock, sleep
         self._last = "no listing has shown it"
+        self._runs = False
 
     def findings(self) -> Iterator[Finding]:
         """Its answers, once all are there; or what has become of it."""
-        began = seen_at = self._clock()
+        began = seen_at = heard_at = self._clock()
+        told = 0
         over_at: float | None = None
         pause_s = min(self._batch.poll_s, 15.0)
         while True:
@@ -224,10 +231,17 @@ class _Job:
                 yield from found
                 return
             now = self._clock()
+            if len(found) > told or not self._runs:
+                told, heard_at = len(found), now
+            if now - heard_at > QUIET_S:
+                yield from found
+                yield _hangs("the probe job")
+                return
             if over_at is not None and now - over_at > ARRIVE_S:
                 break
             if now - began > self._wait_s:
                 said = f"the probe job did not end within {self._wait_s:.0f} s: {self._last}"
+                yield from found
                 yield _bad(said, "a longer `--wait`, or another slot; it is cancelled")
                 return
             if over_at is None:
@@ -249,6 +263,7 @@ class _Job:
             self._last = str(error)
             return None
         if one is not None:
+            self._runs = one.phase is Phase.STARTING
             words = one.ending or one.phase or "in a state that is not known"
             self._last = f"it is {words}" + (f" ({one.detail})" if one.detail else "")
         return one

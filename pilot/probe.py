@@ -49,7 +49,7 @@ STEP_S = 60
 """For one file, one way."""
 PLACE_S = 150.0
 """For all that is done at one place, or asked of the catalogue."""
-IMAGE_S = 600.0
+IMAGE_S = 240.0
 """For a container, whose image may have to be fetched."""
 IMAGES = ("*.sif", "*.squashfs", "*.sqfs")
 

@@ -65,9 +65,10 @@ def test_a_pilot_that_ends_in_between_is_said_with_its_last_words(pilot):
 
 
 def test_a_pilot_that_hangs_is_ended(pilot, monkeypatch):
-    monkeypatch.setattr(probe, "HERE_S", 0.2)
-    (only,) = said(pilot("exec sleep 60"))
-    assert "did not end within" in only.said
+    monkeypatch.setattr(probe, "QUIET_S", 0.5)
+    first, last = said(pilot(f"cat <<'X'\n{lines(GOOD)}X\nexec sleep 60"))
+    assert first.about == GOOD["about"]
+    assert "said nothing" in last.said
 
 
 def test_doctor_tries_nothing_unless_it_is_asked(pilot, tree, tmp_path):
@@ -168,6 +169,17 @@ def test_a_job_that_never_starts_is_given_up_after_the_wait(job):
     (only,) = ask()
     assert only.said == "the probe job did not end within 600 s: it is queued (a reason)"
     assert "--wait" in only.remedy
+
+
+def test_a_job_that_runs_and_hangs_is_given_up_with_what_it_has_said(job):
+    batch, place, ask = job
+    (place / "stdout").write_text(lines(GOOD))
+    submitted(batch, place, Phase.STARTING)
+    passed = []
+    first, last = ask(lambda: passed.append(1))
+    assert first.about == GOOD["about"]
+    assert "said nothing for 300 s" in last.said
+    assert len(passed) * batch.poll_s < 320
 
 
 def test_a_job_that_ends_without_a_word_shows_the_end_of_its_stderr(job):

@@ -143,21 +143,22 @@ class Promises:
         slots = {name: {**usual, **slot} for name, slot, _ in self.never}
         with sleepers(system, 8, slots=slots) as rig:
             # Its pilot only sleeps: it tries no storage.
-            doctor = [BIN / "harvester-edge", "doctor", "--json", "--no-probe"]
-            command = [*as_user(system.user), *doctor]
-            env = {**clean(), **system.environment, "HOME": str(rig.directory / "home")}
-            ran = subprocess.run(
-                [*command, "--config", rig.site_file], capture_output=True, env=env, timeout=60,
-                check=False,
-            )  # fmt: skip
-            found = {one["about"]: one for one in json.loads(ran.stdout)["findings"]}
-            assert ran.returncode == 78
+            found = examined(rig, "--no-probe")
             for about in ("slot std", "batch system", "dispatcher"):
                 assert found[about]["verdict"] == "good", found
             for name, _, said in self.never:
                 assert found[f"slot {name}"]["verdict"] == "bad", found
                 assert said in found[f"slot {name}"]["said"], found
             assert not system.live()
+
+    def test_the_doctor_has_a_pilot_try_storage_and_a_container_in_a_job(self, system):
+        with Rig(system) as rig:
+            found = examined(rig, "--node", "--wait", "100s")
+            for about in ("container", "probe"):
+                assert found[about]["verdict"] == "good", found
+            assert "ended on" in found["probe"]["said"]
+            assert not rig.workers()
+            until(lambda: not system.live(), 30, "the probe job has gone")
 
     def test_a_cancelled_worker_is_cancelled_and_replaced(self, system):
         with sleepers(system, 1) as rig:
@@ -168,6 +169,18 @@ class Promises:
             until(lambda: rig.agrees(1) and rig.known() != [first], 40, "another one")
             (row,) = rig.workers("phase = 'ended'")
             assert row["ending"] == "cancelled", row
+
+
+def examined(rig, *words):
+    """What the doctor says of the site, by what it is about, as the user that the edge has."""
+    system = rig.system
+    doctor = [BIN / "harvester-edge", "doctor", "--json", *words, "--config", rig.site_file]
+    env = {**clean(), **system.environment, "HOME": str(rig.directory / "home")}
+    ran = subprocess.run(
+        [*as_user(system.user), *doctor], capture_output=True, env=env, timeout=120, check=False
+    )
+    assert ran.returncode in (0, 78), ran.stderr
+    return {one["about"]: one for one in json.loads(ran.stdout)["findings"]}
 
 
 def refused(rig, reason):
