@@ -1,9 +1,10 @@
 """How many more workers the waiting jobs could use. Pure.
 
-Jobs are taken shape by shape: those bound to a queue first, of these the big ones. They are put
-into workers that are partly taken, then into idle ones and those already asked for, and only then
-into new ones, so that asking twice gives one answer. Equal rooms are counted, not listed: the cost
-does not grow with the number of jobs.
+Jobs are taken shape by shape: those bound to a queue first, of these those of most nodes, then the
+big ones. They are put into workers that are partly taken, then into idle ones and those already
+asked for, and only then into new ones, so that asking twice gives one answer. Equal rooms are
+counted, not listed, and so are equal nodes of a room: the cost does not grow with the number of
+jobs.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def fit(demand: Iterable[ShapeDemand], slots: dict[str, Bin], free: Iterable[Bin
     wanted = dict.fromkeys(slots, 0)
     never = []
     whole = set(slots.values())
-    for ask in sorted(demand, key=lambda ask: (ask.queue != "", ask.shape), reverse=True):
+    for ask in sorted(demand, key=_wideness, reverse=True):
         fitting = [name for name, slot in slots.items() if capacity(slot, ask)]
         if not fitting:
             never.append(f"{ask.jobs} jobs of {describe(ask.shape)}{_nearest(ask, slots)}")
@@ -66,7 +67,7 @@ def capacity(place: Bin, ask: ShapeDemand) -> int:
     shape, room = ask.shape, place.room
     if (ask.queue and ask.queue != place.queue) or not shape.fits(room):
         return 0
-    return 1 if shape.nodes > 1 else room.holds(shape)
+    return room.capacity(shape)
 
 
 def describe(shape: Shape) -> str:
@@ -105,9 +106,7 @@ def _add(bins: dict[Bin, int], place: Bin, count: int) -> None:
 
 
 def _less(place: Bin, shape: Shape, jobs: int) -> Bin:
-    if shape.nodes > 1:
-        return Bin(place.queue, Room(cores=0))
-    return Bin(place.queue, place.room.less(shape.times(jobs)))
+    return Bin(place.queue, place.room.taking(shape, jobs))
 
 
 def _coarse(place: Bin) -> Bin:
@@ -118,7 +117,13 @@ def _coarse(place: Bin) -> Bin:
 
 
 def _size(room: Room) -> tuple[int, int, int, int]:
-    return (room.gpus, room.cores, room.memory_mb, room.disk_mb)
+    there = room.together
+    return (there.gpus, there.cores, there.memory_mb, there.disk_mb)
+
+
+def _wideness(ask: ShapeDemand) -> tuple[bool, int, Shape]:
+    """Where jobs stand in the order; the last come first."""
+    return ask.queue != "", ask.shape.nodes, ask.shape
 
 
 def _nearest(ask: ShapeDemand, slots: dict[str, Bin]) -> str:
@@ -127,7 +132,7 @@ def _nearest(ask: ShapeDemand, slots: dict[str, Bin]) -> str:
     if not same:
         return f": no slot serves queue {ask.queue}"
     offers = [
-        (unit, getattr(ask.shape, kind), max(getattr(room, kind) for room in same))
+        (unit, int(getattr(ask.shape, kind)), float(max(room.most(kind) for room in same)))
         for kind, unit in KINDS
     ]
     longest = max(room.seconds_left or 0 for room in same)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.resources import Room
 from ailurus.protocol.units import size_mb
 from ailurus.protocol.worker import Outcome, Phase
 from harvester_edge.decide import Breaker, Cost, Health, Limbo, Limits, SlotSeen, Snapshot, breaker
@@ -267,6 +268,10 @@ def _as_found(
             if row.registered > last.registered:
                 found[worker.slot] = row
     return {
-        name: Bin(one.queue, one.room.at_most(found[name].total)) if name in found else one
+        name: Bin(one.queue, _at_most(one.room, found[name].total)) if name in found else one
         for name, one in slots.items()
     }
+
+
+def _at_most(room: Room, found: Room) -> Room:
+    return replace(room.at_most(found), nodes=min(room.nodes, found.most("nodes")))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ailurus.protocol.messages import ShapeDemand
-from ailurus.protocol.resources import Room, Shape
+from ailurus.protocol.resources import Resources, Room, Shape
 from harvester_edge.fit import Bin, capacity, fit
 
 rooms = st.builds(
@@ -93,3 +96,80 @@ def test_jobs_of_no_queue_go_to_the_smallest_slot_that_fits():
 def test_the_cost_does_not_grow_with_the_jobs():
     busy = [Bin("a", Room(cores=0))] * 10_000
     assert fit([ask(10_000_000)], SLOTS, busy).wanted["a"] == 2_500_000
+
+
+# several nodes ------------------------------------------------------------------------------------
+
+wide_shapes = st.builds(
+    Shape,
+    cores=st.integers(1, 4),
+    memory_mb=st.sampled_from([1000, 3000]),
+    nodes=st.integers(1, 3),
+)
+free_nodes = st.lists(
+    st.builds(
+        Resources, cores=st.integers(1, 4), memory_mb=st.sampled_from([1000, 4000])
+    ),
+    min_size=1, max_size=3,
+)  # fmt: skip
+HEAD = Bin("a", Room(cores=4, memory_mb=4000, nodes=3, seconds_left=86_000.0))
+
+
+def worker_of(nodes):
+    """What a worker has free, in groups of equal nodes."""
+    return Bin("a", Room.over(Counter(nodes), seconds_left=86_000.0))
+
+
+def places(workers, jobs):
+    """Whether jobs can start together on these workers' nodes, by trying everything."""
+    if not jobs:
+        return True
+    shape, *others = jobs
+    for nr, nodes in enumerate(workers):
+        fitting = [at for at, one in enumerate(nodes) if shape.within(one)]
+        for chosen in itertools.combinations(fitting, shape.nodes):
+            left = [one.less(shape) if at in chosen else one for at, one in enumerate(nodes)]
+            if places([*workers[:nr], left, *workers[nr + 1 :]], others):
+                return True
+    return False
+
+
+def whole(count):
+    return [[Resources(cores=4, memory_mb=4000)] * 3] * count
+
+
+@settings(max_examples=60)
+@given(wide_shapes, st.integers(1, 4), st.lists(free_nodes, max_size=2))
+def test_equal_jobs_get_the_fewest_workers_that_hold_them(shape, jobs, free):
+    demand = [ShapeDemand(queue="a", shape=shape, jobs=jobs)]
+    wanted = fit(demand, {"head": HEAD}, [worker_of(nodes) for nodes in free]).wanted["head"]
+    assert places([*free, *whole(wanted)], [shape] * jobs)
+    assert wanted == 0 or not places([*free, *whole(wanted - 1)], [shape] * jobs)
+
+
+@settings(max_examples=60)
+@given(st.lists(wide_shapes, min_size=1, max_size=4), st.lists(free_nodes, max_size=2))
+def test_wide_and_narrow_jobs_together_have_room_in_what_is_asked_for(shapes, free):
+    demand = [ShapeDemand(queue="a", shape=one, jobs=n) for one, n in Counter(shapes).items()]
+    wanted = fit(demand, {"head": HEAD}, [worker_of(nodes) for nodes in free]).wanted["head"]
+    assert places([*free, *whole(wanted)], sorted(shapes, key=lambda one: -one.nodes))
+
+
+def test_narrow_jobs_fill_the_nodes_that_wide_ones_leave():
+    wide, narrow = ask(1, cores=4, nodes=2, memory_mb=1000), ask(4, memory_mb=1000)
+    assert fit([wide, narrow], {"head": HEAD}, []).wanted == {"head": 1}
+    assert fit([wide, ask(5, memory_mb=1000)], {"head": HEAD}, []).wanted == {"head": 2}
+
+
+def test_a_narrow_job_takes_a_worker_of_one_node_and_a_wide_one_the_allocation():
+    slots = {"node": Bin("a", replace(HEAD.room, nodes=1)), "head": HEAD}
+    assert fit([ask(1, memory_mb=1000)], slots, []).wanted == {"node": 1, "head": 0}
+    assert fit([ask(1, memory_mb=1000, nodes=2)], slots, []).wanted == {"node": 0, "head": 1}
+    never = fit([ask(2, memory_mb=1000, nodes=4)], slots, []).never
+    assert "the slots offer 3 nodes at most" in never[0]
+
+
+def test_the_cost_does_not_grow_with_the_nodes():
+    large = {"head": Bin("a", replace(HEAD.room, nodes=10_000))}
+    assert fit([ask(10_000_000, memory_mb=1000)], large, []).wanted["head"] == 250
+    assert fit([ask(10_000, memory_mb=1000, nodes=5000)], large, []).wanted["head"] == 1250
