@@ -6,16 +6,14 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError
 from pilot.node_ports import Allocation, Share, Starter
-from plugins.node.variables import number_of, text_of, unclear
+from plugins.node.variables import file_of, number_of
 
 AD = "_CONDOR_MACHINE_AD"
-MOST_BYTES = 16 << 20
 _LINE = re.compile(r"^(Cpus|Memory|GPUs)\s*=\s*([0-9]{1,12})\s*$", re.MULTILINE | re.IGNORECASE)
 
 
@@ -41,13 +39,7 @@ class HTCondor(Allocation):
                 f"HTCondor gave {processes} machines, and agents cannot be started on them",
                 remedy="`pilots: per_node`: HTCondor then has a pilot a slot",
             )
-        path = text_of(self._environ, AD, "HTCondor")
-        try:
-            with Path(path).open("rb") as file:
-                text = file.read(MOST_BYTES).decode("utf-8", "replace")
-        except (OSError, ValueError) as error:
-            raise unclear(AD, path, f"it cannot be read: {error}") from None
-        return (parse_ad(text, self._here),)
+        return (parse_ad(file_of(self._environ, AD, "HTCondor"), self._here),)
 
     def seconds_left(self) -> float | None:
         return None

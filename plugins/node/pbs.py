@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -21,6 +20,7 @@ from plugins.node.variables import (
     Ask,
     by_template,
     check_template,
+    file_of,
     first,
     for_agents,
     names_of,
@@ -32,7 +32,6 @@ from plugins.node.variables import (
 )
 
 NODEFILE = "PBS_NODEFILE"
-MOST_BYTES = 16 << 20
 _CHUNK = re.compile(r"\(([^()]*)\)(?:\+|$)")
 _MEMORY = re.compile(r"([0-9]{1,15})(b|kb|mb|gb|tb)?", re.IGNORECASE)
 _UNIT_KB = {"b": 1 / 1024, "kb": 1, "mb": 1 << 10, "gb": 1 << 20, "tb": 1 << 30}
@@ -110,15 +109,7 @@ class PBS(Allocation):
 
     def _lines(self) -> list[str]:
         """A host for each process that MPI may start; without `mpiprocs`, for each chunk."""
-        path = text_of(self._environ, NODEFILE, "PBS")
-        try:
-            with Path(path).open("rb") as file:
-                text = file.read(MOST_BYTES + 1).decode("utf-8", "replace")
-        except (OSError, ValueError) as error:
-            raise unclear(NODEFILE, path, f"it cannot be read: {error}") from None
-        if len(text) > MOST_BYTES:
-            raise unclear(NODEFILE, path, "it is too large")
-        return text.split()
+        return file_of(self._environ, NODEFILE, "PBS").split()
 
     def _known_job(self) -> dict[str, str]:
         """What the server says of the job, empty where it does not: then machines and the site's

@@ -31,6 +31,11 @@ from plugins.node.variables import (
 )
 
 NODES, CPUS = "SLURM_JOB_NODELIST", "SLURM_JOB_CPUS_PER_NODE"
+OPTIONS = frozenset({
+    "SLURM_NTASKS", "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_CPUS_PER_TASK", "SLURM_CPU_BIND",
+    "SLURM_TRES_PER_TASK", "SLURM_DISTRIBUTION", "SLURM_EXCLUSIVE", "SLURM_HINT",
+})  # fmt: skip
+"""Variables of a batch script that its srun takes for options: here they are said, or left out."""
 _RUN = re.compile(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _LEFT = re.compile(r"(?:(?:([0-9]{1,6})-)?([0-9]{1,2}):)?([0-9]{1,2}):([0-9]{2})")
@@ -98,10 +103,7 @@ class Slurm(Allocation):
             return by_template(self._options.start, argv, nodes, self._environ, apart=apart)
         cores = dict(zip(self._names(), self._cores(len(self._names())), strict=True))
         environment = {
-            name: value
-            for name, value in for_agents(self._environ).items()
-            # Srun takes these for options, which are said or left out below.
-            if name not in ("SLURM_NTASKS", "SLURM_NPROCS", "SLURM_CPUS_PER_TASK", "SLURM_CPU_BIND")
+            name: value for name, value in for_agents(self._environ).items() if name not in OPTIONS
         }
         # What is asked for is the same on each node of a step.
         groups: dict[object, list[str]] = {}

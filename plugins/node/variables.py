@@ -6,15 +6,18 @@ is an error that names the variable.
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 
 from ailurus.protocol.errors import AilurusError
+from ailurus.regular import open_regular
 from pilot.node_ports import Starter
 from plugins.batch.pass_through import behind
 
 MAX_NODES = 10_000
+MOST_BYTES = 16 << 20
 COMMAND_TIMEOUT_S = 20.0
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _NUMBER = re.compile(r"[0-9]{1,12}")
@@ -68,6 +71,19 @@ def text_of(environ: Mapping[str, str], variable: str, system: str) -> str:
         f"{variable} is not set, so this is no job of {system}",
         remedy=f"start the pilot in an allocation of {system}, or say another `pilot.allocation`",
     )
+
+
+def file_of(environ: Mapping[str, str], variable: str, system: str) -> str:
+    """The text of the file that a variable names. Raises AilurusError, also for what is none."""
+    path = text_of(environ, variable, system)
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            text = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise unclear(variable, path, f"it cannot be read: {error}") from None
+    if len(text) > MOST_BYTES:
+        raise unclear(variable, path, "the file is too large")
+    return text.decode("utf-8", "replace")
 
 
 def unclear(variable: str, value: str, why: str) -> AilurusError:

@@ -313,9 +313,11 @@ def test_what_pbs_says_and_nobody_understands_is_an_error(host, vnode):
 
 
 def test_pbs_without_its_file_is_an_error_that_names_it(tmp_path):
-    allocation = made("pbs", {"PBS_JOBID": "1", "PBS_NODEFILE": str(tmp_path / "none")})
-    with pytest.raises(AilurusError, match=r"PBS_NODEFILE is .*: it cannot be read"):
-        allocation.nodes()
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("none", "fifo", "."):
+        allocation = made("pbs", {"PBS_JOBID": "1", "PBS_NODEFILE": str(tmp_path / name)})
+        with pytest.raises(AilurusError, match=r"PBS_NODEFILE is .*: it cannot be read"):
+            allocation.nodes()
 
 
 # LSF and HTCondor --------------------------------------------------------------------------------
