@@ -10,9 +10,10 @@ import { link } from "./query.js";
 import { Timeline } from "./lanes.js";
 import { Curves } from "./curves.js";
 import { LogView } from "./logview.js";
+import { Items } from "./items.js";
 
-/** @param {{id: number, go: (to: any) => void}} props */
-export function Job({ id, go }) {
+/** @param {{id: number, params: Record<string, string>, go: (to: any) => void}} props */
+export function Job({ id, params, go }) {
   const [seen, setSeen] = useState(/** @type {any} */ (null));
   const [error, setError] = useState(/** @type {any} */ (null));
   useEffect(() => {
@@ -56,6 +57,7 @@ export function Job({ id, go }) {
       <span>submitted <${Ago} at=${row.created} past /></span>
     </p>
     <${Answer} row=${row} why=${why} attempts=${attempts} files=${detail.files} />
+    ${detail.items && html`<${Items} id=${id} counts=${detail.items} params=${params} />`}
     <${Timeline} detail=${detail} />
     <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} whole=${detail.files.find((/** @type {any} */ file) => file.name === "log.tgz")?.url ?? ""} />
     <${Curves} samples=${samples} spec=${spec} />
