@@ -26,7 +26,7 @@ from pilot.clock import SYSTEM, Clock
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
 from pilot.kit import Kit
-from pilot.node import machine
+from pilot.node import machine, topology
 from pilot.node.claims import Claims, claim
 from pilot.node.containers import container_of
 from pilot.node.local import LocalNode, groups_of
@@ -34,6 +34,7 @@ from pilot.node.machine import Inventory
 from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
+from pilot.node.topology import Cpu
 from pilot.options import Options
 from pilot.ports import Container, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
@@ -358,10 +359,10 @@ def _spool(options: Options, directory: Path, container: Container) -> Path:
     return options.spool or options.workdir / f"ailurus-spool-{os.geteuid()}"
 
 
-def _pinned(site: Site, total: Resources, seen: Inventory) -> Sequence[int]:
+def _pinned(site: Site, total: Resources, seen: Inventory) -> Sequence[Cpu]:
     """CPUs to bind payloads to: none unless the site says so and the slot is the whole node."""
     whole = total.cores == seen.resources.cores == len(seen.cpus)
-    return seen.cpus if site.pilot.pin and whole else ()
+    return topology.look(seen.cpus) if site.pilot.pin and whole else ()
 
 
 def _batch_id() -> str:

@@ -30,7 +30,7 @@ from ailurus.loops import Loop, Loops
 from ailurus.protocol.errors import AilurusError
 from pilot.blame import GUARDIAN_DIED, Target, job_error
 from pilot.node import agent_messages as a
-from pilot.node import claims, machine
+from pilot.node import claims, machine, topology
 from pilot.node.agent_link import KEY_BYTES, Handshake, Stranger
 from pilot.node.containers import container_of
 from pilot.node.doors import Doors
@@ -434,5 +434,5 @@ def _made(
         streams=Streams(directory / "streams", loops),
         doors=Doors(loops),
     )
-    joined = a.Joined(found.resources, found.cpus, held.gpus, str(directory))
+    joined = a.Joined(found.resources, topology.look(found.cpus), held.gpus, str(directory))
     return node, joined, held

@@ -16,6 +16,7 @@ from ailurus.protocol.resources import Resources
 from pilot.node.gpus import Gpu
 from pilot.node.lease import LeaseTerms
 from pilot.node.rsh import Said, Told
+from pilot.node.topology import Cpu
 from pilot.node_ports import Explanation, Order
 from pilot.ports import Image, JobError, ProcessEnd
 from pilot.samples import Sample, Sampled
@@ -99,7 +100,7 @@ class Joined(Struct, array_like=True, tag=True, frozen=True):
     """The node is ready for payloads."""
 
     resources: Resources
-    cpus: tuple[int, ...]
+    cpus: tuple[Cpu, ...]
     gpus: tuple[Gpu, ...]
     scratch: str
     """The agent's directory on its node."""

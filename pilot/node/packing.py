@@ -21,6 +21,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from ailurus.protocol.resources import Resources
 from pilot.node.gpus import Gpu
+from pilot.node.topology import Cpu, choose
 
 WINDOW = 16.0
 """More would let a narrow item wait long for wide ones, less would mix small sets worse."""
@@ -62,13 +63,29 @@ class Wish(NamedTuple):
 class _Node:
     """A node, and what is free there."""
 
-    __slots__ = ("cpus", "free", "gpus", "name", "open", "total")
+    __slots__ = ("bound", "cpus", "free", "gpus", "name", "open", "total")
 
-    def __init__(self, name: str, total: Resources, cpus: list[int], gpus: list[Gpu]) -> None:
+    def __init__(self, name: str, total: Resources, cpus: list[Cpu], gpus: list[Gpu]) -> None:
         self.name, self.total, self.cpus, self.gpus = name, total, cpus, gpus
+        # CPUs that payloads are bound to.
+        self.bound: dict[int, Cpu] = {}
         self.free = _free(total)
         # Whether anything may start there.
         self.open = True
+
+    def bind(self, count: int) -> tuple[int, ...]:
+        """The CPUs of a payload, close to each other; none if payloads are not pinned here."""
+        if not self.cpus:
+            return ()
+        chosen = {cpu.number: cpu for cpu in choose(self.cpus, count)}
+        self.cpus = [cpu for cpu in self.cpus if cpu.number not in chosen]
+        self.bound |= chosen
+        return tuple(chosen)
+
+    def unbind(self, numbers: Sequence[int]) -> None:
+        if numbers:
+            back = [self.bound.pop(number) for number in numbers]
+            self.cpus = sorted([*self.cpus, *back], key=attrgetter("number"))
 
 
 class _Entry(NamedTuple, Generic[T]):
@@ -154,11 +171,11 @@ class Packer(Generic[T]):
     # nodes ---------------------------------------------------------------------------------------
 
     def join(
-        self, name: str, total: Resources, cpus: Collection[int] = (), gpus: Sequence[Gpu] = ()
+        self, name: str, total: Resources, cpus: Collection[Cpu] = (), gpus: Sequence[Gpu] = ()
     ) -> None:
         """Take a node into use. `cpus`: to bind payloads to; `gpus`: as many devices as `total`
         says."""
-        node = self._nodes[name] = _Node(name, total, sorted(cpus), list(gpus))
+        node = self._nodes[name] = _Node(name, total, list(cpus), list(gpus))
         self._index(node)
         self._grown[node] = None
         self._nodes_changed()
@@ -266,7 +283,7 @@ class Packer(Generic[T]):
         held = self._held.pop(item)
         for node, slot in zip(held.nodes, held.placement, strict=True):
             self._change(node, slot.need, 1)
-            node.cpus = sorted([*node.cpus, *slot.cpus])
+            node.unbind(slot.cpus)
             node.gpus += slot.gpus
             if node.open:
                 self._grown[node] = None
@@ -336,8 +353,8 @@ class Packer(Generic[T]):
         need = entry.wish.need
         placement = []
         for node in nodes:
-            cpus, gpus = tuple(node.cpus[: need.cores]), tuple(node.gpus[: need.gpus])
-            del node.cpus[: len(cpus)], node.gpus[: len(gpus)]
+            cpus, gpus = node.bind(need.cores), tuple(node.gpus[: need.gpus])
+            del node.gpus[: len(gpus)]
             self._change(node, need, -1)
             placement.append(Slot(need, cpus, gpus, node.name))
         expected_s = entry.wish.estimate_s or entry.wish.limit_s

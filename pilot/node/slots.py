@@ -17,6 +17,7 @@ from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
 from pilot.node.gpus import Gpu
 from pilot.node.packing import OWN, Packer, Placement, Slot, Wish
+from pilot.node.topology import Cpu
 from pilot.ports import JobError
 
 __all__ = ["OWN", "Placement", "Slot", "Slots"]
@@ -28,7 +29,7 @@ class Slots:
     def __init__(
         self,
         total: Resources | None = None,
-        pin: Collection[int] = (),
+        pin: Collection[Cpu] = (),
         gpus: Sequence[Gpu] = (),
         clock: Clock = SYSTEM,
     ) -> None:
@@ -44,7 +45,7 @@ class Slots:
             self.join(OWN, total, pin, gpus)
 
     def join(
-        self, node: str, total: Resources, pin: Collection[int] = (), gpus: Sequence[Gpu] = ()
+        self, node: str, total: Resources, pin: Collection[Cpu] = (), gpus: Sequence[Gpu] = ()
     ) -> None:
         """Take a node into use."""
         with self._lock:

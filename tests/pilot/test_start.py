@@ -334,7 +334,7 @@ def test_payloads_are_pinned_where_the_pilot_has_the_whole_node_and_the_site_say
     whole = Resources(cores=len(cpus), memory_mb=1)
     seen = Inventory(resources=whole, cpus=cpus, gpus=())
     pinned = Site(pilot=PilotChoice(pin=True))
-    assert start._pinned(pinned, whole, seen) == cpus
+    assert tuple(cpu.number for cpu in start._pinned(pinned, whole, seen)) == cpus
     assert start._pinned(Site(), whole, seen) == ()
     assert start._pinned(pinned, Resources(cores=len(cpus) + 1), seen) == ()
 

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from ailurus.protocol.resources import Resources
 from pilot.node import packing
 from pilot.node.packing import Packer, Placement, Wish
+from pilot.node.topology import Cpu
 
 amounts = st.integers(0, 8)
 needs = st.builds(
@@ -234,7 +235,7 @@ def test_a_node_that_comes_is_used_at_once() -> None:
     line.add("pair", wish(1, nodes=2))
     assert line.take() == []
     assert line.impossible() == ["wide", "pair"]
-    line.join("new", Resources(cores=4), cpus=[5, 3, 4, 2])
+    line.join("new", Resources(cores=4), cpus=[Cpu(n, n, n, 0, 0) for n in (2, 3, 4, 5)])
     taken = dict(line.take())
     assert taken["wide"][0].node == "new"
     assert taken["wide"][0].cpus == (2, 3, 4, 5)

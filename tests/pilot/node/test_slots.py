@@ -15,6 +15,7 @@ from ailurus.protocol.resources import Resources, Room
 from pilot.attempt import Attempt
 from pilot.node.gpus import Gpu
 from pilot.node.slots import Slots
+from pilot.node.topology import Cpu
 from pilot.ports import JobError
 from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
@@ -31,7 +32,7 @@ def attempt(job_id: int, **fields: object) -> Attempt:
 
 
 def test_a_second_job_waits_for_the_first() -> None:
-    slots = Slots(Resources(cores=1, memory_mb=1000, disk_mb=1000), pin=[5])
+    slots = Slots(Resources(cores=1, memory_mb=1000, disk_mb=1000), pin=[Cpu(5, 5, 5, 0, 0)])
     order: list[str] = []
 
     def second() -> None:
