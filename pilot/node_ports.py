@@ -169,3 +169,49 @@ class Allocation(Protocol):
         """How `argv` is started on `nodes`; `apart`: by a command for each, as one node that is not
         to be reached may keep a command for several from starting any. What a starter's exit code
         says is no evidence of anything."""
+
+
+class JobNode(Struct, frozen=True, kw_only=True):
+    """A node of a job, and its share there. A job's first node is where its first process runs."""
+
+    name: str
+    """What `pilot-rsh` calls it; empty: the job's only one."""
+    address: str
+    cores: int
+    memory_mb: int
+    gpus: int = 0
+
+
+class Program(Struct, frozen=True, kw_only=True):
+    """What a launcher starts."""
+
+    argv: Sequence[str]
+    """The job's own command."""
+    executable: str = ""
+    """The program that it comes to, as the job's PATH finds it; empty: only its shell knows."""
+    nodes: Sequence[JobNode]
+    directory: str
+    """Where the plan's files come: all of the job's nodes have it, by this name."""
+    mark: str
+    """Unique to this attempt: for names and ports that neighbours must not share."""
+    start: str = "rsh"
+    """How the site prefers that ranks are started: by `rsh` or by `srun`."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What a launcher makes of a job: one process on its first node, which starts all others by
+    `pilot-rsh`."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str] = {}
+    """Of all processes, those of other nodes too; what the job says itself comes first."""
+    files: Mapping[str, str] = {}
+    """By name, texts that come into its directory."""
+
+
+class Launcher(Protocol):
+    """How the processes of a job are started. Made with its own `Options`, a frozen Struct that the
+    job's `launcher_options` fill. Pure: what a node has is asked by what the plan starts there."""
+
+    def plan(self, job: Program) -> Plan:
+        """What to start. Raises JobError for a job that this launcher cannot start."""

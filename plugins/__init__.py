@@ -32,6 +32,11 @@ TABLE: dict[str, dict[str, str]] = {
         "http": "plugins.data.http:Http",
         "https": "plugins.data.http:Http",
     },
+    "launch": {
+        "mpi": "plugins.launch.mpi:Mpi",
+        "script": "plugins.launch.script:Script",
+        "single": "plugins.launch.single:Single",
+    },
     "mover": {
         "gfal2": "plugins.data.gfal2:Gfal2",
         "rucio": "plugins.data.rucio:Rucio",

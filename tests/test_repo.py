@@ -207,6 +207,7 @@ def test_shell_scripts_hold_no_known_trap(need: Callable[..., str]):
     shell = [
         path for path, text in texts("scripts", ".ci") if text.startswith("#!/usr/bin/env bash")
     ]
+    shell += [path for path, _ in texts("plugins/*.sh", "pilot/*-rsh")]
     told = subprocess.run(
         [need("shellcheck"), *shell], cwd=ROOT, check=False, capture_output=True, text=True
     )

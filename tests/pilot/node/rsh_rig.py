@@ -4,12 +4,14 @@ them."""
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from ailurus.logs import Log
 from ailurus.loops import Loops
@@ -75,8 +77,11 @@ class _Command:
 
 
 class Node:
-    def __init__(self, name: str, directory: Path, spawner: GuardedSpawner) -> None:
-        self.name, self.directory, self.spawner = name, directory, spawner
+    def __init__(
+        self, name: str, directory: Path, spawner: GuardedSpawner, enter: Sequence[str]
+    ) -> None:
+        """`enter`: words before a command that is to run there."""
+        self.name, self.directory, self.spawner, self.enter = name, directory, spawner, enter
         self.tmp = directory / "tmp"
         self.tmp.mkdir(parents=True)
         self.door: Door | None = None
@@ -86,11 +91,18 @@ class Node:
         return self.tmp / DIRECTORY
 
 
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
 class Cluster:
     """Nodes with one payload on them."""
 
     def __init__(self, nodes: Mapping[str, Node], shell: Sequence[str]) -> None:
         self.nodes = nodes
+        self.more: dict[str, str] = {}
         self.commands: list[_Command] = []
         self._shell = shell
         self._doors = Doors(Loops(Log("tests")))
@@ -115,7 +127,31 @@ class Cluster:
         )
 
     def environment(self, node: str) -> dict[str, str]:
-        return {"PATH": PATH, "AILURUS_RSH": str(self.nodes[node].rsh), "ON": node}
+        return {
+            "PATH": PATH,
+            "HOME": str(self.nodes[node].directory),
+            "TMPDIR": str(self.nodes[node].tmp),
+            "AILURUS_RSH": str(self.nodes[node].rsh),
+            "AILURUS_PILOT_RSH": str(PILOT_RSH),
+            "ON": node,
+            **self.more,
+        }
+
+    def run(self, argv: Sequence[str], node: str, timeout_s: float = 30) -> Ran:
+        """The first process of the payload, started as its commands are."""
+        out, err, over = bytearray(), bytearray(), threading.Event()
+        results: list[tuple[int, str]] = []
+
+        def done(code: int, why: str) -> None:
+            results.append((code, why))
+            over.set()
+
+        command = self._start(node, shlex.join(argv).encode(), out.extend, err.extend, done)
+        try:
+            assert over.wait(timeout_s), (bytes(out), bytes(err))
+        finally:
+            command.signal(signal.SIGKILL)
+        return Ran(results[0][0], out.decode(), err.decode())
 
     def _teller(self, name: str, node: Node) -> Callable[..., None]:
         def tell(said: object) -> None:
@@ -147,7 +183,7 @@ class Cluster:
 
         made.key = place.spawner.spawn(
             ProcessSpec(
-                argv=["/bin/sh", "-c", os.fsdecode(command)],
+                argv=[*place.enter, "/bin/sh", "-c", os.fsdecode(command)],
                 environment=self.environment(node),
                 directory=str(place.directory),
                 stdout=str(paths[0]),
@@ -160,12 +196,16 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    directory: Path, names: Sequence[str] = ("q1", "q2", "q3"), shell: Sequence[str] = ("/bin/sh",)
+    directory: Path,
+    names: Sequence[str] = ("q1", "q2", "q3"),
+    shell: Sequence[str] = ("/bin/sh",),
+    enter: Callable[[str], Sequence[str]] = lambda name: (),
 ) -> Iterator[Cluster]:
     """A payload on nodes of these names; `shell` runs its pilot-rsh."""
     with ExitStack() as stack:
         nodes = {
-            name: Node(name, directory / name, stack.enter_context(guarded())) for name in names
+            name: Node(name, directory / name, stack.enter_context(guarded()), enter(name))
+            for name in names
         }
         made = Cluster(nodes, shell)
         try:

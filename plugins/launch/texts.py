@@ -1,0 +1,12 @@
+"""The scripts that plans bring along. POSIX shell, so that they run in any image."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def text(name: str) -> str:
+    """The script of this name, from beside this file."""
+    return Path(__file__).with_name(name).read_text("utf-8")

@@ -1,0 +1,110 @@
+"""Plans of launchers: pure, whole, and safe whatever a job's options say."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import plugins
+from ailurus.protocol.launchers import OPTIONS, MpiOptions
+from pilot.node_ports import Plan, Program
+from pilot.ports import JobError
+from plugins.launch.mpi import STARTERS, settings_text
+from tests.plugins.launches import launch
+
+ALL = list(plugins.TABLE["launch"])
+HOSTILE = "$(touch bad); `touch bad` ' \" \\ & | > bad\n"
+
+
+def planned(name: str, options: Mapping[str, Any], job: Program) -> Plan:
+    kind = plugins.load("launch", name)
+    plan = kind(msgspec.convert(options, kind.Options)).plan(job)
+    assert isinstance(plan, Plan)
+    return plan
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_launchers_options_are_those_that_a_submission_is_checked_by(name: str) -> None:
+    assert plugins.load("launch", name).Options is OPTIONS[name]
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+@pytest.mark.parametrize("name", ALL)
+def test_a_plan_is_one_process_with_the_jobs_command_in_it(name: str, nodes: int) -> None:
+    """Its files are plain names, and without a node to ask it comes out the same again."""
+    names = ["q1", "q2", "q3"][:nodes]
+    job = launch(Path("/job/launch"), ["/bin/sh", "-c", "./go 'a b'"], names=names)
+    plan = planned(name, {}, job)
+    assert list(plan.argv)[-3:] == list(job.argv)
+    assert all("/" not in file for file in plan.files)
+    assert plan == planned(name, {}, job)
+
+
+def test_the_scripts_of_plans_are_the_shells_of_any_image(tmp_path: Path) -> None:
+    for name in ALL:
+        for file, text in planned(name, {}, launch(tmp_path, ["true"])).files.items():
+            if file.endswith(".sh"):
+                (tmp_path / file).write_text(text)
+                subprocess.run(["/bin/sh", "-n", tmp_path / file], check=True)
+
+
+def test_script_gives_lists_of_nodes_in_the_forms_that_programs_read() -> None:
+    plan = planned("script", {"slots_per_node": 2}, launch(Path("/job/launch"), ["./go"]))
+    assert plan.files == {
+        "nodes": "q1\nq2\nq3\n",
+        "hostfile": "q1 slots=2\nq2 slots=2\nq3 slots=2\n",
+        "machinefile": "q1:2\nq2:2\nq3:2\n",
+    }
+    assert plan.environment["AILURUS_HOSTFILE"] == "/job/launch/hostfile"
+
+
+def test_mpi_has_a_rank_a_core_unless_it_is_told() -> None:
+    job = launch(Path("/job/launch"), ["./go"], cores=4)
+    assert "ranks=12\n" in planned("mpi", {}, job).files["settings.sh"]
+    more = planned("mpi", {"ranks_per_node": 6}, job)
+    assert "ranks=18\n" in more.files["settings.sh"]
+    # They share CPUs, so a rank that waits gives its own up.
+    assert more.environment["OMPI_MCA_mpi_yield_when_idle"] == "1"
+
+
+@pytest.mark.parametrize("kind", STARTERS)
+def test_what_a_job_says_reaches_the_starter_as_it_is(kind: str, tmp_path: Path) -> None:
+    """The settings are a script, and nothing in them is one."""
+    settings = {"program": HOSTILE, "mpirun": HOSTILE, "ranks": "6", "nodes": "3"}
+    (tmp_path / "settings.sh").write_text(settings_text(settings, [HOSTILE]))
+    (tmp_path / "show").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    (tmp_path / "show").chmod(0o700)
+    script = (
+        f". ./settings.sh; here=/h found=./show; printf '%s\\0' \"$program\";"
+        f"begin {kind} /bin/sh rank.sh {shlex.quote(HOSTILE)}"
+    )
+    said = subprocess.run(
+        ["/bin/sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    assert said[0] == HOSTILE
+    assert said[-5:-1] == [HOSTILE, "/bin/sh", "rank.sh", HOSTILE]
+    assert not (tmp_path / "bad").exists()
+
+
+def test_mpi_offers_what_srun_has_only_where_srun_starts() -> None:
+    with pytest.raises(JobError) as raised:
+        planned("mpi", {"pmi": "pmix"}, launch(Path("/job/launch"), ["./go"]))
+    assert raised.value.field == "launcher_options.pmi"
+    assert planned("mpi", {"pmi": "pmix", "start": "srun"}, launch(Path("/j"), ["./go"]))
+
+
+def test_every_starter_leaves_cpus_to_the_pilot_and_starts_by_its_shell() -> None:
+    for kind, words in STARTERS.items():
+        said = " ".join(words)
+        assert "bind" in said
+        assert ("$AILURUS_PILOT_RSH" in said) == (kind in ("openmpi4", "openmpi5", "mpich"))
+
+
+def test_options_that_do_not_say_anything_take_no_room_in_a_job() -> None:
+    assert msgspec.to_builtins(MpiOptions()) == {}

@@ -1,0 +1,146 @@
+"""Launchers start real programs on machines of namespaces, with `pilot-rsh` among them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ailurus.protocol.launchers import MpiOptions
+from pilot.node_ports import Plan, Program
+from plugins.launch.mpi import Mpi
+from tests.pilot.node.rsh_rig import Cluster, Ran, cluster
+from tests.plugins.launches import launch
+from tests.rig.nodes import Nodes
+
+pytestmark = pytest.mark.real
+ROOT = Path(__file__).parents[2]
+WORLD = """
+#include <mpi.h>
+#include <stdio.h>
+#include <stdlib.h>
+int main(int count, char **words) {
+    int rank, size, sum, length;
+    char name[MPI_MAX_PROCESSOR_NAME];
+    MPI_Init(&count, &words);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    MPI_Get_processor_name(name, &length);
+    MPI_Allreduce(&rank, &sum, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
+    printf("rank %d of %d on %s: %d\\n", rank, size, name, sum);
+    fflush(stdout);
+    if (count > 1 && rank == 4) exit(atoi(words[1]));
+    if (count > 1) MPI_Barrier(MPI_COMM_WORLD);
+    MPI_Finalize();
+    return 0;
+}
+"""
+MPI4PY = """
+from mpi4py.MPI import COMM_WORLD as w, Get_processor_name
+print(f"rank {w.rank} of {w.size} on {Get_processor_name()}: {w.allreduce(w.rank)}")
+"""
+
+
+@pytest.fixture
+def on_nodes(nodes: Nodes) -> Iterator[Cluster]:
+    directory = nodes.directory / "payload"
+    with cluster(directory, nodes.names, enter=nodes.command) as made:
+        yield made
+
+
+def run(cluster: Cluster, plan: Plan, job: Program) -> Ran:
+    directory = Path(job.directory)
+    directory.mkdir()
+    for name, text in plan.files.items():
+        (directory / name).write_text(text)
+    cluster.more |= plan.environment
+    return cluster.run(plan.argv, job.nodes[0].name)
+
+
+MPIS = {
+    "openmpi4": ("mpicc.openmpi", ""),
+    "mpich4": ("mpicc.mpich", ""),
+    "openmpi5": ("", ".venv-openmpi"),
+    "mpich5": ("", ".venv-mpich"),
+}
+
+
+@pytest.mark.parametrize("kind", MPIS)
+def test_the_ranks_of_each_mpi_find_each_other_on_three_nodes(
+    kind: str, on_nodes: Cluster, nodes: Nodes, world: Callable[[str], str]
+) -> None:
+    compiler, venv = MPIS[kind]
+    program = f"{ROOT}/{venv}/bin/python" if venv else world(compiler)
+    argv = [program, "-c", MPI4PY] if venv else [program]
+    job = launch(nodes.directory / "launch", argv, program, names=nodes.names)
+    ran = run(on_nodes, Mpi(MpiOptions(ranks_per_node=2)).plan(job), job)
+    assert ran.code == 0, ran
+    assert sorted(ran.out.splitlines()) == [f"rank {n} of 6 on n{1 + n // 2}: 15" for n in range(6)]
+
+
+@pytest.fixture
+def world(nodes: Nodes, need: Callable[..., str]) -> Callable[[str], str]:
+    """Compile the program with one of MPI's compilers."""
+
+    def compiled(compiler: str) -> str:
+        program = str(nodes.directory / "world")
+        (nodes.directory / "world.c").write_text(WORLD)
+        subprocess.run([need(compiler), f"{program}.c", "-o", program], check=True)
+        return program
+
+    return compiled
+
+
+@pytest.mark.parametrize("kind", ["openmpi4", "mpich4"])
+def test_the_exit_code_and_number_of_a_failing_rank_are_told(
+    kind: str, on_nodes: Cluster, nodes: Nodes, world: Callable[[str], str]
+) -> None:
+    program = world(MPIS[kind][0])
+    job = launch(nodes.directory / "launch", [program, "7"], program, names=nodes.names)
+    ran = run(on_nodes, Mpi(MpiOptions(ranks_per_node=2)).plan(job), job)
+    assert ran.code == 7, ran
+    assert ran.err.splitlines()[-1] == "mpi: rank 4 of 6, on n3, ended with exit code 7"
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("compiler", "starter", "says"),
+    [
+        ("mpicc.openmpi", "mpirun.mpich", "openmpi"),
+        ("mpicc.mpich", "mpirun.openmpi", "mpich"),
+    ],
+)
+def test_a_starter_of_another_mpi_is_an_error_that_says_so(
+    compiler: str,
+    starter: str,
+    says: str,
+    known: bool,
+    on_nodes: Cluster,
+    nodes: Nodes,
+    world: Callable[[str], str],
+) -> None:
+    """Each rank would be a world of one, and end well. Where nobody could ask the program before,
+    as if it is a script that starts it, its first rank is watched."""
+    program = world(compiler)
+    argv = [program] if known else ["/bin/sh", "-c", f"sleep 0; {program}"]
+    job = launch(nodes.directory / "launch", argv, program if known else "", names=nodes.names)
+    ran = run(on_nodes, Mpi(MpiOptions(ranks_per_node=2, mpirun=starter)).plan(job), job)
+    assert ran.code == 255, ran
+    last = ran.err.splitlines()[-1]
+    assert last.startswith("mpi: ")
+    assert says in last
+    assert starter in last
+    assert ("nothing on" if known else "did not find each other") in last
+
+
+def test_a_job_without_any_mpi_says_what_lacks(tmp_path: Path) -> None:
+    with cluster(tmp_path / "payload", ["q1"]) as made:
+        job = launch(tmp_path / "launch", ["./program"], "./program", names=["q1"])
+        made.more["PATH"] = "/nonexistent"
+        ran = run(made, Mpi(MpiOptions()).plan(job), job)
+    assert (ran.code, ran.out) == (255, "")
+    assert ran.err == (
+        "mpi: nothing on the job's PATH starts ranks: there is no mpirun and no mpiexec\n"
+    )
