@@ -311,11 +311,14 @@ def _trial(site: Site, name: str) -> str:
     """Ask the batch system whether it would take a worker of the slot, where it can tell."""
     with tempfile.TemporaryDirectory(prefix="ailurus-doctor-") as directory:
         how = replace(launch(site, name, "INTENT"), directory=Path(directory))
-        batch = make_batch(site, Path(directory))
-        order = order_of(site, how, site.slots[name].together, batch)
+        batch, slot = make_batch(site, Path(directory)), site.slots[name]
+        order = order_of(site, how, slot.together, batch)
         refused = batch.trial(order, Tag(site.tag_prefix + "doctor"))
     if refused is None:
         return f"{site.backend.kind} cannot say beforehand whether it would take a worker"
     if refused:
         raise Trouble(refused, f"slots.{name} and backend.options")
-    return "the batch system would take a worker"
+    if slot.nodes == 1:
+        return "the batch system would take a worker"
+    pilots = "one pilot for all" if slot.together == 1 else "a pilot on each"
+    return f"the batch system would take an allocation of {slot.nodes} nodes, with {pilots}"
