@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ailurus.protocol.errors import Code
-from ailurus.protocol.messages import Assignment, Credential, Usage
+from ailurus.protocol.messages import Assignment, Credential, ItemEnd, Usage
 from ailurus.protocol.states import JobState
 from pilot.clock import SYSTEM, Clock
 from pilot.ports import Image, JobError
@@ -60,6 +60,8 @@ class Attempt:
         self.notes: list[str] = []
         # What its uploads may have left in storage, which is still to be removed.
         self.leftovers: list[str] = []
+        # Ends of its items that no answer has acknowledged.
+        self.untold: tuple[ItemEnd, ...] = ()
         # Seconds of each phase.
         self.timing: dict[str, float] = {}
         # When TERM becomes KILL, by the monotonic clock.
@@ -95,6 +97,10 @@ class Attempt:
         if len(self.notes) < MOST_NOTES:
             now = time.gmtime(self._clock.time())
             self.notes.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', now)} {text}")
+
+    def pause(self, seconds: float) -> None:
+        """Wait for so long, or until the attempt is to stop."""
+        self._clock.wait(self._stopped, seconds)
 
     def check(self) -> None:
         """Raise the JobError that stops this attempt, if one does."""

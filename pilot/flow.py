@@ -199,6 +199,7 @@ def report_of(
         host=kit.host,
         runtime=kit.node.container.of(attempt.spec).name,
         stderr_tail=_clipped(tail),
+        items=attempt.untold,
     )
 
 

@@ -12,6 +12,7 @@ from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
 from pilot.node_ports import Node
 from pilot.upstream.delegated import Delegation
+from pilot.upstream.leases import Leases
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Journal
 
@@ -31,5 +32,6 @@ class Kit:
     slots: Slots
     supervisor: Supervisor
     delegation: Delegation
+    leases: Leases
     reporter: Reporter
     journal: Journal

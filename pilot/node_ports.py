@@ -61,6 +61,36 @@ WINDOW = 64 << 10
 """Bytes of output that are on their way at most."""
 
 
+class Task(NamedTuple):
+    """A process in a standing box."""
+
+    argv: Sequence[str]
+    environment: Mapping[str, str]
+    """Its `AILURUS_ATTEMPT` is its alone."""
+    stdout: str
+    stderr: str
+    cpus: Sequence[int] = ()
+
+
+class Standing(Protocol):
+    """A box that stands, on one node. Processes in it are apart by nothing but their names."""
+
+    logs: tuple[str, str]
+    """A directory for outputs: as tasks name it, and as it is read here."""
+
+    def start_all(
+        self, tasks: Sequence[tuple[Task, Callable[[ProcessEnd], None]]]
+    ) -> Sequence[int]:
+        """Start them and return their keys. `done` is called once for each, from another thread,
+        when it has ended and nothing of it is left."""
+
+    def signal(self, key: int, number: int) -> None:
+        """Send a signal to what a process started; KILL ends all of it."""
+
+    def close(self) -> None:
+        """End it, and all that runs in it."""
+
+
 class Sampling(Protocol):
     """What measures payloads on one machine. Any thread may call its methods."""
 
@@ -112,6 +142,10 @@ class Node(Sampling, Protocol):
 
         With `output` its streams go there instead of to files, in order and from one thread, and
         before `done`: `WINDOW` bytes of both together, and as much more as `credit` gives back."""
+
+    def stand(self, order: Order) -> Standing | None:
+        """A box in which many processes of a payload are started; None: each has its own. Of
+        `order`, the program and its outputs do not count. Raises JobError."""
 
     def credit(self, key: int, count: int) -> None:
         """`count` more bytes of its output are taken."""

@@ -316,7 +316,7 @@ the payload starts."""
 
 class Container(Protocol):
     """Wraps a payload's command so that it sees only its box. Made with the site's
-    `ContainerSetup`. Inherit from it for the defaults of `of`, `prepare` and `blame`."""
+    `ContainerSetup`. Inherit from it for the defaults of `of`, `prepare`, `blame` and `within`."""
 
     name: str
     private: bool
@@ -349,6 +349,11 @@ class Container(Protocol):
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
         """Have the image of a job on this node, ready for its payload; None: it has none. Takes
         as long as a transfer may. Raises JobError."""
+        return None
+
+    def within(self, argv: Sequence[str], box: Sandbox) -> Direct | None:
+        """How `argv` is started where such a box stands already; None: each process needs one of
+        its own."""
         return None
 
     def wrap(self, argv: Sequence[str], box: Sandbox) -> Direct | Runtime:
@@ -409,6 +414,11 @@ class Spawner(Protocol):
 
     def spawn(self, order: ProcessSpec, done: Callable[[ProcessEnd], None]) -> int:
         """Start it and return its key. `done` is called once, from the spawner's own thread."""
+
+    def spawn_all(
+        self, orders: Sequence[tuple[ProcessSpec, Callable[[ProcessEnd], None]]]
+    ) -> list[int]:
+        """Start many, all in the same room."""
 
     def signal(self, key: int, number: int) -> None:
         """Send a signal to the payload's processes; KILL ends all of them."""

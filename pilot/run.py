@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -16,6 +16,7 @@ from ailurus.regular import open_regular
 from pilot import blame
 from pilot.attempt import Attempt
 from pilot.files import granted
+from pilot.items.run import run_items
 from pilot.node import gpus
 from pilot.node.containers import user_name
 from pilot.node.payload import Part, Payload
@@ -67,6 +68,8 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
 
     began = kit.clock.monotonic()
     try:
+        if attempt.spec.payloads is not None:
+            return _items(attempt, work, argv, [*zip(placement, parts, strict=True)], kit)
         with kit.supervisor.watching(attempt, work, nodes):
             granted.write(attempt.credentials, work)
             attempt.start_payload(start)
@@ -86,6 +89,23 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
         processes=0,
     )
     return _outcome(attempt, work, payload.exit, kit)
+
+
+def _items(
+    attempt: Attempt,
+    work: Workdir,
+    argv: Sequence[str],
+    places: Sequence[tuple[Slot, Part]],
+    kit: Kit,
+) -> Outcome:
+    """Run the items that the job carries."""
+    began = kit.clock.monotonic()
+    with kit.supervisor.watching(attempt, work, [part.node for _, part in places]):
+        granted.write(attempt.credentials, work)
+        run_items(attempt, argv, work, places, kit)
+    wall_s = round(kit.clock.monotonic() - began, 3)
+    attempt.usage = replace(attempt.usage, wall_s=wall_s, rss_kb=0, processes=0)
+    return Outcome(exit_code=0, error=attempt.stopped)
 
 
 def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit) -> Part:

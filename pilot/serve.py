@@ -320,6 +320,7 @@ class Server:
             count=vacancy.count,
             wait_s=round(wait_s, 3),
             ahead=vacancy.ahead,
+            items=True,
         )
 
     def _longest(self, wait_s: float) -> float:

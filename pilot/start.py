@@ -42,6 +42,7 @@ from pilot.serve import Server, Terms, no_thread
 from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart, megabytes
 from pilot.upstream.adoption import adopt
 from pilot.upstream.delegated import Delegation
+from pilot.upstream.leases import Leases
 from pilot.upstream.link import ONCE, Link
 from pilot.upstream.reporter import VERDICT_WAIT_S, Reporter
 from pilot.upstream.spool import Journal, Spool
@@ -102,6 +103,7 @@ def started(
             slots=Slots(total, _pinned(site, total, seen), claims.gpus, clock),
             supervisor=Supervisor(bounds_of(site.limits), nodes, clock),
             delegation=Delegation(link, clock),
+            leases=Leases(link),
             reporter=_reporter(link, stage, site, container, clock),
             journal=spool.own,
         )

@@ -17,6 +17,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.blame import OSErrorsOn, Target
 from pilot.node.sampler import Sampler
+from pilot.node.standing import IDLE, LocalStanding
 from pilot.node_ports import DoorHandle, Exit, Explanation, Order, Output
 from pilot.ports import (
     Check,
@@ -99,6 +100,27 @@ class LocalNode:
         key = self._spawner.spawn(process, ended)
         self._sampler.started(order.name, mark, lambda: self._spawner.pid(key))
         return key
+
+    def stand(self, order: Order) -> LocalStanding | None:
+        container = self.container.of(order.spec)
+        if container.within((), order.box) is None:
+            return None
+        process = container.wrap(IDLE, order.box)
+        if isinstance(process, Direct):
+            own = order.box.own
+            return LocalStanding(container, order, self._spawner, self._sampler, (own, own))
+        tmp = order.box.tmp
+        logs = container.tmp(tmp), tmp
+        standing = LocalStanding(container, order, self._spawner, self._sampler, logs)
+        standing.stand(
+            replace(
+                started_as(process, order.name),
+                stderr=order.stderr,
+                depth=container.depth,
+                status_fd=container.status_fd,
+            )
+        )
+        return standing
 
     def _streamed(self, order: Order, done: Callable[[Exit], None], output: Output) -> int:
         if self._streams is None:

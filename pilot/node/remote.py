@@ -52,6 +52,10 @@ class RemoteNode:
         self._samples: Sequence[Sample] | None = None
         self._files: dict[str, LocalFiles] = {}
 
+    def stand(self, order: Order) -> None:
+        """An agent makes none yet: each process has a box of its own."""
+        return
+
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
         if not spec.container:
             return None

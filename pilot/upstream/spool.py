@@ -25,7 +25,8 @@ from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.messages import Report
+from ailurus.protocol.messages import ItemEnd, Report
+from pilot.upstream.untold import left_by, path_of
 
 Id = tuple[int, int]
 
@@ -126,6 +127,7 @@ class Journal:
             settled = [one for one in ids if self._open.pop(one, None) is not None]
             for one in settled:
                 self._began.pop(one, None)
+                path_of(self.path, "{}.{}".format(*one)).unlink(missing_ok=True)
             if not self._open:
                 # Nothing is owed: the shortest journal says so.
                 os.ftruncate(self._fd, 0)
@@ -141,7 +143,7 @@ class Journal:
         return [
             Owed(one.report, one.leftovers, one.seal, one.report.ended)
             if isinstance(one, Kept)
-            else _killed(one)
+            else _killed(one, left_by(path_of(self.path, f"{one.job_id}.{one.attempt_nr}")))
             for one in self._open.values()
         ]
 
@@ -226,7 +228,7 @@ class Spool:
             yield journal
 
 
-def _killed(begun: Begun) -> Owed:
+def _killed(begun: Begun, items: tuple[ItemEnd, ...]) -> Owed:
     report = Report(
         job_id=begun.job_id,
         attempt_nr=begun.attempt_nr,
@@ -237,6 +239,7 @@ def _killed(begun: Begun) -> Owed:
         transient=True,
         ended=time.time(),
         host=begun.host,
+        items=items,
     )
     return Owed(report, begun.outputs, begun.seal, begun.since)
 

@@ -44,3 +44,6 @@ class Bare(Container):
 
     def wrap(self, argv: Sequence[str], box: Sandbox) -> Direct:
         return Direct(argv=argv, environment=box.environment, directory=box.directory)
+
+    def within(self, argv: Sequence[str], box: Sandbox) -> Direct:
+        return self.wrap(argv, box)

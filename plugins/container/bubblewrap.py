@@ -28,6 +28,7 @@ from pilot.ports import (
     Check,
     Container,
     ContainerSetup,
+    Direct,
     Image,
     JobError,
     Runtime,
@@ -138,6 +139,11 @@ class Bubblewrap(Container):
             filter=self._filter,
             room=room,
         )
+
+    def within(self, argv: Sequence[str], box: Sandbox) -> Direct:
+        if box.image is not None and self._images.root(box.image).scripts:
+            argv, box = with_environment(argv, box)
+        return Direct(argv=argv, environment=box.environment, directory=box.directory)
 
     def _before(self, image: Image, root: Root) -> bytes:
         """What every sandbox of an image has, as bwrap reads it."""

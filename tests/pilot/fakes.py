@@ -37,8 +37,10 @@ from pilot.ports import (
 from pilot.process.proc import Io, Mapped, Process
 from pilot.process.signals import NUDGE
 from pilot.process.usage import Nameless, NodeUse
+from pilot.room_ports import Entrance
 from pilot.site import Limits, Storage, bounds_of
 from pilot.upstream.delegated import Delegation
+from pilot.upstream.leases import Leases
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Begun, Spool
 
@@ -103,6 +105,14 @@ class FakeSpawner:
 
     def end(self, end: ProcessEnd) -> None:
         self._done.pop(end.key)(end)
+
+    def spawn_all(
+        self, orders: Sequence[tuple[ProcessSpec, Callable[[ProcessEnd], None]]]
+    ) -> list[int]:
+        return [self.spawn(order, done) for order, done in orders]
+
+    def enter(self, entrance: Entrance, done: Callable[[ProcessEnd], None]) -> int:
+        raise NotImplementedError
 
     def signal(self, key: int, number: int) -> None:
         self.signals.append((key, number))
@@ -340,6 +350,7 @@ class World:
             slots=Slots(Resources(cores=4, memory_mb=9000, disk_mb=9000), clock=self.clock),
             supervisor=Supervisor(bounds, {"": self.node}, self.clock),
             delegation=Delegation(link, self.clock),
+            leases=Leases(link),
             reporter=Reporter(link, stage.delete, grace_s=1.0, clock=self.clock),
             journal=self.spool.own,
         )

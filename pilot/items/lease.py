@@ -1,0 +1,79 @@
+"""Which items of a job are here, and when to ask for more: no thread, no clock.
+
+As many are asked for as the free slots hold, and as end while an answer is on its way: when all had
+begun before the next came, more are asked for the next time.
+"""
+
+from __future__ import annotations
+
+import uuid
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.item import TOGETHER
+from ailurus.protocol.messages.items import MOST_NEWS
+from pilot.upstream.untold import Untold
+
+BEGUN_S = 1.0
+"""Of an item that ends sooner nobody is told that it runs."""
+
+
+class Ledger:
+    """What is known of the dispatcher's side."""
+
+    def __init__(self, attempt_id: tuple[int, int], untold: Untold, capacity: int) -> None:
+        """`capacity`: about how many items run at once."""
+        self._id, self.untold = attempt_id, untold
+        self._ahead = 4 * max(1, capacity)
+        # The request that is under way, and how many ends it tells.
+        self._asked: m.ItemsRequest | None = None
+        self.settled = False
+        # Whether more may be waiting than the last answer gave.
+        self._more = True
+        self._told_at = float("-inf")
+
+    @property
+    def busy(self) -> bool:
+        return self._asked is not None
+
+    def hungry(self) -> None:
+        """Slots are free and nothing is here for them, while an answer is on its way."""
+        if self._more:
+            self._ahead = min(TOGETHER, 4 * self._ahead)
+
+    def due(self, waiting: int, running: int, now: float, every_s: float) -> bool:
+        """Whether to send a request now. `waiting`: items that have not begun."""
+        if self.busy or self.settled:
+            return False
+        if self._more and waiting <= self._ahead // 2:
+            return True
+        idle = not waiting and not running
+        if idle and (self.untold or now - self._told_at >= min(1.0, every_s)):
+            return True
+        return len(self.untold) >= MOST_NEWS or now - self._told_at >= every_s
+
+    def request(self, waiting: int, begun: tuple[m.ItemBegun, ...], now: float) -> m.ItemsRequest:
+        """The next request."""
+        ended = self.untold.first()
+        # One that failed may be tried again.
+        count = max(0, min(TOGETHER, self._ahead - waiting))
+        self._told_at = now
+        self._asked = m.ItemsRequest(
+            request_id=uuid.uuid4().hex,
+            job_id=self._id[0],
+            attempt_nr=self._id[1],
+            count=count,
+            begun=begun[:MOST_NEWS],
+            ended=ended,
+        )
+        return self._asked
+
+    def failed(self) -> None:
+        """There is no answer, nor will there be."""
+        self._asked = None
+
+    def answered(self, answer: m.ItemsAnswer) -> None:
+        assert self._asked is not None  # noqa: S101 - or there would be no answer
+        self.untold.told(len(self._asked.ended))
+        self._asked = None
+        self.settled = answer.settled
+        self._more = answer.waiting > 0

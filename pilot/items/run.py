@@ -1,0 +1,408 @@
+"""The run of a job that carries items: lease, start, tell, until all have ended.
+
+One thread, the job's own, decides; what ends and what the dispatcher answers come to it by a queue.
+A second one waits for the dispatcher.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.item import ItemOutcome, ItemSpec
+from pilot.attempt import Attempt
+from pilot.blame import GUARDIAN_DIED
+from pilot.items.command import argv, environment, need
+from pilot.items.each import EachItsOwn
+from pilot.items.lease import BEGUN_S, Ledger
+from pilot.items.logs import Lanes
+from pilot.node import gpus
+from pilot.node.packing import Packer, Placement, Slot, Wish
+from pilot.node.payload import Part
+from pilot.node_ports import Order, Standing, Task
+from pilot.ports import JobError, ProcessEnd
+from pilot.upstream.untold import Untold, path_of
+from pilot.workdir import Workdir
+
+if TYPE_CHECKING:
+    from pilot.kit import Kit
+
+TERM_S = 5.0
+"""Between TERM and KILL for an item whose time is over."""
+_LOOK_S = 1.0
+
+
+class Item(Struct, eq=False):
+    """An item that is here."""
+
+    lease: m.ItemLease
+    # While it runs.
+    node: str = ""
+    lane: int = 0
+    key: int = 0
+    began: float = 0.0
+    kill_at: float = float("inf")
+    told: bool = False
+    # Why it was killed.
+    killed: JobError | None = None
+
+
+class Answered(Struct):
+    answer: m.ItemsAnswer | None
+    error: JobError | None = None
+
+
+class Wake(Struct):
+    """Look again: the job is to stop."""
+
+
+News = tuple[Item, ProcessEnd] | Answered | Wake
+
+
+def run_items(
+    attempt: Attempt,
+    script: Sequence[str],
+    work: Workdir,
+    places: Sequence[tuple[Slot, Part]],
+    kit: Kit,
+) -> None:
+    """Run the items of a job in its slots, until all have ended or the job is stopped. `script`:
+    the words that start the job's script. Raises JobError."""
+    run = _Run(attempt, script, work, places, kit)
+    try:
+        run.open()
+        attempt.start_payload(lambda: run)
+        try:
+            run.loop()
+        finally:
+            attempt.payload_ended()
+    finally:
+        run.close()
+
+
+class _Run:
+    """The state of such a run. `signal` may be called by any thread."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        script: Sequence[str],
+        work: Workdir,
+        places: Sequence[tuple[Slot, Part]],
+        kit: Kit,
+    ) -> None:
+        self._attempt, self._script, self._work, self._kit = attempt, script, work, kit
+        self._parts = {slot.node: part for slot, part in places}
+        self._each = places[0][0].need
+        self._packer: Packer[Item] = Packer()
+        for slot, _ in places:
+            room = replace(slot.need, disk_mb=0)
+            self._packer.join(slot.node, room, slot.cpus, slot.gpus)
+        self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
+        self._standing: dict[str, Standing] = {}
+        self._lanes: dict[str, Lanes] = {}
+        self._running: set[Item] = set()
+        self._waiting: set[Item] = set()
+        self._ended: list[m.ItemEnd] = []
+        self._number = 0
+        self._cpu_s = 0.0
+        untold = Untold(path_of(kit.journal.path, attempt.name))
+        self._cores = sum(slot.need.cores for slot, _ in places)
+        self._ledger = Ledger(attempt.id, untold, self._cores)
+        self._asks: queue.SimpleQueue[m.ItemsRequest | None] = queue.SimpleQueue()
+        self._asker = threading.Thread(target=self._ask, name=f"items-{attempt.name}", daemon=True)
+
+    def open(self) -> None:
+        """Let a box stand on each node. Raises JobError."""
+        attempt = self._attempt
+        for name, part in self._parts.items():
+            order = Order(
+                name=attempt.name,
+                spec=attempt.spec,
+                argv=(),
+                box=part.box,
+                stderr=str(self._work.stderr),
+            )
+            standing: Standing = part.node.stand(order) or EachItsOwn(part.node, order)
+            self._standing[name] = standing
+            self._lanes[name] = Lanes(*standing.logs, self._work)
+        try:
+            self._asker.start()
+        except RuntimeError:
+            raise JobError(
+                Code.INTERNAL, "the pilot cannot start a thread", transient=True
+            ) from None
+
+    def close(self) -> None:
+        self._asks.put(None)
+        for standing in self._standing.values():
+            standing.close()
+        for lanes in self._lanes.values():
+            lanes.remove()
+        untold = self._ledger.untold
+        self._attempt.untold = untold.first()
+        untold.close(remove=not untold)
+        usage = self._attempt.usage
+        self._attempt.usage = replace(usage, cpu_s=round(max(usage.cpu_s, self._cpu_s), 3))
+
+    # what an attempt stops its payload by ---
+
+    def signal(self, number: int) -> None:
+        for item in list(self._running):
+            self._standing[item.node].signal(item.key, number)
+        self._inbox.put(Wake())
+
+    # the loop ---
+
+    def loop(self) -> None:
+        clock = self._kit.clock
+        while not self._over():
+            now = clock.monotonic()
+            if self._attempt.stopped is None:
+                self._start(now)
+                self._exchange(now)
+            self._kill_late(now)
+            try:
+                news = self._inbox.get(timeout=_LOOK_S)
+            except queue.Empty:
+                continue
+            while True:
+                self._take(news)
+                try:
+                    news = self._inbox.get_nowait()
+                except queue.Empty:
+                    break
+            if self._ended:
+                # On disk before they are told.
+                self._ledger.untold.add(self._ended)
+                self._ended = []
+
+    def _over(self) -> bool:
+        if self._attempt.stopped is not None:
+            return not self._running and not self._ledger.busy
+        return self._ledger.settled and not self._running
+
+    def _take(self, news: News) -> None:
+        if isinstance(news, tuple):
+            self._end(*news)
+        elif isinstance(news, Answered):
+            if news.answer is None:
+                self._ledger.failed()
+                if news.error is not None:
+                    self._attempt.stop(news.error)
+            else:
+                self._answered(news.answer)
+
+    def _answered(self, answer: m.ItemsAnswer) -> None:
+        self._ledger.answered(answer)
+        for lease in answer.items:
+            item = Item(lease)
+            if (refusal := self._refusal(lease.spec)) is not None:
+                self._ended.append(self._told_end(item, ItemOutcome.FAILED, refusal))
+                continue
+            self._waiting.add(item)
+            spec = lease.spec
+            wish = Wish(
+                need(spec, self._each),
+                estimate_s=spec.estimate_s or 0.0,
+                limit_s=float(spec.walltime_s or 0),
+            )
+            self._packer.add(item, wish)
+        for item in self._packer.impossible():
+            self._packer.remove(item)
+            self._waiting.discard(item)
+            error = JobError(Code.PAYLOAD_FAILED, "it asks for more than its job has on a node")
+            self._ended.append(self._told_end(item, ItemOutcome.FAILED, error))
+        if answer.stop:
+            self._stop({(one.index, one.attempt) for one in answer.stop})
+
+    def _refusal(self, spec: ItemSpec) -> JobError | None:
+        if not spec.inputs:
+            return None
+        return JobError(
+            Code.NOT_IMPLEMENTED,
+            "this pilot stages no inputs of single items",
+            field="inputs",
+            remedy="name them among the inputs of the job",
+        )
+
+    def _stop(self, keys: set[tuple[int, int]]) -> None:
+        for item in [one for one in self._waiting if _key(one) in keys]:
+            self._packer.remove(item)
+            self._waiting.discard(item)
+        for item in self._running:
+            if _key(item) in keys:
+                self._standing[item.node].signal(item.key, signal.SIGKILL)
+
+    def _start(self, now: float) -> None:
+        """Start what fits, with one message a node."""
+        if not self._waiting:
+            return
+        tasks: dict[str, list[tuple[Item, Task]]] = {}
+        for item, placement in self._packer.take(now):
+            self._waiting.discard(item)
+            item.node, item.began = placement[0].node, now
+            lanes = self._lanes[item.node]
+            item.lane = lanes.take()
+            self._running.add(item)
+            tasks.setdefault(item.node, []).append((item, self._task(item, placement, lanes)))
+            if item.lease.spec.walltime_s is not None:
+                item.kill_at = now + item.lease.spec.walltime_s
+        for node, several in tasks.items():
+            orders = [(task, partial(self._done, item)) for item, task in several]
+            keys = self._standing[node].start_all(orders)
+            for (item, _), key in zip(several, keys, strict=True):
+                item.key = key
+
+    def _done(self, item: Item, end: ProcessEnd) -> None:
+        self._inbox.put((item, end))
+
+    def _task(self, item: Item, placement: Placement, lanes: Lanes) -> Task:
+        slot = placement[0]
+        spec = self._attempt.spec
+        script = self._script if spec.script else ()
+        stdout, stderr = lanes.paths(item.lane)
+        job = self._parts[item.node].box.environment
+        fixed = gpus.visible(slot.gpus)
+        return Task(
+            argv=argv(item.lease.spec, spec.command, script),
+            environment=environment(item.lease, self._attempt.name, job, fixed),
+            stdout=stdout,
+            stderr=stderr,
+            cpus=slot.cpus,
+        )
+
+    def _kill_late(self, now: float) -> None:
+        for item in self._running:
+            if now < item.kill_at:
+                continue
+            first = item.killed is None
+            item.killed = JobError(
+                Code.WALLTIME,
+                f"it ran longer than its {item.lease.spec.walltime_s} s",
+                remedy="give it a longer `walltime`",
+            )
+            item.kill_at = now + TERM_S
+            number = signal.SIGTERM if first else signal.SIGKILL
+            self._standing[item.node].signal(item.key, number)
+
+    def _end(self, item: Item, end: ProcessEnd) -> None:
+        self._running.discard(item)
+        self._packer.give_back(item)
+        self._cpu_s += end.cpu_s
+        outcome, error = _judged(item, end, stopped=self._attempt.stopped is not None)
+        index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
+        title = f"item {index}, attempt {item.lease.attempt}: exit code {_exit_code(end)}"
+        lanes = self._lanes[item.node]
+        out, err = lanes.give_back(item.lane, title, failed=failed)
+        self._ended.append(self._told_end(item, outcome, error, end, (out, err)))
+
+    def _told_end(
+        self,
+        item: Item,
+        outcome: ItemOutcome,
+        error: JobError | None,
+        end: ProcessEnd | None = None,
+        tails: tuple[str, str] = ("", ""),
+    ) -> m.ItemEnd:
+        now = self._kit.clock.time()
+        wall_s = 0.0 if end is None else max(0.0, end.at - item.began)
+        return m.ItemEnd(
+            index=item.lease.index,
+            attempt=item.lease.attempt,
+            outcome=outcome,
+            exit_code=None if end is None or end.errno else _exit_code(end),
+            code=0 if error is None else error.code,
+            diagnosis="" if error is None else error.message[:1000],
+            transient=error is not None and error.transient,
+            started=round(now - wall_s, 3),
+            ended=round(now, 3),
+            host=item.node or self._kit.host,
+            slot=str(item.lane or ""),
+            usage=None
+            if end is None
+            else m.Usage(
+                cpu_s=round(end.cpu_s, 4), wall_s=round(wall_s, 4), max_rss_kb=end.max_rss_kb
+            ),
+            stdout_tail=tails[0],
+            stderr_tail=tails[1],
+        )
+
+    # the dispatcher ---
+
+    def _exchange(self, now: float) -> None:
+        ledger = self._ledger
+        if ledger.busy and not self._waiting and self._has_room():
+            ledger.hungry()
+        if not ledger.due(
+            len(self._waiting), len(self._running), now, self._kit.leases.heartbeat_s
+        ):
+            return
+        begun = tuple(
+            m.ItemBegun(
+                index=item.lease.index,
+                attempt=item.lease.attempt,
+                at=self._kit.clock.time() - (now - item.began),
+                host=item.node or self._kit.host,
+                slot=str(item.lane),
+            )
+            for item in self._running
+            if not item.told and now - item.began >= BEGUN_S
+        )
+        self._asks.put(ledger.request(len(self._waiting), begun, now))
+        for item in self._running:
+            item.told = item.told or now - item.began >= BEGUN_S
+
+    def _has_room(self) -> bool:
+        return len(self._running) < self._cores
+
+    def _ask(self) -> None:
+        """The thread that waits for the dispatcher; whatever it meets comes to the other."""
+        while (request := self._asks.get()) is not None:
+            try:
+                self._inbox.put(Answered(self._kit.leases.exchange(self._attempt, request)))
+            except JobError as error:
+                self._inbox.put(Answered(None, error))
+            except Exception as error:  # noqa: BLE001 - the job ends by it, and the pilot does not
+                what = f"the pilot itself failed: {type(error).__name__}: {error}"
+                self._inbox.put(Answered(None, JobError(Code.INTERNAL, what)))
+
+
+def _key(item: Item) -> tuple[int, int]:
+    return item.lease.index, item.lease.attempt
+
+
+def _exit_code(end: ProcessEnd) -> int:
+    return end.exit_code if end.exit_code >= 0 else 128 - end.exit_code
+
+
+def _judged(item: Item, end: ProcessEnd, *, stopped: bool) -> tuple[ItemOutcome, JobError | None]:
+    """How an item ended, and why it did not finish."""
+    if end.errno == GUARDIAN_DIED:
+        why = JobError(Code.INTERNAL, "what it ran in is gone", transient=True)
+        return ItemOutcome.LOST, why
+    if end.errno:
+        why = JobError(
+            Code.PAYLOAD_FAILED,
+            f"it cannot be started: {os.strerror(end.errno)}",
+            transient=end.before,
+        )
+        return ItemOutcome.FAILED, why
+    if end.exit_code == 0 and item.killed is None:
+        return ItemOutcome.FINISHED, None
+    if item.killed is not None:
+        return ItemOutcome.FAILED, item.killed
+    if stopped:
+        return ItemOutcome.LOST, JobError(Code.PAYLOAD_FAILED, "its job was stopped")
+    how = f"signal {-end.exit_code}" if end.exit_code < 0 else f"exit code {end.exit_code}"
+    return ItemOutcome.FAILED, JobError(Code.PAYLOAD_FAILED, how)

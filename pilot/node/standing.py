@@ -1,0 +1,186 @@
+"""A box that stands while many processes of one payload are started in it, on this machine.
+
+Its first process does nothing. The guardian enters the box's namespaces once, gives up what it may
+do there, and starts the others at the rate at which it starts any. They share all of the box: its
+directory, its /tmp, its processes. When the box ends, all of them do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ailurus.protocol.errors import Code
+from pilot.blame import OSErrorsOn, Target
+from pilot.node.sampler import Sampler
+from pilot.node_ports import Order, Task
+from pilot.ports import Container, Direct, JobError, ProcessEnd, ProcessSpec, Spawner
+from pilot.room_ports import Entrance
+
+IDLE = ("/bin/sh", "-c", "echo; while :; do kill -STOP $$; done")
+"""What keeps a box standing: a line says that it does."""
+STAND_S = 30.0
+"""How long a box may take to stand: an image may lie on a slow file system."""
+_NAMES = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
+_OPEN = os.O_RDONLY | os.O_CLOEXEC
+_NS_GET_USERNS = 0xB701
+
+
+class LocalStanding:
+    """Processes in the room of a box, or, where nothing stands between, beside the pilot's."""
+
+    def __init__(
+        self,
+        container: Container,
+        order: Order,
+        spawner: Spawner,
+        sampler: Sampler,
+        logs: tuple[str, str],
+    ) -> None:
+        self.logs = logs
+        self._container, self._order = container, order
+        self._spawner, self._sampler = spawner, sampler
+        self._room = self._box = 0
+
+    def stand(self, process: ProcessSpec) -> None:
+        """Start the box and enter it. Raises JobError."""
+        line = Path(self._order.box.own, "standing")
+        with OSErrorsOn(Target.NODE, "cannot make a box for many processes"), _fifo(line) as ready:
+            over = threading.Event()
+            spec = replace(process, stdout=str(line), tell=True)
+            self._box = self._spawner.spawn(spec, lambda _: over.set())
+            try:
+                pid = self._told(ready, over)
+                self._room = _entered(self._spawner, pid, process.filter)
+            except BaseException:
+                self._spawner.signal(self._box, signal.SIGKILL)
+                raise
+        room = self._room
+        self._sampler.started(self._order.name, self, lambda: self._spawner.pid(room))
+
+    def start_all(
+        self, tasks: Sequence[tuple[Task, Callable[[ProcessEnd], None]]]
+    ) -> Sequence[int]:
+        orders = [(self._spec(task), self._measured(task, done)) for task, done in tasks]
+        keys = self._spawner.spawn_all(orders)
+        if not self._room:
+            for (task, _), key in zip(tasks, keys, strict=True):
+                mark = task.environment["AILURUS_ATTEMPT"]
+                self._sampler.started(self._order.name, mark, _pid_of(self._spawner, key))
+        return keys
+
+    def signal(self, key: int, number: int) -> None:
+        self._spawner.signal(key, number)
+
+    def close(self) -> None:
+        if self._room:
+            self._sampler.ended(self._order.name, self, 0.0)
+        for key in filter(None, (self._room, self._box)):
+            self._spawner.signal(key, signal.SIGKILL)
+
+    def _spec(self, task: Task) -> ProcessSpec:
+        box = replace(self._order.box, environment=task.environment)
+        inside = self._container.within(task.argv, box)
+        assert isinstance(inside, Direct)  # noqa: S101 - or there would be no such box
+        return ProcessSpec(
+            argv=inside.argv,
+            environment=inside.environment,
+            directory=inside.directory,
+            stdout=task.stdout,
+            stderr=task.stderr,
+            cpus=task.cpus,
+            room=self._room,
+        )
+
+    def _measured(
+        self, task: Task, done: Callable[[ProcessEnd], None]
+    ) -> Callable[[ProcessEnd], None]:
+        if self._room:
+            return done
+        mark = task.environment["AILURUS_ATTEMPT"]
+
+        def ended(end: ProcessEnd) -> None:
+            self._sampler.ended(self._order.name, mark, end.cpu_s)
+            done(end)
+
+        return ended
+
+    def _told(self, ready: int, over: threading.Event) -> int:
+        """The process id of the box's program, once the box stands. Raises JobError."""
+        told = select.poll()
+        told.register(ready, select.POLLIN)
+        left = STAND_S
+        while not over.is_set() and left > 0:
+            if told.poll(50) and (pid := self._spawner.pid(self._box)) and os.read(ready, 1):
+                return pid
+            left -= 0.05
+        raise JobError(
+            Code.CONTAINER_FAILED,
+            "a box for many processes did not come to stand",
+            field="container",
+            remedy="does the image have a /bin/sh? The pilot's log has more",
+        )
+
+
+@contextmanager
+def _fifo(path: Path) -> Iterator[int]:
+    """A FIFO, and its end for reading."""
+    os.mkfifo(path, 0o600)
+    try:
+        fd = os.open(path, _OPEN | os.O_NONBLOCK)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    finally:
+        path.unlink()
+
+
+def _entered(spawner: Spawner, outer: int, forbidden: bytes) -> int:
+    """The room of the box whose program runs as process `outer`. Raises OSError."""
+    reaper = _only_child(outer)
+    first = _only_child(reaper)
+    opened: list[int] = []
+    try:
+        own = Path("/proc/self/ns/user").stat().st_ino
+        opened += (os.open(f"/proc/{first}/ns/{name}", _OPEN) for name in _NAMES)
+        # Whoever enters the others must have entered their owner, but no namespace twice.
+        owner = fcntl.ioctl(opened[0], _NS_GET_USERNS)
+        last = os.open(f"/proc/{first}/ns/user", _OPEN)
+        namespaces = [owner, *opened, last]
+        opened += [owner, last]
+        if os.fstat(owner).st_ino == own:
+            namespaces.remove(owner)
+        if os.fstat(last).st_ino in (own, os.fstat(owner).st_ino):
+            namespaces.remove(last)
+        children = os.open(f"/proc/{reaper}/task/{reaper}/children", _OPEN)
+        opened.append(children)
+        entrance = Entrance(
+            namespaces=namespaces,
+            reapers=[children],
+            spared=[first],
+            confined=True,
+            filter=forbidden,
+        )
+        return spawner.enter(entrance, lambda _: None)
+    finally:
+        for fd in opened:
+            with suppress(OSError):
+                os.close(fd)
+
+
+def _only_child(pid: int) -> int:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii")
+    return int(text.split()[0])
+
+
+def _pid_of(spawner: Spawner, key: int) -> Callable[[], int | None]:
+    return lambda: spawner.pid(key)

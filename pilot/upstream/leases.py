@@ -1,0 +1,43 @@
+"""Items of a job: leased from the dispatcher, with the news of those that are here."""
+
+from __future__ import annotations
+
+from ailurus.logs import Log, ThrottledLog
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError, Code
+from ailurus.wire.client import Refused
+from pilot.attempt import Attempt
+from pilot.ports import JobError
+from pilot.upstream.link import Dismissed, Link, backoff
+
+
+class Leases:
+    """Exchanges news for leases. Called from threads of jobs."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._trouble = ThrottledLog(Log("pilot.upstream.leases"))
+
+    @property
+    def heartbeat_s(self) -> float:
+        return self._link.registered.heartbeat_s
+
+    def exchange(self, attempt: Attempt, request: m.ItemsRequest) -> m.ItemsAnswer:
+        """The dispatcher's answer, however long it is away. Raises JobError if it refuses, or if
+        the job is to stop before it answers."""
+        pauses = backoff()
+        while True:
+            try:
+                answer = self._link.call("exchange_items", request, answer=m.ItemsAnswer)
+            except (Dismissed, Refused) as error:
+                raise JobError(
+                    Code.KILLED_BY_SERVER, f"the dispatcher gives no items: {error}"
+                ) from None
+            except AilurusError as error:
+                self._trouble.warning("dispatcher_silent", str(error))
+                attempt.check()
+                attempt.pause(next(pauses))
+                attempt.check()
+            else:
+                self._trouble.resolved("dispatcher_silent")
+                return answer
