@@ -26,7 +26,7 @@ from pilot.items.command import argv, environment, need
 from pilot.items.each import EachItsOwn
 from pilot.items.lease import BEGUN_S, Ledger
 from pilot.items.logs import Lanes
-from pilot.node import gpus
+from pilot.node import gpus, topology
 from pilot.node.packing import Packer, Placement, Slot, Wish
 from pilot.node.payload import Part
 from pilot.node_ports import Order, Standing, Task
@@ -107,7 +107,7 @@ class _Run:
         self._packer: Packer[Item] = Packer()
         for slot, _ in places:
             room = replace(slot.need, disk_mb=0)
-            self._packer.join(slot.node, room, slot.cpus, slot.gpus)
+            self._packer.join(slot.node, room, topology.look(slot.cpus), slot.gpus)
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._standing: dict[str, Standing] = {}
         self._lanes: dict[str, Lanes] = {}
