@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from ailurus.protocol.item import ITEM_TABLE, ItemState
 from ailurus.protocol.states import (
     ATTEMPT_TABLE,
     FIRST,
@@ -32,6 +33,13 @@ a `lost` attempt may go on, and may still finish. Attempts are `alreadydone` or 
 their report was refused, as it came too late.
 """
 
+OF_ITEMS = """
+## An item
+
+One of the [payloads that a job carries](jobs.md#many-payloads-in-one-job); the table is in
+`ailurus/protocol/item.py`. A pilot has it while it is `leased` or `running`.
+"""
+
 
 def page() -> str:
     """The page as text."""
@@ -53,6 +61,7 @@ def page() -> str:
         lines.append(f"| `{state}` | {held} | {becomes} |")
     unused = ", ".join(f"`{state}`" for state in JobState if state in UNUSED)
     lines += ["", f"PanDA's own: {unused}.", OF_ATTEMPTS, *_attempts()]
+    lines += [OF_ITEMS, *_items()]
     return "\n".join(lines) + "\n"
 
 
@@ -67,6 +76,19 @@ def _attempts() -> list[str]:
     lines += ["```", "", "| change | from | to | when |", "|---|---|---|---|"]
     for change, step in ATTEMPT_TABLE.items():
         states = ", ".join(f"`{state}`" for state in AttemptState if state in step.start)
+        lines.append(f"| {change} | {states} | `{step.to}` | {step.when} |")
+    return lines
+
+
+def _items() -> list[str]:
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {ItemState.WAITING}"]
+    for change, step in ITEM_TABLE.items():
+        lines += [
+            f"    {state} --> {step.to}: {change}" for state in ItemState if state in step.start
+        ]
+    lines += ["```", "", "| change | from | to | when |", "|---|---|---|---|"]
+    for change, step in ITEM_TABLE.items():
+        states = ", ".join(f"`{state}`" for state in ItemState if state in step.start)
         lines.append(f"| {change} | {states} | `{step.to}` | {step.when} |")
     return lines
 

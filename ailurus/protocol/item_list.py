@@ -23,8 +23,8 @@ _UNITS: dict[str, tuple[str, Callable[[Any], float]]] = {
 def items_from(tree: object, where: str, base: str) -> Iterator[ItemSpec]:
     """The items of a list, each a mapping or one shell line, or of a mapping with a `sweep`.
 
-    `base` is the directory against which relative paths of inputs are read. Raises AilurusError with
-    the field, as `jobs[0].payloads[3].cores`.
+    `base` is the directory against which relative paths of inputs are read. Raises AilurusError
+    with the field, as `jobs[0].payloads[3].cores`.
     """
     if isinstance(tree, Mapping) and "sweep" in tree:
         for nr, entry in enumerate(swept(dict(tree), where)):

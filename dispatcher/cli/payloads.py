@@ -23,8 +23,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PayloadLists:
-    """The lists of payloads that the jobs of some files name. A list is called by what is in it: the
-    same again is not uploaded again."""
+    """The lists of payloads that the jobs of some files name. A list is called by what is in it:
+    the same again is not uploaded again."""
 
     def __init__(self) -> None:
         self._lists: dict[str, _FileOfItems | list[ItemSpec]] = {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from msgspec.structs import replace
+
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec, shape_of
 from ailurus.protocol.states import OPEN, UNSUCCESSFUL, WITH_WORKER, JobState
 from dispatcher.ports import Tx
-from dispatcher.rules import records, specs, views, why
+from dispatcher.rules import item_views, records, specs, views, why
 from dispatcher.rules.records import JobRecord
 from dispatcher.service.figures import LATE, Figures
 from dispatcher.service.registrar import Registrar
@@ -37,16 +39,23 @@ class Reasons:
             files = await self._state.store.read(lambda tx: views.files(tx, job.job_id))
             return why.unregistered(why.elsewhere(job, []), files, self._registrar.away)
 
-        def gather(tx: Tx) -> tuple[list[tuple[int, str]], str]:
+        def gather(tx: Tx) -> tuple[list[tuple[int, str]], str, m.ItemCounts | None]:
             parents = records.parents(tx, job.job_id)
             if job.state not in UNSUCCESSFUL:
-                return parents, ""
+                return parents, "", item_views.find_counts(tx, job.job_id)
             failed = [(one.job_id, one.state) for one in _above(tx, job.job_id, UNSUCCESSFUL)]
             attempts = views.attempts(tx, job.job_id)
-            return sorted(failed), attempts[-1].remedy if attempts else ""
+            return sorted(failed), attempts[-1].remedy if attempts else "", None
 
-        parents, advice = await self._state.store.read(gather)
-        return why.elsewhere(job, parents, advice, late=self._is_late(job))
+        parents, advice, counts = await self._state.store.read(gather)
+        answer = why.elsewhere(job, parents, advice, late=self._is_late(job))
+        if counts is None:
+            return answer
+        said = (
+            f"of its {counts.total} payloads {counts.finished} have finished, {counts.failed} have "
+            f"failed, {counts.running} run, {counts.waiting + counts.leased} wait"
+        )
+        return replace(answer, blockers=(*answer.blockers, said))
 
     def _is_late(self, job: m.JobRow) -> bool:
         live = self._state.live.get(job.worker_id or 0)

@@ -1,4 +1,4 @@
-"""A million items in one job: uploaded, leased and finished at the dispatcher alone, and looked at."""
+"""A million items in one job: uploaded, leased and finished at the dispatcher alone."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -11,8 +13,7 @@ from ailurus.protocol.item import ItemOutcome, ItemSpec, ItemState
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
 from dispatcher.refusal import Rejected
-from dispatcher.rules import item_lists
-from tests.dispatcher.helpers import ALICE, BOB, job, new_id
+from tests.dispatcher.helpers import ALICE, BOB, bench, job
 
 O = ItemOutcome  # noqa: E741
 FOREVER = 2**40
@@ -346,82 +347,6 @@ async def test_a_pilot_that_does_not_know_items_is_given_no_such_job(b):
     assert len(await worker.acquire(count=5)) == 1
 
 
-# --- lists ----------------------------------------------------------------------------------------
-
-
-def slice_(first: int, count: int = 2, name: str = "mine", **fields: object) -> m.AddItems:
-    specs = tuple(ItemSpec(arguments=(str(first + nr),), **fields) for nr in range(count))
-    return m.AddItems(list=name, first=first, items=specs)
-
-
-async def test_a_slice_that_comes_again_changes_nothing(b):
-    for ask in (slice_(0), slice_(2), slice_(0), slice_(2)):
-        answer = await b.service.items.add_items(ask, ALICE)
-    assert answer.count == 4
-
-
-@pytest.mark.parametrize(
-    ("ask", "remedy"),
-    [(slice_(4), "go on with item 2"), (slice_(0, 1), "own name")],
-)
-async def test_a_slice_out_of_order_or_with_other_items_is_refused(b, ask, remedy):
-    await b.service.items.add_items(slice_(0), ALICE)
-    with pytest.raises(Rejected) as refused:
-        await b.service.items.add_items(ask, ALICE)
-    assert remedy in refused.value.remedy
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [({"payloads": ("mine", 3)}, "payloads"), ({"payloads": ("other", 2)}, "payloads"),
-     ({"payloads": ("mine", 2), "command": ""}, "payloads"),
-     ({"payloads": ("mine", 2), "cores": 3}, "cores")],
-)  # fmt: skip
-async def test_a_job_whose_items_are_not_there_or_do_not_fit_is_refused(b, fields, field):
-    await b.service.items.add_items(slice_(0, cores=4), ALICE)
-    spec = job(**{"cores": 4, **fields, "payloads": await listed(*fields["payloads"])})
-    with pytest.raises(Rejected) as refused:
-        await b.submit(spec)
-    assert refused.value.field == f"jobs[0].{field}"
-
-
-async def test_a_list_is_its_owners(b):
-    await b.service.items.add_items(slice_(0), ALICE)
-    with pytest.raises(Rejected):
-        await b.submit(job(payloads=await listed("mine", 2)), caller=BOB)
-
-
-async def test_lists_that_no_job_names_are_bounded_and_forgotten(b):
-    for nr in range(item_lists.MOST_UNUSED):
-        await b.service.items.add_items(slice_(0, 1, f"l{nr}"), ALICE)
-    with pytest.raises(Rejected):
-        await b.service.items.add_items(slice_(0, 1, "more"), ALICE)
-    now = b.service.state.now() + item_lists.UNUSED_S + 1
-    while await b.service.store.write(lambda tx: item_lists.trim(tx, now=now)):
-        pass
-    await b.service.items.add_items(slice_(0, 1, new_id()), ALICE)
-
-
-async def test_what_a_job_had_goes_with_it(b):
-    from dispatcher.rules import retention
-
-    job_id = await b.carrying(2500)
-    worker = await b.worker()
-    (one,) = await worker.acquire()
-    await all_done(worker, one)
-    await worker.report(one)
-    while await b.service.store.write(lambda tx: retention.tidy(tx, before=4e9)):
-        pass
-    while await b.service.store.write(lambda tx: item_lists.trim(tx, now=4e9)):
-        pass
-    assert (await b.counts(job_id)).finished == 2500
-    left = await b.service.store.read(
-        lambda tx: [tx.one("list.unused", owner="alice"), tx.one("cluster.left"),
-                    tx.all("item.page", cluster_id=job_id, after=-1, most=5)]
-    )  # fmt: skip
-    assert left == [(0,), None, []]
-
-
 # --- output ---------------------------------------------------------------------------------------
 
 
@@ -452,3 +377,45 @@ async def test_of_an_item_without_output_of_its_own_its_last_words_are_shown(b):
     await worker.exchange(one, ended=(last,))
     chunk = await b.service.users.log(LogQuery(item=0, stream="stderr"), ALICE, job_id=job_id)
     assert (chunk.text, chunk.skipped, chunk.size, chunk.final) == ("the end", 993, 1000, True)
+
+
+async def test_a_client_of_pandas_is_given_no_such_job(b):
+    from ailurus.protocol.panda_acquire import JobRequest
+    from dispatcher.service.panda import acquire as panda
+
+    await b.carrying(3)
+    (plain,) = await b.submit(job("plain"))
+    wanted = panda.Acquisition(request=JobRequest(site="q", node="n1", count=5))
+    sent = [int(one["PandaID"]) for one in await panda.acquire(b.service, wanted)]
+    assert sent == [plain]
+
+
+async def test_why_says_how_far_the_items_of_a_job_are(b):
+    job_id = await b.carrying(3)
+    worker = await b.worker()
+    (one,) = await worker.acquire()
+    (item,) = (await worker.exchange(one, 1)).items
+    await worker.exchange(one, ended=(end(item),))
+    why = await b.service.users.why(None, ALICE, job_id=job_id)
+    assert why.blockers[-1].startswith("of its 3 payloads 1 have finished, 0 have failed")
+
+
+async def test_two_dispatchers_on_one_store_give_no_item_twice(postgres_server):
+    place = postgres_server.database()
+    async with bench(place) as a, bench(place) as other:
+        job_id = await a.carrying(300)
+        worker = await a.worker()
+        (one,) = await worker.acquire()
+        known = m.Registered(worker_id=worker.id, token="", heartbeat_s=1, lease_s=3)
+        there = Worker(other.service, known, "q")
+        got: list[int] = []
+        while True:
+            answers = await asyncio.gather(worker.exchange(one, 20), there.exchange(one, 20))
+            leased = [item for answer in answers for item in answer.items]
+            if not leased:
+                break
+            got += [item.index for item in leased]
+            ends = tuple(map(end, leased))
+            await asyncio.gather(worker.exchange(one, ended=ends), there.exchange(one, ended=ends))
+        assert sorted(got) == list(range(300))
+        assert (await other.counts(job_id)).finished == 300
