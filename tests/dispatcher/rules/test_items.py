@@ -13,7 +13,7 @@ from ailurus.protocol.item import ItemOutcome, ItemSpec, ItemState
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
 from dispatcher.refusal import Rejected
-from tests.dispatcher.helpers import ALICE, BOB, bench, job
+from tests.dispatcher.helpers import ALICE, BOB, Worker, bench, job
 
 O = ItemOutcome  # noqa: E741
 FOREVER = 2**40
