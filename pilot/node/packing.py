@@ -19,6 +19,8 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from operator import attrgetter
 from typing import Generic, NamedTuple, TypeVar
 
+from msgspec import Struct
+
 from ailurus.protocol.resources import Resources
 from pilot.node.gpus import Gpu
 from pilot.node.topology import Cpu, choose
@@ -48,7 +50,7 @@ Placement = tuple[Slot, ...]
 """What a payload holds: one slot on each of its nodes, the first for its first process."""
 
 
-class Wish(NamedTuple):
+class Wish(Struct, frozen=True, gc=False):
     """What an item asks for: so much on each of so many nodes."""
 
     need: Resources
@@ -88,8 +90,9 @@ class _Node:
             self.cpus = sorted([*self.cpus, *back], key=attrgetter("number"))
 
 
-class _Entry(NamedTuple, Generic[T]):
-    """What waits, in the order of its lane."""
+class _Entry(Struct, Generic[T], frozen=True, order=True, gc=False):
+    """What waits, in the order of its lane: the arrival decides at last. The collector of garbage
+    does not look at the many of them."""
 
     urgency: int
     window: int
@@ -159,7 +162,7 @@ class Packer(Generic[T]):
         self._grown: dict[_Node, None] = {}
         self._lanes: dict[tuple[Resources, int], _Lane[T]] = {}
         self._order: list[_Lane[T]] = []
-        self._waiting: dict[T, tuple[_Lane[T], int]] = {}
+        self._waiting: dict[T, _Entry[T]] = {}
         self._removed: set[int] = set()
         self._held: dict[T, _Held] = {}
         self._claim: _Claim | None = None
@@ -219,20 +222,19 @@ class Packer(Generic[T]):
         if not self._waiting or self._filled >= WINDOW * max(1, len(self._nodes)):
             self._window, self._filled = self._window + 1, 0.0
         self._arrivals += 1
-        heapq.heappush(
-            lane.heap,
-            _Entry(-wish.priority, self._window, -wish.estimate_s, self._arrivals, item, wish),
-        )
-        self._waiting[item] = lane, self._arrivals
+        entry = _Entry(-wish.priority, self._window, -wish.estimate_s, self._arrivals, item, wish)
+        heapq.heappush(lane.heap, entry)
+        self._waiting[item] = entry
         lane.count += 1
         lane.settle()
 
     def remove(self, item: T) -> None:
         """Let an item wait no more, if it does."""
-        if item not in self._waiting:
+        entry = self._waiting.pop(item, None)
+        if entry is None:
             return
-        lane, arrival = self._waiting.pop(item)
-        self._removed.add(arrival)
+        lane = self._lanes[entry.wish.need, entry.wish.nodes]
+        self._removed.add(entry.arrival)
         lane.count -= 1
         self._tidy(lane)
 
@@ -305,8 +307,13 @@ class Packer(Generic[T]):
 
     def impossible(self) -> list[T]:
         """Those that wait for more nodes, or larger ones, than there are."""
-        lanes = [lane for lane in self._order if not lane.possible]
-        return [item for item, (lane, _) in self._waiting.items() if lane in lanes] if lanes else []
+        return [
+            item
+            for (need, nodes), lane in self._lanes.items()
+            if not lane.possible
+            for item, entry in self._waiting.items()
+            if (entry.wish.need, entry.wish.nodes) == (need, nodes)
+        ]
 
     def could_hold(self, need: Resources, nodes: int = 1) -> bool:
         """Whether so much could be free on so many nodes."""

@@ -3,6 +3,7 @@ HyperQueue."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import shutil
@@ -26,13 +27,53 @@ WIDE = 4  # where two cores saturate with /bin/true
 TRUE = 2000
 SLEEPS = 200
 ROUNDS = 3
+HOSTS = 256
+QUEUED = (1000, 100_000)
+DECISIONS = 3000
 
 
 def run(args: Namespace) -> Iterator[Figure]:
     """`true` in turn, some rounds; then the sleeps, which need no quiet machine."""
+    yield from _decisions(args.seed)
     with tempfile.TemporaryDirectory(prefix="ailurus-bench-") as place:
         yield from _true(Path(place), args.seed)
         yield from _sleeps(Path(place), args.seed)
+
+
+def _decisions(seed: int) -> Iterator[Figure]:
+    """What it costs to choose the next of many for one of many nodes."""
+    took = {queued: min(_decide(queued, seed) for _ in range(ROUNDS)) for queued in QUEUED}
+    for queued, seconds in took.items():
+        yield figure(f"packing: a decision, {HOSTS} nodes, {queued:,} queued", seconds * 1e6, "µs",
+                     at_most=120, seed=seed)  # fmt: skip
+    few, many = took.values()
+    yield figure("packing: the same, many queued against few", many / few, at_most=2, seed=seed)
+
+
+def _decide(queued: int, seed: int) -> float:
+    """Seconds a task: added, started, and its slot given back, one at a time on full nodes."""
+    from ailurus.protocol.resources import Resources
+    from pilot.node.packing import Packer, Wish
+
+    chance = random.Random(seed)
+    packer: Packer[int] = Packer()
+    for nr in range(HOSTS):
+        packer.join(f"n{nr}", Resources(cores=4, memory_mb=16_000))
+    tasks = itertools.count()
+
+    def add() -> None:
+        need = Resources(cores=chance.randint(1, 4), memory_mb=1000 * chance.randint(1, 4))
+        packer.add(next(tasks), Wish(need, estimate_s=chance.random()))
+
+    for _ in range(queued):
+        add()
+    running = [item for item, _ in packer.take()]
+    began = time.perf_counter()
+    for _ in range(DECISIONS):
+        add()
+        packer.give_back(running.pop(chance.randrange(len(running))))
+        running += [item for item, _ in packer.take()]
+    return (time.perf_counter() - began) / DECISIONS
 
 
 def ragged(seed: int) -> list[Task]:

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
+from msgspec.structs import replace
 
 from ailurus.protocol.resources import Resources
 from pilot.node import packing
@@ -128,7 +129,7 @@ def test_looking_only_where_more_is_free_misses_nothing(asked: list[Wish], seed:
         line.join(f"n{nr}", Resources(cores=8, memory_mb=8, disk_mb=8, gpus=2))
     running: list[int] = []
     for item, one in enumerate(asked):
-        line.add(item, one._replace(priority=0))
+        line.add(item, replace(one, priority=0))
         for _ in range(chance.randrange(2)):
             if running:
                 line.give_back(running.pop(chance.randrange(len(running))))
