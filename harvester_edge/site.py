@@ -282,6 +282,18 @@ class AllocationPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """What only this kind knows."""
 
 
+class AgentsPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
+    """The agents of a pilot with several nodes."""
+
+    beat: Duration | None = None
+    """How often pilot and agents hear of each other (1 s)."""
+    lease: Duration | None = None
+    """An agent that hears nothing for so long kills its payloads, and a little later they are given
+    out again (4 s)."""
+    scratch: AbsolutePath | None = None
+    """Where each node has room for the /tmp of payloads; the batch system says it otherwise."""
+
+
 class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """How pilots behave here."""
 
@@ -299,6 +311,8 @@ class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     cgroups: Literal["auto", "on", "off"] = "auto"
     """Whether the kernel limits the memory of payloads in cgroups of their own: `auto`, where those
     were delegated to the pilot; `on`, wherever the pilot can make them, as root say; `off`."""
+    agents: AgentsPart = AgentsPart()
+    """Likewise for slots with `pilots: head`."""
 
 
 class RelayPart(_Part, frozen=True, kw_only=True):

@@ -87,8 +87,16 @@ def no_thread() -> JobError:
 class Server:
     """Runs four threads beside the main one, and one for each job."""
 
-    def __init__(self, kit: Kit, link: Link, terms: Terms, signals: Signals | None = None) -> None:
-        """Made in the main thread, where `HANDLED_SIGNALS` are blocked."""
+    def __init__(
+        self,
+        kit: Kit,
+        link: Link,
+        terms: Terms,
+        signals: Signals | None = None,
+        loops: Loops | None = None,
+    ) -> None:
+        """Made in the main thread, where `HANDLED_SIGNALS` are blocked. `loops`: where others have
+        begun loops by now."""
         self._kit, self._link, self._terms, self._clock = kit, link, terms, kit.clock
         self._signals: Signals = signals or BlockedSignals(HANDLED_SIGNALS)
         self._began = self._idle_since = self._clock.monotonic()
@@ -107,7 +115,8 @@ class Server:
         self._stop_by = float("inf")
         self._log = Log("pilot.serve")
         self._trouble = ThrottledLog(self._log)
-        self.loops = Loops(self._log, on_failure=self.nudge, clock=self._clock.monotonic)
+        self.loops = loops or Loops(self._log, clock=self._clock.monotonic)
+        self.loops.on_failure = self.nudge
 
     def serve(self) -> Served:
         """Serve until the terms, a signal or the dispatcher end it. Raises JobError if the system

@@ -151,6 +151,18 @@ class AllocationChoice(Struct, frozen=True):
     options: Options = {}
 
 
+class AgentsChoice(Struct, frozen=True):
+    """The agents of a pilot of several nodes."""
+
+    beat: Duration = 1
+    """How often pilot and agents hear of each other."""
+    lease: Duration = 4
+    """An agent that hears nothing for so long kills its payloads; a little later they are given
+    out again."""
+    scratch: str = ""
+    """Where each node has room for the /tmp of payloads; empty: as the batch system says."""
+
+
 class PilotChoice(Struct, frozen=True):
     pin: bool = False
     """Bind payloads to CPUs: only where no other pilot shares the node."""
@@ -158,6 +170,7 @@ class PilotChoice(Struct, frozen=True):
     """Whether the kernel limits the memory of payloads in cgroups of their own: `auto`, where those
     were delegated to the pilot; `on`, wherever they can be made; `off`."""
     allocation: AllocationChoice = AllocationChoice()
+    agents: AgentsChoice = AgentsChoice()
 
 
 class Site(Struct, frozen=True):

@@ -6,7 +6,7 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -39,7 +39,7 @@ from pilot.options import Options
 from pilot.ports import Container, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
 from pilot.serve import Server, Terms, no_thread
-from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart, megabytes
+from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart
 from pilot.upstream.adoption import adopt
 from pilot.upstream.delegated import Delegation
 from pilot.upstream.leases import Leases
@@ -49,6 +49,9 @@ from pilot.upstream.spool import Journal, Spool
 from pilot.workdir import remove_tree
 
 if TYPE_CHECKING:
+    from pilot.allocated import Allocated
+    from pilot.node_ports import Node
+    from pilot.process.cgroup import Groups
     from pilot.process.children import Launch
 
 log = Log("pilot")
@@ -76,18 +79,28 @@ def started(
         ending.callback(lambda: None if reports_left else remove_tree(directory))
         container = container_of(site, directory, spawner)
         groups = groups_of(site, instance, spawner.guardian_pid)
-        node = LocalNode(container, spawner, Sampler(clock), groups)
-        ending.callback(node.close)
-        nodes = {node.name: node}
         slot = site.slot(options.slot, options.queue)
+        many: Allocated | None = None
+        if options.head:
+            many = _allocated(site, slot, container, spawner, groups, directory, clock)
+            ending.callback(many.close)
+        node = LocalNode(container, spawner, Sampler(clock), groups) if many is None else many.node
+        ending.callback(node.close)
+        nodes: Mapping[str, Node] = {node.name: node} if many is None else many.nodes
         seen = machine.look(directory)
         claims = _claimed(slot, seen)
         ending.callback(claims.close)
-        total = _total(slot, seen.resources, len(claims.gpus))
-        terms = _terms(options, slot)
-        registration = _registration(
-            options, site, instance, Room.of(total, seconds_left=terms.lifetime_s)
-        )
+        total = machine.total_of(slot, seen.resources, len(claims.gpus))
+        terms = _terms(options, slot, many)
+        if many is None:
+            slots = Slots(total, _pinned(site, total, seen), claims.gpus, clock)
+            room = Room.of(total, seconds_left=terms.lifetime_s)
+        else:
+            total = many.own(total)
+            slots = many.slots
+            slots.join(node.name, total, _pinned(site, total, seen), claims.gpus)
+            room = many.room(total, terms.lifetime_s)
+        registration = _registration(options, site, instance, room)
         link = _link(options, credential, registration, clock)
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
@@ -100,17 +113,19 @@ def started(
             node=node,
             nodes=nodes,
             stage=stage,
-            slots=Slots(total, _pinned(site, total, seen), claims.gpus, clock),
+            slots=slots,
             supervisor=Supervisor(bounds_of(site.limits), nodes, clock),
             delegation=Delegation(link, clock),
             leases=Leases(link),
             reporter=_reporter(link, stage, site, container, clock),
             journal=spool.own,
         )
-        server = Server(kit, link, terms)
+        server = Server(kit, link, terms, loops=many.loops if many is not None else None)
         adopted = adopt(spool, kit.reporter)
         try:
             _listen(spawner, server.guardian_lost, server.no_thread)
+            if many is not None:
+                many.serve(server.no_thread)
             yield server
         finally:
             kit.supervisor.close()
@@ -135,20 +150,38 @@ def _claimed(slot: SlotChoice, seen: Inventory) -> Claims:
     return claims
 
 
-def _total(slot: SlotChoice, seen: Resources, gpus: int) -> Resources:
-    """What this pilot has for its jobs: as the slot says, else as the machine shows."""
-    return Resources(
-        cores=seen.cores if slot.cores is None else slot.cores,
-        memory_mb=megabytes(slot.memory, seen.memory_mb),
-        disk_mb=megabytes(slot.disk, seen.disk_mb),
-        gpus=gpus,
+# All that a head has in common with its agents.
+def _allocated(
+    site: Site,
+    slot: SlotChoice,
+    container: Container,
+    spawner: GuardedSpawner,
+    groups: Groups | None,
+    directory: Path,
+    clock: Clock,
+) -> Allocated:
+    """All nodes of the allocation. Raises AilurusError or OSError."""
+    from pilot.allocated import Surroundings, allocated
+
+    return allocated(
+        Surroundings(
+            site=site,
+            slot=slot,
+            container=container,
+            spawner=spawner,
+            groups=groups,
+            directory=directory,
+            clock=clock,
+        )
     )
 
 
-def _terms(options: Options, slot: SlotChoice) -> Terms:
+def _terms(options: Options, slot: SlotChoice, many: Allocated | None) -> Terms:
     lifetime_s = options.lifetime_s
     if lifetime_s is None and slot.walltime is not None:
         lifetime_s = duration_s(slot.walltime)
+    if many is not None and (left_s := many.lifetime_s()) is not None:
+        lifetime_s = left_s if lifetime_s is None else min(lifetime_s, left_s)
     return Terms(
         lifetime_s=lifetime_s,
         idle_exit_s=options.idle_exit_s,

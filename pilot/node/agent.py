@@ -35,7 +35,7 @@ from pilot.node.agent_link import KEY_BYTES, Handshake, Stranger
 from pilot.node.containers import container_of
 from pilot.node.doors import Doors
 from pilot.node.lease import AgentLease
-from pilot.node.local import LocalNode
+from pilot.node.local import LocalNode, groups_of
 from pilot.node.rsh import Said
 from pilot.node.sampler import rest_s
 from pilot.node.streams import Streams
@@ -379,7 +379,7 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
     directory = options.workdir / f"ailurus-agent-{secrets.token_hex(8)}"
     directory.mkdir(mode=0o700, parents=True)
     warden = wardens.start(directory, spawner.guardian_pid)
-    held = claims.NONE
+    held, node = claims.NONE, None
     try:
         ear.wire.send(a.Arrived(names(os.environ), __version__))
         welcome = ear.welcome()
@@ -401,6 +401,8 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
         spawner.close()
         ear.wire.close()
         held.close()
+        if node is not None:
+            node.close()
         remove_tree(directory)
         warden.leave()
 
@@ -427,9 +429,11 @@ def _made(
     container = container_of(welcome.site, directory, spawner)
     found = machine.look(directory)
     held = claims.claim(found.gpus, welcome.gpus)
+    groups = groups_of(welcome.site, directory.name.rpartition("-")[2], spawner.guardian_pid)
     node = LocalNode(
         container,
         spawner,
+        groups=groups,
         name=welcome.name,
         streams=Streams(directory / "streams", loops),
         doors=Doors(loops),

@@ -12,6 +12,7 @@ from msgspec import Struct
 from ailurus.protocol.resources import Resources
 from pilot.node import gpus
 from pilot.node.gpus import Gpu
+from pilot.site import SlotChoice, megabytes
 
 ROOT = Path("/")
 
@@ -41,6 +42,16 @@ def look(
         gpus=len(devices),
     )
     return Inventory(resources=resources, cpus=cpus, gpus=devices)
+
+
+def total_of(slot: SlotChoice, seen: Resources, gpus: int) -> Resources:
+    """What there is for jobs on a node: as the slot says, else as the machine shows."""
+    return Resources(
+        cores=seen.cores if slot.cores is None else slot.cores,
+        memory_mb=megabytes(slot.memory, seen.memory_mb),
+        disk_mb=megabytes(slot.disk, seen.disk_mb),
+        gpus=gpus,
+    )
 
 
 def _memory_bytes() -> int:

@@ -48,13 +48,20 @@ class Launch(Struct, frozen=True, kw_only=True):
     """How many children of a plugin there may be."""
 
 
-def mover_command() -> list[str]:
-    """The command line of a mover's process: this pilot's own program, as it was started."""
+def own_command(module: str) -> list[str]:
+    """The command line of this pilot's own program, as it was started; one that is not frozen runs
+    `module`."""
     if not getattr(sys, "frozen", False):
-        return [sys.executable, "-P", "-X", "utf8", "-m", "pilot.process.mover"]
+        return [sys.executable, "-P", "-X", "utf8", "-m", module]
     # It may run by a loader of its own, which stands before it.
     words = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
-    return [os.fsdecode(word) for word in words[: len(words) - len(sys.argv) + 1]] + ["--mover"]
+    return [os.fsdecode(word) for word in words[: len(words) - len(sys.argv) + 1]]
+
+
+def mover_command() -> list[str]:
+    """The command line of a mover's process."""
+    own = own_command("pilot.process.mover")
+    return [*own, "--mover"] if getattr(sys, "frozen", False) else own
 
 
 def mover_environment(own: Mapping[str, str]) -> dict[str, str]:

@@ -1,0 +1,191 @@
+"""The nodes of a pilot: this machine, or with `--head` all of the allocation that it runs in.
+
+On each other node an agent is started, which may come when the pilot serves already, may be lost
+and may come again. What it has joins the pilot's slots; when it is lost these go, and the attempts
+that hold some of them end, to be tried again elsewhere.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from ailurus.logs import Log
+from ailurus.loops import Loops
+from ailurus.protocol.resources import Resources, Room
+from ailurus.protocol.units import duration_s
+from pilot.clock import Clock
+from pilot.node.agent_link import new_key
+from pilot.node.agent_messages import Joined
+from pilot.node.allocation import allocation_of
+from pilot.node.doors import Doors
+from pilot.node.head import Head, Welcoming
+from pilot.node.lease import LeaseTerms
+from pilot.node.local import LocalNode
+from pilot.node.machine import total_of
+from pilot.node.remote import RemoteNode, lost
+from pilot.node.sampler import Sampler
+from pilot.node.slots import Slots
+from pilot.node.starting import Starting
+from pilot.node.streams import Streams
+from pilot.node_ports import Allocation, Node, Share
+from pilot.ports import Container, JobError, Spawner
+from pilot.process.cgroup import Groups
+from pilot.process.children import own_command
+from pilot.site import Site, SlotChoice
+
+ROOM_TO_END_S = 30.0
+"""Before the batch system ends the job, so that reports still leave."""
+_log = Log("pilot.allocated")
+
+
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What a head has in common with its agents."""
+
+    site: Site
+    slot: SlotChoice
+    container: Container
+    spawner: Spawner
+    groups: Groups | None
+    directory: Path
+    """The pilot's, which all nodes see."""
+    clock: Clock
+
+
+class Allocated:
+    """The nodes of an allocation, with this machine as the first."""
+
+    def __init__(self, around: Surroundings, allocation: Allocation) -> None:
+        """Raises AilurusError for an allocation that is not understood, OSError if nothing can be
+        listened on."""
+        self._around, self._allocation = around, allocation
+        self._shares = allocation.nodes()
+        self.loops = Loops(Log("pilot.serve"), clock=around.clock.monotonic)
+        here = self._shares[0]
+        _log.info("allocation", nodes=len(self._shares), here=here.name)
+        self.node = LocalNode(
+            around.container,
+            around.spawner,
+            Sampler(around.clock),
+            around.groups,
+            name=here.name,
+            address=here.address,
+            streams=Streams(around.directory / "streams", self.loops),
+            doors=Doors(self.loops),
+        )
+        self.nodes: dict[str, Node] = {here.name: self.node}
+        self.slots = Slots(clock=around.clock)
+        self._head = self._listening() if len(self._shares) > 1 else None
+
+    def lifetime_s(self) -> float | None:
+        """How long the pilot may serve; None: the batch system does not say."""
+        left = self._allocation.seconds_left()
+        return None if left is None else max(0.0, left - ROOM_TO_END_S)
+
+    def room(self, own: Resources, seconds_left: float | None) -> Room:
+        """Of all nodes, those that are not there yet as far as the batch system tells of them."""
+        each = [own, *(within(own, share) for share in self._shares[1:])]
+        return Room.over(Counter(each), seconds_left=seconds_left)
+
+    def own(self, total: Resources) -> Resources:
+        """What there is for jobs on this machine, which has so much."""
+        return within(total, self._shares[0])
+
+    def serve(self, no_thread: Callable[[], JobError]) -> None:
+        """Hear agents from now on. Raises `no_thread()` if the system gives none."""
+        if (head := self._head) is None:
+            return
+        try:
+            self.loops.thread("agents", head.run, over=lambda: head.closed)
+        except RuntimeError:
+            raise no_thread() from None
+
+    def close(self) -> None:
+        """Let all agents end."""
+        if self._head is not None:
+            self._head.close()
+
+    def _listening(self) -> Head:
+        around, key = self._around, new_key()
+        chosen = around.site.pilot.agents
+        probe = around.directory / "probe"
+        text = secrets.token_hex(16)
+        probe.write_text(text, "ascii")
+        welcoming = Welcoming(
+            key=key,
+            shares=self._shares[1:],
+            site=Site(
+                site=around.site.site,
+                software=around.site.software,
+                container=around.site.container,
+                limits=around.site.limits,
+                pilot=around.site.pilot,
+            ),
+            gpus=around.slot.gpus,
+            terms=LeaseTerms(beat_s=duration_s(chosen.beat), lease_s=duration_s(chosen.lease)),
+            probe=(str(probe), text),
+        )
+        head = Head(
+            welcoming,
+            around.container,
+            self._joined,
+            self._left,
+            self._shares[0].address,
+            around.clock,
+        )
+        key_file = around.directory / "agents.key"
+        head.starting = Starting(
+            self._allocation,
+            around.spawner,
+            _agent_command(head.at, key_file, chosen.scratch),
+            key_file,
+            key,
+            around.directory / "agents.log",
+        )
+        # They start while the pilot registers.
+        names = [share.name for share in welcoming.shares]
+        head.starting.look(names, around.clock.monotonic())
+        return head
+
+    def _joined(self, node: RemoteNode, joined: Joined) -> None:
+        share = next(share for share in self._shares if share.name == node.name)
+        seen = joined.resources
+        total = within(total_of(self._around.slot, seen, len(joined.gpus)), share)
+        whole = total.cores == seen.cores == len(joined.cpus)
+        pin = joined.cpus if self._around.site.pilot.pin and whole else ()
+        self.nodes[node.name] = node
+        self.slots.join(node.name, total, pin, joined.gpus)
+
+    def _left(self, name: str, why: str) -> None:
+        for attempt in self.slots.leave(name) if name in self.nodes else ():
+            attempt.stop(lost(name, why))
+
+
+def allocated(around: Surroundings) -> Allocated:
+    """Raises AilurusError or OSError, as `Allocated` does."""
+    chosen = around.site.pilot.allocation
+    return Allocated(around, allocation_of(chosen.kind, chosen.options))
+
+
+def within(total: Resources, share: Share) -> Resources:
+    """What there is for jobs on a node of which the batch system gave this."""
+    given = Resources(
+        cores=total.cores if share.cores is None else share.cores,
+        memory_mb=total.memory_mb if share.memory_mb is None else share.memory_mb,
+        disk_mb=total.disk_mb,
+        gpus=total.gpus,
+    )
+    return total.at_most(given)
+
+
+def _agent_command(head: str, key_file: Path, scratch: str) -> Sequence[str]:
+    """An agent's command line: this pilot's own program."""
+    program, *words = own_command("pilot")
+    program = str(Path(program).absolute()) if "/" in program else shutil.which(program) or program
+    words += ["--agent", "--head", head, "--key-file", str(key_file)]
+    return [program, *words, *(["--workdir", scratch] if scratch else [])]
