@@ -1,0 +1,137 @@
+"""One pilot for all nodes of an allocation: on a real Slurm, on machines that are killed and cut."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ailurus.protocol.states import FINAL, JobState
+from tests.pilot.helpers import BIN, Dispatcher
+from tests.rig.batch_systems import Slurm
+from tests.rig.nodes import Nodes
+from tests.rig.waiting import until
+
+pytestmark = [pytest.mark.real, pytest.mark.batch, pytest.mark.slow]
+
+
+class Queue:
+    """A dispatcher on the first machine, where the pilot is, too, and pilots of allocations."""
+
+    def __init__(self, nodes: Nodes, slurm: Slurm) -> None:
+        self.nodes, self.slurm = nodes, slurm
+        self.directory = nodes.directory / "job"
+        self.directory.mkdir()
+        with nodes.network("n1"):
+            self.dispatcher = Dispatcher(self.directory)
+        self.site = self.directory / "site.yaml"
+        self.site.write_text(
+            json.dumps(
+                {
+                    "site": "test",
+                    "slots": {"s": {"queue": "q", "cores": 4, "memory": "2GiB", "disk": "1GiB"}},
+                    "storage": {"roots": [], "default_output": ""},
+                    "container": {"default": "bare", "bare": True},
+                }
+            )
+        )
+        self.log = self.directory / "pilot.log"
+        self.ran = self.directory / "ran"
+
+    def start(self) -> None:
+        """A batch job of three nodes with one pilot."""
+        words = [
+            BIN / "pilot", "--head", "--url", self.dispatcher.url, "-q", "q", "--site", self.site,
+            "--slot", "s", "-a", self.directory / "work", "--log", self.log, "--grace", "1",
+            "--token-file", self.dispatcher.pilot_token,
+        ]  # fmt: skip
+        script = self.directory / "script"
+        script.write_text(f"#!/bin/sh\nexec {shlex.join(map(str, words))}\n")
+        options = ["--no-kill", "--nodes=3", "--exclusive", "--time=10"]
+        output = f"--output={self.directory}/batch.out"
+        with self.nodes.network():
+            self.slurm.run("sbatch", *options, output, str(script))
+
+    def submit(self, count: int, command: str, **fields: Any) -> list[int]:
+        line = f"{command}; echo $AILURUS_JOB_ID $(hostname) >> {self.ran}"
+        with self.nodes.network("n1"):
+            return [
+                self.dispatcher.submit(line, queue="q", max_attempts=3, **fields)
+                for _ in range(count)
+            ]
+
+    def final(self, jobs: list[int], seconds: float = 60.0) -> dict[int, JobState]:
+        with self.nodes.network("n1"):
+            states = self.dispatcher.client.wait(jobs, timeout_s=seconds).states
+        return {job: state for job, state in states.items() if state in FINAL}
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line for text in lines if (line := json.loads(text))["event"] == event]
+
+    def where(self) -> dict[str, list[str]]:
+        """By job: the machines on which it came to its end."""
+        found: dict[str, list[str]] = {}
+        for line in self.ran.read_text().splitlines() if self.ran.exists() else ():
+            job, host = line.split()
+            found.setdefault(job, []).append(host)
+        return found
+
+    def left(self, name: str) -> str:
+        """What of ours runs on a machine."""
+        return self.nodes.run(
+            name, "sh", "-c", "ps ax -o args | grep -E 'pilo[t]|sleep [03]([.]2)?$' || :"
+        )
+
+
+@pytest.fixture
+def queue(nodes: Nodes, slurm_nodes: Slurm) -> Iterator[Queue]:
+    made = Queue(nodes, slurm_nodes)
+    try:
+        yield made
+    finally:
+        made.dispatcher.kill()
+
+
+def scratch(nodes: Nodes, name: str) -> str:
+    return nodes.run(name, "sh", "-c", "ls -d /tmp/ailurus-agent-* 2>/dev/null || :")
+
+
+def test_jobs_run_on_all_nodes_and_nothing_is_left(queue, nodes):
+    jobs = queue.submit(24, "sleep 0.2")
+    began = time.monotonic()
+    queue.start()
+    states = queue.final(jobs)
+    assert set(states.values()) == {JobState.FINISHED}
+    print("all done after", time.monotonic() - began)
+    ran = queue.where()
+    assert all(len(hosts) == 1 for hosts in ran.values())
+    assert {host for hosts in ran.values() for host in hosts} == {"n1", "n2", "n3"}
+    with nodes.network():
+        queue.slurm.run("scancel", "--user=root")
+    for name in nodes.names:
+        until(lambda name=name: not queue.left(name), 10, f"all is gone on {name}")
+        assert scratch(nodes, name) == ""
+    assert not list((queue.directory / "work").glob("ailurus-[0-9a-f]*"))
+
+
+@pytest.mark.parametrize(("loss", "seconds"), [("kill", 1.5), ("cut", 6.0)])
+def test_a_node_that_is_lost_costs_what_ran_there_and_no_more(queue, nodes, loss, seconds):
+    jobs = queue.submit(24, "sleep 3")
+    queue.start()
+    until(lambda: len(queue.said("node_joined")) == 2, 20, "both agents are there")
+    time.sleep(1.5)
+    getattr(nodes, loss)("n3")
+    lost_at = time.monotonic()
+    until(lambda: queue.said("node_lost"), 20, "the loss is found")
+    print("found after", time.monotonic() - lost_at)
+    assert time.monotonic() - lost_at < seconds
+    states = queue.final(jobs, 120)
+    assert set(states.values()) == {JobState.FINISHED}
+    ran = queue.where()
+    assert set(ran) == {str(job) for job in jobs}
+    assert all(len(hosts) == 1 for hosts in ran.values()), ran
