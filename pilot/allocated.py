@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -24,17 +24,18 @@ from pilot.node.agent_link import new_key
 from pilot.node.agent_messages import Joined
 from pilot.node.allocation import allocation_of
 from pilot.node.doors import Doors
+from pilot.node.gpus import Gpu
 from pilot.node.head import Head, Welcoming
 from pilot.node.lease import LeaseTerms
 from pilot.node.local import LocalNode
-from pilot.node.machine import total_of
+from pilot.node.machine import Inventory, pinned, total_of
 from pilot.node.remote import RemoteNode, lost
 from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
 from pilot.node.starting import Starting
 from pilot.node.streams import Streams
 from pilot.node_ports import Allocation, Node, Share
-from pilot.ports import Container, JobError, Spawner
+from pilot.ports import Container, Spawner
 from pilot.process.cgroup import Groups
 from pilot.process.children import own_command
 from pilot.site import Site, SlotChoice
@@ -87,23 +88,20 @@ class Allocated:
         left = self._allocation.seconds_left()
         return None if left is None else max(0.0, left - ROOM_TO_END_S)
 
-    def room(self, own: Resources, seconds_left: float | None) -> Room:
-        """Of all nodes, those that are not there yet as far as the batch system tells of them."""
-        each = [own, *(within(own, share) for share in self._shares[1:])]
-        return Room.over(Counter(each), seconds_left=seconds_left)
+    def offered(
+        self, total: Resources, seen: Inventory, gpus: Sequence[Gpu], seconds_left: float | None
+    ) -> tuple[Slots, Room]:
+        """The slots, which have this machine's now, and the room of all nodes: of those that are
+        not there yet as far as the batch system tells of them. `total`: of this machine."""
+        total = within(total, self._shares[0])
+        self.slots.join(self.node.name, total, pinned(self._around.site, total, seen), gpus)
+        each = [total, *(within(total, share) for share in self._shares[1:])]
+        return self.slots, Room.over(Counter(each), seconds_left=seconds_left)
 
-    def own(self, total: Resources) -> Resources:
-        """What there is for jobs on this machine, which has so much."""
-        return within(total, self._shares[0])
-
-    def serve(self, no_thread: Callable[[], JobError]) -> None:
-        """Hear agents from now on. Raises `no_thread()` if the system gives none."""
-        if (head := self._head) is None:
-            return
-        try:
+    def serve(self) -> None:
+        """Hear agents from now on. Raises RuntimeError if the system gives no thread."""
+        if (head := self._head) is not None:
             self.loops.thread("agents", head.run, over=lambda: head.closed)
-        except RuntimeError:
-            raise no_thread() from None
 
     def close(self) -> None:
         """Let all agents end."""
@@ -156,10 +154,9 @@ class Allocated:
         share = next(share for share in self._shares if share.name == node.name)
         seen = joined.resources
         total = within(total_of(self._around.slot, seen, len(joined.gpus)), share)
-        whole = total.cores == seen.cores == len(joined.cpus)
-        pin = joined.cpus if self._around.site.pilot.pin and whole else ()
+        found = Inventory(resources=seen, cpus=joined.cpus, gpus=joined.gpus)
         self.nodes[node.name] = node
-        self.slots.join(node.name, total, pin, joined.gpus)
+        self.slots.join(node.name, total, pinned(self._around.site, total, found), joined.gpus)
 
     def _left(self, name: str, why: str) -> None:
         for attempt in self.slots.leave(name) if name in self.nodes else ():

@@ -7,7 +7,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ailurus import __version__
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.resources import Resources, Room
+from ailurus.protocol.resources import Room
 from ailurus.protocol.units import duration_s
 from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.dialect import detect_dialect
@@ -26,7 +26,7 @@ from pilot.clock import SYSTEM, Clock
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
 from pilot.kit import Kit
-from pilot.node import machine, topology
+from pilot.node import machine
 from pilot.node.claims import Claims, claim
 from pilot.node.containers import container_of
 from pilot.node.local import LocalNode, groups_of
@@ -34,7 +34,6 @@ from pilot.node.machine import Inventory
 from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
 from pilot.node.supervisor import Supervisor
-from pilot.node.topology import Cpu
 from pilot.options import Options
 from pilot.ports import Container, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
@@ -80,10 +79,8 @@ def started(
         container = container_of(site, directory, spawner)
         groups = groups_of(site, instance, spawner.guardian_pid)
         slot = site.slot(options.slot, options.queue)
-        many: Allocated | None = None
-        if options.head:
-            many = _allocated(site, slot, container, spawner, groups, directory, clock)
-            ending.callback(many.close)
+        around = (site, slot, container, spawner, groups, directory, clock)
+        many = ending.enter_context(closing(_allocated(*around))) if options.head else None
         node = LocalNode(container, spawner, Sampler(clock), groups) if many is None else many.node
         ending.callback(node.close)
         nodes: Mapping[str, Node] = {node.name: node} if many is None else many.nodes
@@ -93,26 +90,22 @@ def started(
         total = machine.total_of(slot, seen.resources, len(claims.gpus))
         terms = _terms(options, slot, many)
         if many is None:
-            slots = Slots(total, _pinned(site, total, seen), claims.gpus, clock)
+            slots = Slots(total, machine.pinned(site, total, seen), claims.gpus, clock)
             room = Room.of(total, seconds_left=terms.lifetime_s)
         else:
-            total = many.own(total)
-            slots = many.slots
-            slots.join(node.name, total, _pinned(site, total, seen), claims.gpus)
-            room = many.room(total, terms.lifetime_s)
+            slots, room = many.offered(total, seen, claims.gpus, terms.lifetime_s)
         registration = _registration(options, site, instance, room)
         link = _link(options, credential, registration, clock)
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
-        stage = stage_of(options, site, spawner, directory, clock)
         kit = Kit(
             host=registration.host,
             clock=clock,
             directory=directory,
             node=node,
             nodes=nodes,
-            stage=stage,
+            stage=(stage := stage_of(options, site, spawner, directory, clock)),
             slots=slots,
             supervisor=Supervisor(bounds_of(site.limits), nodes, clock),
             delegation=Delegation(link, clock),
@@ -120,18 +113,13 @@ def started(
             reporter=_reporter(link, stage, site, container, clock),
             journal=spool.own,
         )
-        server = Server(kit, link, terms, loops=many.loops if many is not None else None)
+        server = Server(kit, link, terms, loops=many.loops if many else None)
         adopted = adopt(spool, kit.reporter)
         try:
-            _listen(spawner, server.guardian_lost, server.no_thread)
-            if many is not None:
-                many.serve(server.no_thread)
+            _listen(spawner, server.guardian_lost, server.no_thread, many)
             yield server
         finally:
-            kit.supervisor.close()
-            kit.reporter.close()
-            _send_bye(link, server)
-            stage.close()
+            _end(kit, link, server)
             reports_left = _leave([spool.own, *adopted], kit.reporter, directory)
 
 
@@ -268,13 +256,18 @@ def _spellable(options: Options) -> None:
 
 
 def _listen(
-    spawner: GuardedSpawner, on_loss: Callable[[], None], no_thread: Callable[[], JobError]
+    spawner: GuardedSpawner,
+    on_loss: Callable[[], None],
+    no_thread: Callable[[], JobError],
+    many: Allocated | None = None,
 ) -> None:
-    """Let a thread hand out the guardian's answers. Raises `no_thread()` if the system gives
-    none."""
+    """Let a thread hand out the guardian's answers, and one hear the agents. Raises `no_thread()`
+    if the system gives none."""
     thread = threading.Thread(target=spawner.listen, args=(on_loss,), name="spawner", daemon=True)
     try:
         thread.start()
+        if many is not None:
+            many.serve()
     except RuntimeError:
         raise no_thread() from None
 
@@ -394,12 +387,6 @@ def _spool(options: Options, directory: Path, container: Container) -> Path:
     return options.spool or options.workdir / f"ailurus-spool-{os.geteuid()}"
 
 
-def _pinned(site: Site, total: Resources, seen: Inventory) -> Sequence[Cpu]:
-    """CPUs to bind payloads to: none unless the site says so and the slot is the whole node."""
-    whole = total.cores == seen.resources.cores == len(seen.cpus)
-    return topology.look(seen.cpus) if site.pilot.pin and whole else ()
-
-
 def _batch_id() -> str:
     """The batch system's id of the job that this pilot is, where the edge's script or the batch
     system says it."""
@@ -436,7 +423,10 @@ def recover(options: Options, site: Site, spawner: GuardedSpawner) -> None:
             stage.close()
 
 
-def _send_bye(link: Link, server: Server) -> None:
+def _end(kit: Kit, link: Link, server: Server) -> None:
+    kit.supervisor.close()
+    kit.reporter.close()
     with suppress(AilurusError):
         bye = m.Bye(ending=server.ending, diagnosis=server.diagnosis)
         link.client.call("bye", bye, answer=m.Done, patience=ONCE)
+    kit.stage.close()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
 
 from ailurus.protocol.resources import Resources
-from pilot.node import gpus
+from pilot.node import gpus, topology
 from pilot.node.gpus import Gpu
-from pilot.site import SlotChoice, megabytes
+from pilot.node.topology import Cpu
+from pilot.site import Site, SlotChoice, megabytes
 
 ROOT = Path("/")
 
@@ -52,6 +53,12 @@ def total_of(slot: SlotChoice, seen: Resources, gpus: int) -> Resources:
         disk_mb=megabytes(slot.disk, seen.disk_mb),
         gpus=gpus,
     )
+
+
+def pinned(site: Site, total: Resources, seen: Inventory) -> Sequence[Cpu]:
+    """CPUs to bind payloads to: none unless the site says so and the slot is the whole node."""
+    whole = total.cores == seen.resources.cores == len(seen.cpus)
+    return topology.look(seen.cpus) if site.pilot.pin and whole else ()
 
 
 def _memory_bytes() -> int:

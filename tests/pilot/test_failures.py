@@ -374,5 +374,5 @@ def test_a_directory_that_is_not_utf8_is_refused_before_anything_is_acquired(
 @pytest.mark.field("K1")
 def test_every_loop_of_the_pilot_is_thrown_into_above() -> None:
     # Of a node, begun when a payload needs them; one that is down drains the pilot as well.
-    of_nodes = {"doors", "sampler", "streams"}
+    of_nodes = {"agents", "doors", "sampler", "streams"}
     assert named(pilot, "thread") - of_nodes == {"acquirer", "cleaner", "reporter", "supervisor"}

@@ -24,6 +24,7 @@ from ailurus.wire.credentials import TokenFile
 from ailurus.wire.panda import PandaClient
 from pilot import __main__ as program
 from pilot import start
+from pilot.node import machine
 from pilot.node.claims import claim
 from pilot.node.gpus import Gpu
 from pilot.node.machine import Inventory
@@ -334,9 +335,9 @@ def test_payloads_are_pinned_where_the_pilot_has_the_whole_node_and_the_site_say
     whole = Resources(cores=len(cpus), memory_mb=1)
     seen = Inventory(resources=whole, cpus=cpus, gpus=())
     pinned = Site(pilot=PilotChoice(pin=True))
-    assert tuple(cpu.number for cpu in start._pinned(pinned, whole, seen)) == cpus
-    assert start._pinned(Site(), whole, seen) == ()
-    assert start._pinned(pinned, Resources(cores=len(cpus) + 1), seen) == ()
+    assert tuple(cpu.number for cpu in machine.pinned(pinned, whole, seen)) == cpus
+    assert machine.pinned(Site(), whole, seen) == ()
+    assert machine.pinned(pinned, Resources(cores=len(cpus) + 1), seen) == ()
 
 
 def test_the_script_or_a_batch_system_says_which_of_its_jobs_a_pilot_is(monkeypatch):

@@ -1,4 +1,4 @@
-"""One pilot for all nodes of an allocation: on a real Slurm, on machines that are killed and cut."""
+"""One pilot for all nodes of an allocation: on a real Slurm, on machines that go."""
 
 from __future__ import annotations
 
