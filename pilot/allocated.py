@@ -154,9 +154,10 @@ class Allocated:
         share = next(share for share in self._shares if share.name == node.name)
         seen = joined.resources
         total = within(total_of(self._around.slot, seen, len(joined.gpus)), share)
-        found = Inventory(resources=seen, cpus=joined.cpus, gpus=joined.gpus)
+        whole = total.cores == seen.cores == len(joined.cpus)
+        pin = joined.cpus if self._around.site.pilot.pin and whole else ()
         self.nodes[node.name] = node
-        self.slots.join(node.name, total, pinned(self._around.site, total, found), joined.gpus)
+        self.slots.join(node.name, total, pin, joined.gpus)
 
     def _left(self, name: str, why: str) -> None:
         for attempt in self.slots.leave(name) if name in self.nodes else ():
