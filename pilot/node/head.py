@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -100,6 +101,8 @@ class Head:
         # Those whose socket has not taken all; any thread adds to it.
         self._full: set[int] = set()
         self._look_at = 0.0
+        # `close` turns, too, while `run` may be in its last turn.
+        self._turning = threading.Lock()
         self.starting: Starting | None = None
         self.closed = False
         self._log = Log("pilot.node.head")
@@ -142,6 +145,10 @@ class Head:
 
     def turn(self, most_s: float = LOOK_S) -> None:
         """Wait for something, and see to it. What has come counts before what is late."""
+        with self._turning:
+            self._turn(most_s)
+
+    def _turn(self, most_s: float) -> None:
         while self._full:
             if (peer := self._peers.get(self._full.pop())) is not None:
                 self._poll.modify(peer.link, select.EPOLLIN | select.EPOLLOUT)
