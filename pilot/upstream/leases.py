@@ -5,6 +5,7 @@ from __future__ import annotations
 from ailurus.logs import Log, ThrottledLog
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
+from ailurus.wire import authority
 from ailurus.wire.client import Refused
 from pilot.attempt import Attempt
 from pilot.ports import JobError
@@ -35,9 +36,16 @@ class Leases:
                 ) from None
             except AilurusError as error:
                 self._trouble.warning("dispatcher_silent", str(error))
-                attempt.check()
-                attempt.pause(next(pauses))
-                attempt.check()
+                self._wait(attempt, next(pauses))
             else:
-                self._trouble.resolved("dispatcher_silent")
-                return answer
+                # Another's would let ends be forgotten that nobody has noted.
+                if answer.giver == self._link.registered.giver:
+                    self._trouble.resolved("dispatcher_silent")
+                    return answer
+                self._trouble.warning("dispatcher_silent", authority.UNKNOWN)
+                self._wait(attempt, next(pauses))
+
+    def _wait(self, attempt: Attempt, seconds: float) -> None:
+        attempt.check()
+        attempt.pause(seconds)
+        attempt.check()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +37,18 @@ def field(shared_dispatcher: Dispatcher, tmp_path: Path) -> Iterator[Field]:
     made = Field(shared_dispatcher, tmp_path, f"q{os.getpid()}-{tmp_path.name}"[:100])
     yield made
     made.end()
+
+
+@pytest.fixture
+def open_field(shared_dispatcher: Dispatcher) -> Iterator[Field]:
+    """A field that other users reach: pytest closes its own directories to them whenever it
+    starts."""
+    directory = Path(tempfile.mkdtemp(prefix="ailurus-test-"))
+    directory.chmod(0o755)
+    made = Field(shared_dispatcher, directory, directory.name)
+    yield made
+    made.end()
+    shutil.rmtree(directory)
 
 
 @pytest.fixture

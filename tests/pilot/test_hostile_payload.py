@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from msgspec import Struct
 
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import Dispatcher, Field, Pilot
+from tests.pilot.helpers import Field, Pilot
 from tests.pilot.hostile import HOSTILE, library
 from tests.rig.waiting import until
 
@@ -76,18 +74,6 @@ for number in range(3, 64):
 PYTHON
 echo "looked everywhere"
 """
-
-
-@pytest.fixture
-def open_field(shared_dispatcher: Dispatcher) -> Iterator[Field]:
-    """A field that other users reach: pytest closes its own directories to them whenever it
-    starts."""
-    directory = Path(tempfile.mkdtemp(prefix="ailurus-test-"))
-    directory.chmod(0o755)
-    made = Field(shared_dispatcher, directory, directory.name)
-    yield made
-    made.end()
-    shutil.rmtree(directory)
 
 
 class Victim(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from typing import Any
 
@@ -9,11 +10,14 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ItemsQuery
+from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import Field
+from tests.pilot.helpers import Field, processes_with
+from tests.rig.waiting import until
 
 BOXES = {"bare": {"default": "bare", "bare": True}, "bubblewrap": {"default": "bubblewrap"}}
+NAMESPACES = ("user", "mnt", "pid", "net", "ipc", "uts")
 boxes = pytest.mark.parametrize("box", BOXES)
 
 
@@ -55,3 +59,75 @@ def test_each_item_has_its_own_end_and_output(field: Field, box: str) -> None:
     assert "No such file" in four.row.diagnosis
     assert five.stdout_tail == "me 4\n"
     assert "a b\n*\n" in field.dispatcher.log(job_id)
+
+
+@boxes
+def test_items_end_with_their_time_with_their_job_and_with_what_they_started(
+    field: Field, box: str
+) -> None:
+    field.write_site(container=BOXES[box])
+    job_id = carrying(
+        field,
+        [
+            ItemSpec(command="setsid sleep 600 & exit 0"),
+            ItemSpec(command="sleep 600", walltime_s=1),
+            ItemSpec(command="sleep 600"),
+        ],
+        cores=3,
+        item_attempts=1,
+    )
+    field.pilot()
+    client = field.dispatcher.client
+    until(lambda: client.item(job_id, 1).row.state == "failed", 20)
+    assert client.item(job_id, 1).row.code == Code.WALLTIME
+    assert client.item(job_id, 0).row.state == "finished"
+    assert not processes_with(f"{job_id}.1.0.1")
+    assert processes_with(f"{job_id}.1.2.1")
+    client.cancel([job_id])
+    until(lambda: not processes_with(f"AILURUS_ATTEMPT={job_id}."), 20)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="starts a pilot of another user")
+@pytest.mark.parametrize("user", [0, 65534])
+def test_p2_an_item_has_no_capability_and_its_job_shares_no_namespace(
+    open_field: Field, user: int
+) -> None:
+    field = open_field
+    token = field.directory / "pilot.token"
+    token.write_text(field.dispatcher.pilot_token.read_text())
+    for path in (token, field.storage):
+        os.chown(path, user, user)
+    field.write_site(container=BOXES["bubblewrap"])
+    shown = (
+        "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; readlink /proc/self/ns/*; id -u"
+    )
+    job_id = carrying(field, [ItemSpec(command=shown)], cores=1)
+    field.pilot(user=user or None, environment={"AILURUS_TOKEN_FILE": str(token)})
+    assert field.dispatcher.final(job_id).row.state is JobState.FINISHED
+    *lines, uid = field.dispatcher.client.item(job_id, 0).stdout_tail.splitlines()
+    told = dict(line.split(":\t") for line in lines if ":\t" in line)
+    assert (told.pop("NoNewPrivs"), told.pop("Seccomp")) == ("1", "2")
+    assert set(told.values()) == {"0" * 16}
+    ours = {os.readlink(f"/proc/self/ns/{name}") for name in NAMESPACES}  # noqa: PTH115 - text
+    assert not ours & set(lines)
+    assert uid == str(user)
+
+
+@pytest.mark.slow
+def test_each_item_finishes_once_though_the_pilot_is_killed(field: Field) -> None:
+    field.write_site(container=BOXES["bubblewrap"])
+    count = 2000
+    items = [ItemSpec(command="/bin/sleep 0.001") for _ in range(count)]
+    job_id = carrying(field, items, cores=4, max_attempts=3)
+    client = field.dispatcher.client
+    pilot = field.pilot()
+    until(lambda: (client.show(job_id).items or m.ItemCounts(total=0)).finished > count // 10, 60)
+    pilot.process.kill()
+    field.pilot()
+    found = field.dispatcher.final(job_id, 60)
+    assert found.row.state is JobState.FINISHED, found
+    assert found.items is not None
+    assert (found.items.finished, found.items.total) == (count, count)
+    # The second pilot told what the first had finished and not told.
+    again = sum(row.attempt > 1 for row in rows(field, job_id))
+    assert again < count * 9 // 10

@@ -22,6 +22,7 @@ from ailurus.wire.credentials import fixed_token
 from ailurus.wire.panda import PandaClient
 from ailurus.wire.retry import Patience
 from pilot.attempt import Attempt
+from pilot.upstream.leases import Leases
 from pilot.upstream.link import ONCE, Dismissed, Link
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Begun, Spool
@@ -129,6 +130,7 @@ ASKS = {
         pieces=(m.LogPiece(job_id=1, attempt_nr=1, stream="stdout", offset=0, text="x"),)
     ),
     "job_credentials": m.CredentialsRequest(job_id=1, attempt_nr=1),
+    "exchange_items": m.ItemsRequest(request_id="r", job_id=1, attempt_nr=1),
     "bye": m.Bye(ending="done"),
 }
 
@@ -167,6 +169,21 @@ def test_no_stranger_sends_a_pilot_away_or_finds_a_fault_in_it(name, stranger):
     error = raised(lambda: link.call(name, ASKS[name], answer=_answer(name)))
     assert isinstance(error, Unreachable | Nonsense | None)
     assert not isinstance(error, Nonsense) or not authority.newer(error, GIVER)
+
+
+@pytest.mark.parametrize("stranger", ["{}", "portal", "410 problem"])
+def test_no_stranger_acknowledges_the_end_of_an_item(stranger):
+    link, wire = linked(STRANGERS[stranger])
+    request = ASKS["exchange_items"]
+    given = m.Assignment(
+        job_id=1, attempt_nr=1, report_key="k", spec=JobSpec(name="j", command="x")
+    )
+    attempt = Attempt(given, lambda attempt: None)
+    answers = [STRANGERS[stranger]] * 2
+    true = 200, msgspec.json.encode(m.ItemsAnswer(settled=True, giver=GIVER))
+    wire.answers = lambda path, body: answers.pop()(path, body) if answers else true
+    assert Leases(link).exchange(attempt, request).settled
+    assert not answers
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
