@@ -98,6 +98,8 @@ class Head:
         # Those that have not proved themselves, the oldest first.
         self._strangers: dict[int, _Peer] = {}
         self._present: dict[str, _Peer] = {}
+        # Lost ones whose payloads may run yet: until when, name, peer, why.
+        self._doomed: list[tuple[float, str, _Peer, str]] = []
         # Those whose socket has not taken all; any thread adds to it.
         self._full: set[int] = set()
         self._look_at = 0.0
@@ -132,6 +134,8 @@ class Head:
             self.turn(0.1)
         for fd in list(self._peers):
             self._drop(fd, "the pilot ends")
+        for doomed in self._doomed:
+            self._forget(*doomed[1:])
         self._listener.close()
 
     def _ring(self) -> None:
@@ -152,7 +156,8 @@ class Head:
         while self._full:
             if (peer := self._peers.get(self._full.pop())) is not None:
                 self._poll.modify(peer.link, select.EPOLLIN | select.EPOLLOUT)
-        for fd, event in self._poll.poll(most_s if self._peers or self.starting else None):
+        busy = self._peers or self._doomed or self.starting
+        for fd, event in self._poll.poll(most_s if busy else None):
             if fd == self._bell:
                 os.eventfd_read(self._bell)
             elif fd == self._listener.fileno():
@@ -169,6 +174,9 @@ class Head:
         for fd, peer in list(self._peers.items()):
             if now >= peer.deadline:
                 self._drop(fd, "it was silent for too long")
+        for doomed in [one for one in self._doomed if now >= one[0]]:
+            self._doomed.remove(doomed)
+            self._forget(*doomed[1:])
         if self.starting is not None and not self.closed:
             missing = [one.name for one in self._welcoming.shares if one.name not in self._present]
             self.starting.look(missing, now)
@@ -207,9 +215,12 @@ class Head:
                         if fd in self._peers:
                             self._heard(fd, peer, peer.wire, message)
         except (Stranger, msgspec.MsgspecError) as error:
-            self._drop(fd, str(error))
+            self._drop(fd, str(error), ended=False)
+        except BlockingIOError:
+            # It was meant for another connection of this number.
+            return
         except OSError as error:
-            self._drop(fd, f"its connection ended: {error.strerror}")
+            self._drop(fd, f"its connection failed: {error.strerror}", ended=False)
 
     def _proved(self, fd: int, peer: _Peer) -> None:
         """Go on with a handshake. Raises Stranger and OSError."""
@@ -264,8 +275,12 @@ class Head:
         self._log.info("node_joined", node=share.name, cores=message.resources.cores)
         self._on_join(peer.node, message)
 
-    def _drop(self, fd: int, why: str) -> None:
-        """End a connection; a node of it is lost."""
+    def _drop(self, fd: int, why: str, *, ended: bool = True) -> None:
+        """End a connection; a node of it is lost.
+
+        Its slots go at once. So do its payloads where the other end has closed the connection, as
+        it does when it has killed them or is killed itself, and where its lease is over. A
+        connection that failed otherwise proves nothing: they are dead when the lease is."""
         peer = self._peers.pop(fd)
         self._strangers.pop(fd, None)
         with suppress(OSError):
@@ -276,12 +291,20 @@ class Head:
         if peer.share is None:
             self._turned_away(why, peer.address)
             return
-        del self._present[peer.share.name]
         if not self.closed:
             self._log.warning("node_lost", node=peer.share.name, why=why)
         if peer.node is not None:
             # First no slot of it, then its payloads' ends: none is given out there again.
             self._on_leave(peer.share.name, why)
+        if ended or peer.lease is None or self.closed:
+            self._forget(peer.share.name, peer, why)
+        else:
+            self._doomed.append((peer.lease.until, peer.share.name, peer, why))
+
+    def _forget(self, name: str, peer: _Peer, why: str) -> None:
+        """Nothing of its payloads runs on a node any more; another agent may come."""
+        del self._present[name]
+        if peer.node is not None:
             peer.node.lose(why)
 
     def _turned_away(self, why: str, address: str) -> None:

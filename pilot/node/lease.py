@@ -6,6 +6,10 @@ beat *came*, which is never earlier, however long either of them was on its way.
 gives up an agent, `margin_s` have passed since that agent's lease ended, and it has killed its
 payloads: the two need no common clock, only clocks that run equally fast.
 
+An agent that ends, or is killed, closes its connection; its guardian has then killed what ran, or
+does so within milliseconds, and the pilot does not wait for the lease. A connection that fails in
+any other way says nothing of the agent, which may live: then it waits.
+
 Both are told the time and read no clock.
 """
 

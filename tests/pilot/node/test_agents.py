@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ailurus.protocol.errors import Code
+from pilot.node.agent_link import Stranger
 from pilot.node.lease import LeaseTerms
 from pilot.node_ports import WINDOW
 from pilot.ports import JobError
@@ -168,6 +169,28 @@ def test_an_agent_whose_pilot_is_silent_kills_its_payloads_before_they_are_given
     assert processes_with(mark) == []
     assert run.ended().explain().error.code is Code.LOST_HEARTBEAT
     assert hasty.agents["n1"].wait(10) == 0
+
+
+@pytest.mark.parametrize("failure", [OSError(110, "Connection timed out"), Stranger("changed")])
+def test_a_connection_that_fails_takes_the_slots_at_once_and_the_payloads_when_the_lease_is_over(
+    hasty, failure, monkeypatch
+):
+    node = hasty.agent("n1")
+    run = Run(node, order(node, hasty.shared, "sleep 98"))
+    (peer,) = hasty.head._peers.values()
+    until(lambda: peer.lease.number > 0)
+
+    def receive() -> None:
+        raise failure
+
+    monkeypatch.setattr(peer.wire, "receive", receive)
+    until(lambda: hasty.left)
+    assert not run.over.is_set()
+    # Nobody else is let in for the node before.
+    assert hasty.launch("n1").wait(10) == 0
+    end = run.ended()
+    assert end.explain().error.code is Code.LOST_HEARTBEAT
+    assert end.process.at >= peer.lease.until
 
 
 def test_who_has_another_key_is_turned_away_and_costs_the_others_nothing(nodes, tmp_path):
