@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -117,11 +118,13 @@ class LocalStanding:
         """The process id of the box's program, once the box stands. Raises JobError."""
         told = select.poll()
         told.register(ready, select.POLLIN)
-        left = STAND_S
-        while not over.is_set() and left > 0:
-            if told.poll(50) and (pid := self._spawner.pid(self._box)) and os.read(ready, 1):
+        deadline, stands = time.monotonic() + STAND_S, False
+        while not over.is_set() and time.monotonic() < deadline:
+            stands = stands or bool(told.poll(50) and os.read(ready, 1))
+            if stands and (pid := self._spawner.pid(self._box)):
                 return pid
-            left -= 0.05
+            # Its process id is on its way, or nobody writes any more.
+            over.wait(0.002)
         raise JobError(
             Code.CONTAINER_FAILED,
             "a box for many processes did not come to stand",
