@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.job import JobSpec
+from ailurus.protocol.launchers import SINGLE
 from ailurus.protocol.messages import DoneFile, Report
 from ailurus.protocol.program import check_program
 from ailurus.protocol.states import JobState
@@ -22,6 +23,7 @@ from pilot.clock import Clock
 from pilot.files.log_tarball import keep_log
 from pilot.files.undeclared import undeclared
 from pilot.kit import Kit
+from pilot.node.launching import launcher_of
 from pilot.ports import JobError
 from pilot.run import Outcome, run, stderr_tail
 from pilot.upstream.spool import Begun
@@ -147,14 +149,10 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
             field="inputs",
             remedy="give the input another name",
         )
-    kit.node.container.accepts(spec)
-    if spec.launcher != "single":
-        raise JobError(
-            Code.NOT_IMPLEMENTED,
-            f"this pilot has no launcher {spec.launcher!r}",
-            field="launcher",
-            remedy="it knows `single`",
-        )
+    # Processes on several nodes reach each other over the network.
+    kit.node.container.accepts(replace(spec, network=True) if spec.nodes > 1 else spec)
+    if spec.launcher != SINGLE:
+        launcher_of(spec)
     if spec.nodes > 1 and kit.slots.total.most("nodes") <= 1:
         # Its other nodes may have been lost.
         raise JobError(

@@ -153,9 +153,10 @@ class Node(Sampling, Protocol):
     def signal(self, key: int, number: int) -> None:
         """Send a signal to what the process started; KILL ends all of it."""
 
-    def door(self, tmp: str, tell: Callable[[Any], None]) -> DoorHandle:
-        """Let the processes of a payload whose /tmp there is `tmp` ask for others (`doors.py`,
-        `rsh.py`). `tell` hears what they say, in order and from one thread. Raises JobError."""
+    def door(self, directory: str, tell: Callable[[Any], None]) -> DoorHandle:
+        """Let the processes of a payload that sees `directory`, which is made there, ask for others
+        (`doors.py`, `rsh.py`). `tell` hears what they say, in order and from one thread. Raises
+        JobError."""
 
     def clear(self, name: str) -> None:
         """Remove what an attempt that is over has on the node."""

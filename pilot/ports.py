@@ -239,6 +239,8 @@ class Sandbox(Struct, frozen=True, kw_only=True):
     """Device files, beside those that every payload has."""
     image: Image | None = None
     """What the container's `prepare` returned; None: the site's own system."""
+    host: str = ""
+    """What its machine is called in there; empty: as in every sandbox."""
     own: str = ""
     """A directory of this attempt that its payload does not see, for files of the container's."""
 

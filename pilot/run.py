@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.protocol.launchers import SINGLE
 from ailurus.protocol.program import interpreter
 from ailurus.regular import open_regular
 from pilot import blame
@@ -19,9 +20,10 @@ from pilot.files import granted
 from pilot.items.run import run_items
 from pilot.node import gpus
 from pilot.node.containers import user_name
+from pilot.node.launching import RemoteShells, job_node, planned, variables
 from pilot.node.payload import Part, Payload
 from pilot.node.slots import Placement, Slot
-from pilot.node_ports import Exit, Explanation, Node
+from pilot.node_ports import Exit, Explanation, Node, Plan
 from pilot.ports import PATH, JobError, ProcessEnd, Sandbox
 from pilot.workdir import SCRIPT, Workdir, size_of, tail_of
 
@@ -56,21 +58,27 @@ class Outcome(Struct, frozen=True, kw_only=True):
 def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outcome:
     """Run the payload in its slots; returns when it has ended and nothing of it is left."""
     nodes = [kit.nodes[slot.node] for slot in placement]
+    argv = _argv(attempt, work)
+    seen = [job_node(slot, node) for slot, node in zip(placement, nodes, strict=True)]
+    plan = planned(attempt.spec, attempt.name, argv, seen, work)
     parts = [
-        _part(attempt, work, slot, node, kit) for slot, node in zip(placement, nodes, strict=True)
+        _part(attempt, work, slot, node, kit, plan)
+        for slot, node in zip(placement, nodes, strict=True)
     ]
     payload = Payload(attempt.name, attempt.spec, parts)
-    argv = _argv(attempt, work)
+    shells = RemoteShells(
+        payload, parts if attempt.spec.launcher != SINGLE and len(parts) > 1 else ()
+    )
 
     def start() -> Payload:
-        payload.begin(argv, str(work.stdout), str(work.stderr))
+        payload.begin(plan.argv, str(work.stdout), str(work.stderr))
         return payload
 
     began = kit.clock.monotonic()
     try:
         if attempt.spec.payloads is not None:
             return _items(attempt, work, argv, [*zip(placement, parts, strict=True)], kit)
-        with kit.supervisor.watching(attempt, work, nodes):
+        with kit.supervisor.watching(attempt, work, nodes), shells:
             granted.write(attempt.credentials, work)
             attempt.start_payload(start)
             _wait(payload.over, attempt, work, kit)
@@ -108,7 +116,7 @@ def _items(
     return Outcome(exit_code=0, error=attempt.stopped)
 
 
-def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit) -> Part:
+def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit, plan: Plan) -> Part:
     """The payload's place in a slot. Raises JobError."""
     spec = attempt.spec
     tmp = str(work.tmp)
@@ -118,12 +126,16 @@ def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit) -> 
     image = attempt.image
     if node is not kit.node and image is not None:
         image = node.prepare(spec, attempt.check)
+    wide = spec.nodes > 1
+    inside = kit.node.container.of(spec).tmp(tmp)
+    more = variables(plan, work, node.name, inside) if spec.launcher != SINGLE else {}
     box = Sandbox(
         directory=str(work.directory),
         tmp=tmp,
-        environment=environment(attempt, work, slot, kit, tmp),
+        environment=environment(attempt, slot, kit, work, inside, more),
         memory_mb=spec.memory_mb,
-        network=spec.network,
+        network=spec.network or wide,
+        host=node.name if wide else "",
         devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
         image=image,
         own=str(work.path),
@@ -146,15 +158,15 @@ def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> N
 
 
 def environment(
-    attempt: Attempt, work: Workdir, slot: Slot, kit: Kit, tmp: str
+    attempt: Attempt, slot: Slot, kit: Kit, work: Workdir, tmp: str, more: Mapping[str, str]
 ) -> Mapping[str, str]:
-    """The payload's environment, from nothing: the pilot's own is not its affair. `tmp`: what is
-    its /tmp."""
+    """The payload's environment, from nothing: the pilot's own is not its affair. `tmp`: where it
+    finds its /tmp; `more`: what it has of its launcher."""
     cores = str(slot.need.cores)
     ours = {
         "PATH": PATH,
         "HOME": str(work.directory),
-        "TMPDIR": kit.node.container.of(attempt.spec).tmp(tmp),
+        "TMPDIR": tmp,
         "USER": user_name(),
         "LOGNAME": user_name(),
         "LANG": "C.UTF-8",
@@ -170,8 +182,8 @@ def environment(
     }
     # Last what no job chooses: which GPUs are its own, and by what its processes are found.
     fixed = {**gpus.visible(slot.gpus), "AILURUS_ATTEMPT": attempt.name}
-    found = granted.variables(attempt.credentials, kit.node.container.tmp(tmp))
-    return {**ours, **found, **attempt.spec.environment, **fixed}
+    found = granted.variables(attempt.credentials, tmp)
+    return {**ours, **found, **more, **attempt.spec.environment, **fixed}
 
 
 def _argv(attempt: Attempt, work: Workdir) -> list[str]:

@@ -21,6 +21,9 @@ from pilot.blame import Target, job_error
 
 SCRIPT = "ailurus_script"
 """What the pilot calls the script of a job, in the payload's directory."""
+LAUNCH = ".ailurus"
+"""What the pilot calls the directory of a launcher's files there. No file of a job begins with a
+dot."""
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Entries looked at in one walk; a job with more is measured by these.
 _WALKED = 50_000

@@ -8,7 +8,7 @@ from itertools import islice
 
 from ailurus.protocol import trees
 from ailurus.protocol.job import JobSpec
-from pilot.workdir import SCRIPT, Workdir
+from pilot.workdir import LAUNCH, SCRIPT, Workdir
 
 # How many undeclared files are counted, and how many are named.
 MOST_COUNTED, MOST_NAMED = 1000, 5
@@ -43,7 +43,11 @@ def undeclared(spec: JobSpec, work: Workdir) -> str:
         if stat.S_ISREG(status.st_mode)
     )
     ours = {SCRIPT} if spec.script else set()
-    found = (name for name in names_of_files if name not in ours and not declared(name))
+    found = (
+        name
+        for name in names_of_files
+        if name not in ours and not name.startswith(f"{LAUNCH}/") and not declared(name)
+    )
     if not (left := list(islice(found, MOST_COUNTED))):
         return ""
     names = [name if len(name) <= 60 else name[:59] + "…" for name in sorted(left)[:MOST_NAMED]]

@@ -265,7 +265,7 @@ class Agent:
             self._wire.send(a.DoorSaid(message.door, said))
 
         try:
-            self._doors[message.door] = self._node.door(message.tmp, tell)
+            self._doors[message.door] = self._node.door(message.directory, tell)
         except JobError as error:
             # Its payload is told so by every pilot-rsh that finds none.
             _log.warning("no_door", what=str(error))

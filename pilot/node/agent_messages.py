@@ -201,7 +201,7 @@ class OpenDoor(Struct, array_like=True, tag=True, frozen=True):
     """Let the processes of a payload ask for others."""
 
     door: int
-    tmp: str
+    directory: str
 
 
 class DoorSaid(Struct, array_like=True, tag=True, frozen=True):

@@ -1,7 +1,7 @@
 """Doors: this node's end of `pilot-rsh`, by which a payload starts processes on its other nodes.
 
-    TMP/.ailurus/door      FIFO: each line names a request
-                 NAME/     a request's directory, made by pilot-rsh
+    DIRECTORY/door         FIFO: each line names a request
+              NAME/   a request's directory, made by pilot-rsh
                     command    its first line is the node, the rest what a shell there runs
                     out err    FIFOs: we write what the command writes
                     answer     FIFO: we write `yes` or `no WHY`; at the end the exit code, and why
@@ -29,8 +29,6 @@ from ailurus.loops import Loop, Loops
 from ailurus.protocol.program import LONGEST_WORD
 from pilot.node.rsh import Asked, Gone, Output, Said, Signalled, Taken, Told
 
-DIRECTORY = ".ailurus"
-"""Beneath a payload's temporary directory on its node."""
 MOST_REQUESTS = 500
 """Of one payload and node at once. Each holds four descriptors."""
 REST_S = 0.05
@@ -66,9 +64,9 @@ class Doors:
         self._serving = False
         self.watch(self._bell, select.EPOLLIN, self._rung)
 
-    def open(self, tmp: Path, tell: Tell) -> Door:
-        """A door for the payload whose temporary directory here is `tmp`. Raises OSError."""
-        door = Door(self, tmp, tell)
+    def open(self, directory: Path, tell: Tell) -> Door:
+        """A door in `directory`, which is made, and which one payload sees. Raises OSError."""
+        door = Door(self, directory, tell)
         with self._lock:
             if not self._serving:
                 # Most pilots never have a payload of several nodes.
@@ -127,10 +125,9 @@ class Doors:
 class Door:
     """The door of one payload on one node."""
 
-    def __init__(self, doors: Doors, tmp: Path, tell: Tell) -> None:
+    def __init__(self, doors: Doors, directory: Path, tell: Tell) -> None:
         self._doors, self._tell = doors, tell
-        directory = tmp / DIRECTORY
-        directory.mkdir(mode=0o700)
+        directory.mkdir(mode=0o700, parents=True)
         self._directory = os.open(directory, _DIRECTORY)
         os.mkfifo("door", 0o600, dir_fd=self._directory)
         self._door = _fifo("door", self._directory, os.O_RDWR)

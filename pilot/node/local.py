@@ -157,11 +157,11 @@ class LocalNode:
         if (channel := self._channels.get(key)) is not None:
             channel.give(count)
 
-    def door(self, tmp: str, tell: Callable[[Any], None]) -> DoorHandle:
+    def door(self, directory: str, tell: Callable[[Any], None]) -> DoorHandle:
         if self._doors is None:
             raise JobError(Code.INTERNAL, "this node has no doors")
         with OSErrorsOn(Target.NODE, "cannot make the door of a payload"):
-            return self._doors.open(Path(tmp), tell)
+            return self._doors.open(Path(directory), tell)
 
     def clear(self, name: str) -> None:
         """The attempt's directory has all of it."""

@@ -112,13 +112,13 @@ class RemoteNode:
     def pid(self, key: int) -> int | None:
         return None
 
-    def door(self, tmp: str, tell: Callable[[Said], None]) -> DoorHandle:
+    def door(self, directory: str, tell: Callable[[Said], None]) -> DoorHandle:
         with self._lock:
             if self._lost:
                 raise lost(self.name, self._lost)
             number = next(self._keys)
             self._doors[number] = tell
-        self._wire.send(a.OpenDoor(number, tmp))
+        self._wire.send(a.OpenDoor(number, directory))
         return _RemoteDoor(number, self._wire, self._doors)
 
     def clear(self, name: str) -> None:

@@ -219,7 +219,6 @@ def apart(setup: ContainerSetup) -> list[str]:
         "ALL",
         "--clearenv",
     ]
-    words += ["--hostname", shown.HOST_NAME]
     # In one of its own a payload has capabilities, and mounts cgroups.
     if not setup.user_namespaces:
         words += ["--unshare-user", "--disable-userns"]
@@ -273,6 +272,7 @@ def inside(
     words += ["--size", str(box.memory_mb << 20), "--perms", "1777", "--tmpfs", "/dev/shm"]  # noqa: S108
     if box.directory != "/tmp":  # noqa: S108 - as above
         words += ["--bind", box.directory, box.directory]
+    words += ["--hostname", box.host or shown.HOST_NAME]
     if box.network:
         words.append("--share-net")
     if "hosts" in etc:

@@ -97,7 +97,12 @@ def test_a_missing_output_fails_the_job_and_removes_what_had_been_stored(tmp_pat
 @pytest.mark.parametrize(
     ("fields", "field", "code"),
     [
-        ({"launcher": "mpi"}, "launcher", Code.NOT_IMPLEMENTED),
+        ({"launcher": "nonesuch"}, "launcher", Code.NOT_IMPLEMENTED),
+        (
+            {"launcher": "mpi", "launcher_options": {"ranks": 3}},
+            "launcher_options",
+            Code.PAYLOAD_FAILED,
+        ),
         ({"nodes": 2}, "nodes", Code.NOT_IMPLEMENTED),
         ({"command": "true\r\n"}, "command", Code.PAYLOAD_FAILED),
         (

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ailurus.logs import Log
 from ailurus.loops import Loops
-from pilot.node.doors import DIRECTORY, Door, Doors
+from pilot.node.doors import Door, Doors
 from pilot.node.rsh import Command, Exchange, Sink
 from pilot.ports import PATH, ProcessEnd, ProcessSpec
 from pilot.process.spawner import GuardedSpawner
@@ -88,7 +88,7 @@ class Node:
 
     @property
     def rsh(self) -> Path:
-        return self.tmp / DIRECTORY
+        return self.tmp / "rsh"
 
 
 class Ran(NamedTuple):
@@ -108,7 +108,7 @@ class Cluster:
         self._doors = Doors(Loops(Log("tests")))
         self.exchange = Exchange(nodes, self._start)
         for name, node in nodes.items():
-            node.door = self._doors.open(node.tmp, self._teller(name, node))
+            node.door = self._doors.open(node.rsh, self._teller(name, node))
 
     def close(self) -> None:
         self.exchange.close()

@@ -177,8 +177,8 @@ class Hand:
         self.said: list[object] = []
         self.changed = threading.Condition()
         self.made = Doors(Loops(Log("tests")))
-        self.door = self.made.open(tmp, self._hear)
-        self.directory = tmp / doors.DIRECTORY
+        self.directory = tmp / "rsh"
+        self.door = self.made.open(self.directory, self._hear)
 
     def _hear(self, said: object) -> None:
         with self.changed:
@@ -348,10 +348,8 @@ def test_a_payload_that_writes_to_its_door_without_end_costs_little(hand: Hand) 
 
 def test_a_closed_door_keeps_no_descriptor(tmp_path: Path) -> None:
     made = Doors(Loops(Log("tests")))
-    (tmp_path / "first").mkdir()
     made.open(tmp_path / "first", lambda said: None).close()
     before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
     for n in range(10):
-        (tmp_path / str(n)).mkdir()
         made.open(tmp_path / str(n), lambda said: None).close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
