@@ -1,14 +1,17 @@
 """Packing: which of those that wait starts next, and on which nodes. No threads, no clock.
 
-Order: priority; then windows of arrival; within a window the widest first, then the longest by
-estimate, then arrival. A window ends when what has started since it began has filled all nodes
-`WINDOW` times: what comes at once is one window however much it is. Whatever fits is started, so a
-narrow item fills the gap in front of a wide one.
+Order: priority; then windows of arrival; within a window the wide ones first, the widest in front:
+those of several nodes, and those of which no two fit on one. Then those of most work, which is the
+estimate times the root of the width: without estimates those that arrived first. A window ends when
+what has started since it began has filled all nodes `WINDOW` times: what comes at once is one
+window however much it is. Whatever fits is started, so a narrow item fills the gap in front of a
+wide one.
 
 Nothing starves while payloads end and no higher priority comes. What arrives after an item's window
-goes behind it, so that it is the first some day. And once those behind the first have filled all
-nodes `PATIENCE` times, the nodes on which it can start soonest are closed for it: nothing starts
-there any more but what will have ended by then.
+goes behind it, so that it is the first some day. And once those that came after the first have
+filled all nodes `PATIENCE` times, the nodes on which it can start soonest are closed for it: nothing
+starts there any more but what will have ended by then. Those that came with it do not count: they
+are so many and no more, and closed nodes idle.
 """
 
 from __future__ import annotations
@@ -23,31 +26,14 @@ from msgspec import Struct
 
 from ailurus.protocol.resources import Resources
 from pilot.node.gpus import Gpu
-from pilot.node.topology import Cpu, choose
+from pilot.node.shares import NEVER, Free, FreeNode, Placement, Slot, changed, fits, free_of, share
+from pilot.node.topology import Cpu
 
 WINDOW = 16.0
 """More would let a narrow item wait long for wide ones, less would mix small sets worse."""
 PATIENCE = 1.0
 
-OWN = ""
-"""The name of the node on which the pilot itself runs, where it has no other."""
 T = TypeVar("T", bound=Hashable)
-_Free = tuple[int, int, int, int]
-"""GPUs, cores, MB of memory and of disk: in this order the tightest node is the least."""
-_NEVER = float("inf")
-
-
-class Slot(NamedTuple):
-    """A granted share of one node. `cpus` is empty where payloads are not pinned."""
-
-    need: Resources
-    cpus: tuple[int, ...] = ()
-    gpus: tuple[Gpu, ...] = ()
-    node: str = OWN
-
-
-Placement = tuple[Slot, ...]
-"""What a payload holds: one slot on each of its nodes, the first for its first process."""
 
 
 class Wish(Struct, frozen=True, gc=False):
@@ -62,34 +48,6 @@ class Wish(Struct, frozen=True, gc=False):
     """How long it may take; 0: as long as it likes."""
 
 
-class _Node:
-    """A node, and what is free there."""
-
-    __slots__ = ("bound", "cpus", "free", "gpus", "name", "open", "total")
-
-    def __init__(self, name: str, total: Resources, cpus: list[Cpu], gpus: list[Gpu]) -> None:
-        self.name, self.total, self.cpus, self.gpus = name, total, cpus, gpus
-        # CPUs that payloads are bound to.
-        self.bound: dict[int, Cpu] = {}
-        self.free = _free(total)
-        # Whether anything may start there.
-        self.open = True
-
-    def bind(self, count: int) -> tuple[int, ...]:
-        """The CPUs of a payload, close to each other; none if payloads are not pinned here."""
-        if not self.cpus:
-            return ()
-        chosen = {cpu.number: cpu for cpu in choose(self.cpus, count)}
-        self.cpus = [cpu for cpu in self.cpus if cpu.number not in chosen]
-        self.bound |= chosen
-        return tuple(chosen)
-
-    def unbind(self, numbers: Sequence[int]) -> None:
-        if numbers:
-            back = [self.bound.pop(number) for number in numbers]
-            self.cpus = sorted([*self.cpus, *back], key=attrgetter("number"))
-
-
 class _Entry(Struct, Generic[T], frozen=True, order=True, gc=False):
     """What waits, in the order of its lane: the arrival decides at last. The collector of garbage
     does not look at the many of them."""
@@ -98,6 +56,8 @@ class _Entry(Struct, Generic[T], frozen=True, order=True, gc=False):
     window: int
     shortness: float
     arrival: int
+    batch: int
+    """Those that came between the same two calls of `take` share it."""
     item: T
     wish: Wish
 
@@ -108,7 +68,7 @@ class _Lane(Generic[T]):
     __slots__ = ("count", "fresh", "heap", "key", "need", "nodes", "possible", "want", "width")
 
     def __init__(self, need: Resources, nodes: int) -> None:
-        self.need, self.nodes, self.want = need, nodes, _free(need)
+        self.need, self.nodes, self.want = need, nodes, free_of(need)
         self.heap: list[_Entry[T]] = []
         # Of those that still wait.
         self.count = 0
@@ -123,14 +83,17 @@ class _Lane(Generic[T]):
     def settle(self) -> None:
         """Note who is first."""
         first = self.heap[0]
-        self.key = (first.urgency, first.window, -self.width, first.shortness, first.arrival)
+        width = self.width
+        wide = width if self.nodes > 1 or width > 0.5 else 0.0
+        work = first.shortness * width**0.5
+        self.key = (first.urgency, first.window, -wide, work, first.arrival)
 
 
 class _Held(NamedTuple):
     """What has started."""
 
     placement: Placement
-    nodes: tuple[_Node, ...]
+    nodes: tuple[FreeNode, ...]
     ends: float
     """When it will probably have ended."""
 
@@ -138,13 +101,13 @@ class _Held(NamedTuple):
 class _Claim:
     """The first of all that wait, and what was started past it."""
 
-    __slots__ = ("arrival", "at", "nodes", "passed")
+    __slots__ = ("arrival", "at", "batch", "nodes", "passed")
 
-    def __init__(self, arrival: int) -> None:
-        self.arrival, self.passed = arrival, 0.0
-        self.nodes: frozenset[_Node] = frozenset()
+    def __init__(self, first: _Entry[T]) -> None:
+        self.arrival, self.batch, self.passed = first.arrival, first.batch, 0.0
+        self.nodes: frozenset[FreeNode] = frozenset()
         # When it will probably start on the closed nodes.
-        self.at = _NEVER
+        self.at = NEVER
 
 
 class Packer(Generic[T]):
@@ -153,20 +116,20 @@ class Packer(Generic[T]):
     def __init__(self, until: float | None = None) -> None:
         """`until`: when all must have ended, by the clock of `take`; None: no such time."""
         self.until = until
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, FreeNode] = {}
         # Open nodes by what is free on them.
-        self._groups: dict[_Free, dict[_Node, None]] = {}
+        self._groups: dict[Free, dict[FreeNode, None]] = {}
         # How many open nodes have so much in all.
-        self._kinds: Counter[_Free] = Counter()
+        self._kinds: Counter[Free] = Counter()
         # On these more has become free since the last `take`.
-        self._grown: dict[_Node, None] = {}
+        self._grown: dict[FreeNode, None] = {}
         self._lanes: dict[tuple[Resources, int], _Lane[T]] = {}
         self._order: list[_Lane[T]] = []
         self._waiting: dict[T, _Entry[T]] = {}
         self._removed: set[int] = set()
         self._held: dict[T, _Held] = {}
         self._claim: _Claim | None = None
-        self._arrivals = self._window = 0
+        self._arrivals = self._batch = self._window = 0
         # How much has been started since it was opened, in nodes.
         self._filled = 0.0
         self._late: list[T] = []
@@ -178,7 +141,7 @@ class Packer(Generic[T]):
     ) -> None:
         """Take a node into use. `cpus`: to bind payloads to; `gpus`: as many devices as `total`
         says."""
-        node = self._nodes[name] = _Node(name, total, list(cpus), list(gpus))
+        node = self._nodes[name] = FreeNode(name, total, list(cpus), list(gpus))
         self._index(node)
         self._grown[node] = None
         self._nodes_changed()
@@ -222,7 +185,15 @@ class Packer(Generic[T]):
         if not self._waiting or self._filled >= WINDOW * max(1, len(self._nodes)):
             self._window, self._filled = self._window + 1, 0.0
         self._arrivals += 1
-        entry = _Entry(-wish.priority, self._window, -wish.estimate_s, self._arrivals, item, wish)
+        entry = _Entry(
+            -wish.priority,
+            self._window,
+            -wish.estimate_s,
+            self._arrivals,
+            self._batch,
+            item,
+            wish,
+        )
         heapq.heappush(lane.heap, entry)
         self._waiting[item] = entry
         lane.count += 1
@@ -250,7 +221,7 @@ class Packer(Generic[T]):
                 break
             if self._claim is None or self._claim.arrival != first.heap[0].arrival:
                 self._reopen()
-                self._claim = _Claim(first.heap[0].arrival)
+                self._claim = _Claim(first.heap[0])
                 blocked.clear()
             for lane in self._order:
                 if lane not in blocked and lane.possible:
@@ -267,10 +238,11 @@ class Packer(Generic[T]):
             else:
                 started.append((entry.item, self._start(entry, nodes, now)))
                 self._filled += lane.width
-                if lane is not first:
+                if entry.batch > self._claim.batch:
                     self._pass(self._claim, first, lane.width, now)
             self._tidy(lane)
         self._grown.clear()
+        self._batch += 1
         for lane in self._order:
             lane.fresh = False
         return started
@@ -317,30 +289,30 @@ class Packer(Generic[T]):
 
     def could_hold(self, need: Resources, nodes: int = 1) -> bool:
         """Whether so much could be free on so many nodes."""
-        return self._measured(_free(need), nodes)[1]
+        return self._measured(free_of(need), nodes)[1]
 
     # what fits -----------------------------------------------------------------------------------
 
-    def _places(self, lane: _Lane[T], now: float) -> list[_Node]:
+    def _places(self, lane: _Lane[T], now: float) -> list[FreeNode]:
         """The nodes on which the first of a lane can start, none if it cannot: the tightest, or
         several of the emptiest, in the order in which they joined."""
         barred = self._barred(lane.heap[0], now)
-        found: dict[_Free, Collection[_Node]] = {}
+        found: dict[Free, Collection[FreeNode]] = {}
         # What did not fit before can only fit on what has grown.
-        if not lane.fresh and not any(_fits(lane.want, node.free) for node in self._grown):
+        if not lane.fresh and not any(fits(lane.want, node.free) for node in self._grown):
             return []
         if not lane.fresh and lane.nodes == 1 and len(self._grown) < len(self._groups):
             for node in self._grown:
-                if _fits(lane.want, node.free) and node.open and node not in barred:
+                if fits(lane.want, node.free) and node.open and node not in barred:
                     found.setdefault(node.free, [node])
         else:
             for free, nodes in self._groups.items():
-                if _fits(lane.want, free):
+                if fits(lane.want, free):
                     found[free] = [n for n in nodes if n not in barred] if barred else nodes
         if lane.nodes == 1:
             tightest = min((free for free, nodes in found.items() if nodes), default=None)
             return [] if tightest is None else [next(iter(found[tightest]))]
-        chosen: list[_Node] = []
+        chosen: list[FreeNode] = []
         for free in sorted(found, reverse=True):
             chosen += list(found[free])[: lane.nodes - len(chosen)]
         if len(chosen) < lane.nodes:
@@ -348,15 +320,15 @@ class Packer(Generic[T]):
         ranks = {name: rank for rank, name in enumerate(self._nodes)}
         return sorted(chosen, key=lambda node: ranks[node.name])
 
-    def _barred(self, entry: _Entry[T], now: float) -> frozenset[_Node]:
+    def _barred(self, entry: _Entry[T], now: float) -> frozenset[FreeNode]:
         """Nodes that are closed to an entry."""
         claim = self._claim
         if claim is None or not claim.nodes or entry.arrival == claim.arrival:
             return frozenset()
         expected_s = entry.wish.limit_s or entry.wish.estimate_s
-        return frozenset() if expected_s and now + expected_s <= claim.at < _NEVER else claim.nodes
+        return frozenset() if expected_s and now + expected_s <= claim.at < NEVER else claim.nodes
 
-    def _start(self, entry: _Entry[T], nodes: Sequence[_Node], now: float) -> Placement:
+    def _start(self, entry: _Entry[T], nodes: Sequence[FreeNode], now: float) -> Placement:
         need = entry.wish.need
         placement = []
         for node in nodes:
@@ -365,7 +337,7 @@ class Packer(Generic[T]):
             self._change(node, need, -1)
             placement.append(Slot(need, cpus, gpus, node.name))
         expected_s = entry.wish.estimate_s or entry.wish.limit_s
-        ends = now + expected_s if expected_s else _NEVER
+        ends = now + expected_s if expected_s else NEVER
         self._held[entry.item] = held = _Held(tuple(placement), tuple(nodes), ends)
         return held.placement
 
@@ -385,14 +357,14 @@ class Packer(Generic[T]):
         claim.nodes = frozenset(node for *_, node in times)
         claim.at = max(at for at, *_ in times)
 
-    def _free_at(self, node: _Node, need: Resources) -> float:
+    def _free_at(self, node: FreeNode, need: Resources) -> float:
         """When a node will probably have so much free."""
-        want, free, at = _free(need), node.free, 0.0
+        want, free, at = free_of(need), node.free, 0.0
         there = [held for held in self._held.values() if node in held.nodes]
         for held in sorted(there, key=attrgetter("ends")):
-            if _fits(want, free):
+            if fits(want, free):
                 break
-            free, at = _sum(free, _free(held.placement[0].need), 1), held.ends
+            free, at = changed(free, free_of(held.placement[0].need), 1), held.ends
         return at
 
     def _reopen(self) -> None:
@@ -407,13 +379,13 @@ class Packer(Generic[T]):
         whether its items can be held at all."""
         lane.width, lane.possible = self._measured(lane.want, lane.nodes)
 
-    def _measured(self, want: _Free, nodes: int) -> tuple[float, bool]:
-        shares = [(_share(want, total), count) for total, count in self._kinds.items()]
+    def _measured(self, want: Free, nodes: int) -> tuple[float, bool]:
+        shares = [(share(want, total), count) for total, count in self._kinds.items()]
         width = min((share for share, _ in shares), default=0.0) * nodes
         return width, sum(count for share, count in shares if share <= 1) >= nodes
 
     def _nodes_changed(self) -> None:
-        self._kinds = Counter(_free(node.total) for node in self._nodes.values() if node.open)
+        self._kinds = Counter(free_of(node.total) for node in self._nodes.values() if node.open)
         self._reopen()
         for lane in self._order:
             lane.fresh = True
@@ -432,43 +404,19 @@ class Packer(Generic[T]):
             del self._lanes[lane.need, lane.nodes]
             self._order.remove(lane)
 
-    def _change(self, node: _Node, need: Resources, sign: int) -> None:
+    def _change(self, node: FreeNode, need: Resources, sign: int) -> None:
         if not node.open:
-            node.free = _sum(node.free, _free(need), sign)
+            node.free = changed(node.free, free_of(need), sign)
             return
         self._unindex(node)
-        node.free = _sum(node.free, _free(need), sign)
+        node.free = changed(node.free, free_of(need), sign)
         self._index(node)
 
-    def _index(self, node: _Node) -> None:
+    def _index(self, node: FreeNode) -> None:
         self._groups.setdefault(node.free, {})[node] = None
 
-    def _unindex(self, node: _Node) -> None:
+    def _unindex(self, node: FreeNode) -> None:
         group = self._groups[node.free]
         del group[node]
         if not group:
             del self._groups[node.free]
-
-
-def _free(amount: Resources) -> _Free:
-    return amount.gpus, amount.cores, amount.memory_mb, amount.disk_mb
-
-
-def _fits(want: _Free, free: _Free) -> bool:
-    return want[1] <= free[1] and want[2] <= free[2] and want[0] <= free[0] and want[3] <= free[3]
-
-
-def _sum(free: _Free, need: _Free, sign: int) -> _Free:
-    return (
-        free[0] + sign * need[0],
-        free[1] + sign * need[1],
-        free[2] + sign * need[2],
-        free[3] + sign * need[3],
-    )
-
-
-def _share(want: _Free, total: _Free) -> float:
-    """The largest part of any resource of a node that is wanted; more than 1 if it has too
-    little."""
-    parts = zip(want, total, strict=True)
-    return max((need / there if there else _NEVER for need, there in parts if need), default=0.0)

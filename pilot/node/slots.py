@@ -16,7 +16,8 @@ from ailurus.protocol.resources import Resources, Room, Shape
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
 from pilot.node.gpus import Gpu
-from pilot.node.packing import OWN, Packer, Placement, Slot, Wish
+from pilot.node.packing import Packer, Wish
+from pilot.node.shares import OWN, Placement, Slot
 from pilot.node.topology import Cpu
 from pilot.ports import JobError
 

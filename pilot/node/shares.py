@@ -1,0 +1,84 @@
+"""What is free on a node, and what of it a payload holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import NamedTuple
+
+from ailurus.protocol.resources import Resources
+from pilot.node.gpus import Gpu
+from pilot.node.topology import Cpu, choose
+
+OWN = ""
+"""The name of the node on which the pilot itself runs, where it has no other."""
+Free = tuple[int, int, int, int]
+"""GPUs, cores, MB of memory and of disk: in this order the tightest node is the least."""
+NEVER = float("inf")
+
+
+class Slot(NamedTuple):
+    """A granted share of one node. `cpus` is empty where payloads are not pinned."""
+
+    need: Resources
+    cpus: tuple[int, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    node: str = OWN
+
+
+Placement = tuple[Slot, ...]
+"""What a payload holds: one slot on each of its nodes, the first for its first process."""
+
+
+class FreeNode:
+    """A node, and what is free there."""
+
+    __slots__ = ("bound", "cpus", "free", "gpus", "name", "open", "total")
+
+    def __init__(self, name: str, total: Resources, cpus: list[Cpu], gpus: list[Gpu]) -> None:
+        self.name, self.total, self.cpus, self.gpus = name, total, cpus, gpus
+        # CPUs that payloads are bound to.
+        self.bound: dict[int, Cpu] = {}
+        self.free = free_of(total)
+        # Whether anything may start there.
+        self.open = True
+
+    def bind(self, count: int) -> tuple[int, ...]:
+        """The CPUs of a payload, close to each other; none if payloads are not pinned here."""
+        if not self.cpus:
+            return ()
+        chosen = {cpu.number: cpu for cpu in choose(self.cpus, count)}
+        self.cpus = [cpu for cpu in self.cpus if cpu.number not in chosen]
+        self.bound |= chosen
+        return tuple(chosen)
+
+    def unbind(self, numbers: Sequence[int]) -> None:
+        """Take back what `bind` returned."""
+        if numbers:
+            back = [self.bound.pop(number) for number in numbers]
+            self.cpus = sorted([*self.cpus, *back], key=attrgetter("number"))
+
+
+def free_of(amount: Resources) -> Free:
+    return amount.gpus, amount.cores, amount.memory_mb, amount.disk_mb
+
+
+def fits(want: Free, free: Free) -> bool:
+    return want[1] <= free[1] and want[2] <= free[2] and want[0] <= free[0] and want[3] <= free[3]
+
+
+def changed(free: Free, need: Free, sign: int) -> Free:
+    """What is free when `need` is given back, or with a negative `sign` taken."""
+    return (
+        free[0] + sign * need[0],
+        free[1] + sign * need[1],
+        free[2] + sign * need[2],
+        free[3] + sign * need[3],
+    )
+
+
+def share(want: Free, total: Free) -> float:
+    """The largest part of any resource of a node that is wanted; more than 1 if it has too
+    little."""
+    parts = zip(want, total, strict=True)
+    return max((need / there if there else NEVER for need, there in parts if need), default=0.0)
