@@ -17,6 +17,7 @@ from ailurus import __version__
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.resources import Room
 from ailurus.protocol.units import duration_s
 from ailurus.wire.credentials import TokenFile, fixed_token
@@ -94,7 +95,8 @@ def started(
             room = Room.of(total, seconds_left=terms.lifetime_s)
         else:
             slots, room = many.offered(total, seen, claims.gpus, terms.lifetime_s)
-        registration = _registration(options, site, instance, room)
+        hardware = machine.hardware_with(seen, claims.gpus)
+        registration = _registration(options, site, instance, room, hardware)
         link = _link(options, credential, registration, clock)
         registered = link.register(Patience(total_s=options.patience_s))
         log.info("registered", worker_id=registered.worker_id, cores=total.cores)
@@ -179,7 +181,9 @@ def _terms(options: Options, slot: SlotChoice, many: Allocated | None) -> Terms:
     )
 
 
-def _registration(options: Options, site: Site, instance: str, total: Room) -> m.Register:
+def _registration(
+    options: Options, site: Site, instance: str, total: Room, hardware: Hardware
+) -> m.Register:
     return m.Register(
         instance=instance,
         queue=options.queue,
@@ -188,6 +192,7 @@ def _registration(options: Options, site: Site, instance: str, total: Room) -> m
         total=total,
         version=__version__,
         batch_id=_batch_id(),
+        hardware=hardware,
     )
 
 

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, ago
+from ailurus.protocol.hardware import in_words
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ def main(args: Namespace, out: Output) -> int:
         out.document(answer)
     else:
         out.table(
-            ["worker", "site", "queue", "host", "phase", "heard", "cores free", "jobs", "batch id"],
+            ["worker", "site", "queue", "host", "phase", "heard", "cores free", "jobs", "batch id",
+             "machine"],
             (
                 (
                     w.worker_id, w.site, w.queue, _where(w), w.ending or w.phase, ago(w.last_heard),
                     f"{w.room.together.cores}/{w.total.together.cores}", len(w.jobs), w.batch_id,
+                    in_words(w.hardware) if w.hardware else "",
                 )
                 for w in answer.workers
             ),

@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.resources import Room
 from ailurus.protocol.shown import shown
@@ -21,6 +22,7 @@ from dispatcher.rules.worker_records import WorkerRecord
 
 _room = msgspec.json.Decoder(Room).decode
 _usage = msgspec.json.Decoder(m.Usage).decode
+_hardware = msgspec.json.Decoder(Hardware).decode
 _staging = msgspec.json.Decoder(m.Staging).decode
 _curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
 _timing = msgspec.json.Decoder(dict[str, float]).decode
@@ -202,6 +204,7 @@ def worker(
         batch_id=stored.batch_id,
         version=stored.version,
         diagnosis=stored.diagnosis,
+        hardware=_hardware(stored.hardware) if stored.hardware else None,
     )
 
 

@@ -28,6 +28,8 @@ class WorkerRecord(Struct, frozen=True):
     version: str
     diagnosis: str
     draining: int
+    hardware: str | None
+    """What kind of machine it has, encoded."""
 
 
 class SiteRecord(Struct, frozen=True):

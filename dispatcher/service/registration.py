@@ -104,6 +104,9 @@ class Registration:
         else:
             worker_id = known.worker_id
             tx.run("worker.register", worker_id=worker_id, **facts)
+        if ask.hardware is not None:
+            hardware = _encode(ask.hardware).decode()
+            tx.run("worker.describe", worker_id=worker_id, hardware=hardware)
         stored = worker_records.find_worker(tx, worker_id)
         came = WorkerChanged(phase=Phase.ACTIVE, host=ask.host)
         tx.tell(came, at=self._state.now(), worker_id=worker_id)

@@ -1,7 +1,8 @@
 """The GPUs of a node that the batch system has given to this pilot.
 
 A device is named by its UUID, which no renumbering changes; by its index where it has none.
-NVIDIA's come from the driver's files in /proc, its MIG instances from `nvidia-smi -L`, AMD's from
+NVIDIA's come from the driver's files in /proc, their instances, names and memory from its library
+(where that does not load, instances from `nvidia-smi -L`), AMD's from
 the kernel's list of compute nodes. Of these are taken: what may be opened (a device cgroup forbids
 the rest), and of that what the environment names.
 """
@@ -10,12 +11,18 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import Struct
 
 from ailurus.logs import Log
+from ailurus.protocol.hardware import GpuModel
+from pilot.node import nvml
+from pilot.node.nvml import Device, Driver
 
 log = Log("gpus")
 SMI_TIMEOUT_S = 30.0
@@ -43,6 +50,19 @@ class Gpu(Struct, frozen=True, kw_only=True):
     files: tuple[str, ...]
     """Device files that a payload needs to use it."""
     amd: bool = False
+    model: str = ""
+    memory_mb: int = 0
+    """0: its driver does not tell."""
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """The GPUs that this pilot may hand out, and what their driver is."""
+
+    gpus: tuple[Gpu, ...]
+    driver: str = ""
+    """NVIDIA's."""
+    cuda: str = ""
+    """The newest version of CUDA that it runs."""
 
 
 Run = Callable[[Sequence[str]], str]
@@ -85,14 +105,32 @@ def find(
     *,
     run: Run = run_command,
     usable: Callable[[Path], bool] = can_open,
-) -> tuple[Gpu, ...]:
+    ask: Callable[[], Driver | None] = nvml.driver,
+) -> Seen:
     """The GPUs that this pilot may hand out, in the order of the node. `root`: where /proc, /dev
     and /sys are."""
-    nvidia = _nvidia(root, run, usable)
+    found = _nvidia_files(root, usable)
+    driver = ask() if found else None
+    nvidia = _nvidia(root, found, driver, run)
     amd = _amd(root, usable)
-    return (
-        *_granted(nvidia, environment, ("CUDA_VISIBLE_DEVICES", *_BY_POSITION), _NVIDIA_BY_NUMBER),
-        *_granted(amd, environment, ("ROCR_VISIBLE_DEVICES", *_BY_POSITION), _BY_NUMBER),
+    return Seen(
+        gpus=(
+            *_granted(
+                nvidia, environment, ("CUDA_VISIBLE_DEVICES", *_BY_POSITION), _NVIDIA_BY_NUMBER
+            ),
+            *_granted(amd, environment, ("ROCR_VISIBLE_DEVICES", *_BY_POSITION), _BY_NUMBER),
+        ),
+        driver=driver.version if driver else "",
+        cuda=driver.cuda if driver else "",
+    )
+
+
+def models(gpus: Sequence[Gpu]) -> tuple[GpuModel, ...]:
+    """How many there are of each model."""
+    counts = Counter(("amd" if gpu.amd else "nvidia", gpu.model, gpu.memory_mb) for gpu in gpus)
+    return tuple(
+        GpuModel(count=count, vendor=vendor, model=model, memory_mb=memory_mb)
+        for (vendor, model, memory_mb), count in counts.items()
     )
 
 
@@ -105,36 +143,75 @@ def visible(gpus: Sequence[Gpu]) -> dict[str, str]:
     }
 
 
-def _nvidia(root: Path, run: Run, usable: Callable[[Path], bool]) -> list[Gpu]:
-    """NVIDIA's devices by PCI address, as `nvidia-smi` and CUDA_DEVICE_ORDER=PCI_BUS_ID count
-    them."""
-    found: list[tuple[str, int]] = []
+class _File(NamedTuple):
+    """A device file of NVIDIA's, by what the driver says of it in /proc."""
+
+    uuid: str
+    number: int
+    model: str = ""
+
+
+def _nvidia_files(root: Path, usable: Callable[[Path], bool]) -> list[_File]:
+    """By PCI address, as `nvidia-smi` and CUDA_DEVICE_ORDER=PCI_BUS_ID count them."""
+    found: list[_File] = []
     for file in sorted(root.glob("proc/driver/nvidia/gpus/*/information")):
         fields = _information(file)
         if fields.get("Device Minor", "").isdigit():
             uuid = fields.get("GPU UUID", "")
             # A GPU that the driver has not begun to use yet has question marks for a UUID.
-            found.append(("" if "?" in uuid else uuid, int(fields["Device Minor"])))
+            uuid = "" if "?" in uuid else uuid
+            found.append(_File(uuid, int(fields["Device Minor"]), fields.get("Model", "")))
     if not found:
         numbers = (path.name.removeprefix("nvidia") for path in root.glob("dev/nvidia[0-9]*"))
-        found = [("", number) for number in sorted(int(one) for one in numbers if one.isdigit())]
-    found = [(uuid, number) for uuid, number in found if usable(root / f"dev/nvidia{number}")]
-    instances = _mig_instances(root, run) if found else {}
-    if instances is None:
-        # Which GPUs are divided is not known: a whole one may have parts that another pilot uses.
-        log.warning("gpus_unnamed", found=len(found), by="nvidia-smi -L")
-        return []
+        found = [_File("", number) for number in sorted(int(n) for n in numbers if n.isdigit())]
+    return [file for file in found if usable(root / f"dev/nvidia{file.number}")]
+
+
+def _nvidia(root: Path, found: Sequence[_File], driver: Driver | None, run: Run) -> list[Gpu]:
+    if found and driver is None:
+        instances = _mig_instances(root, run)
+        if instances is None:
+            # Which GPUs are divided is not known: a whole one may have parts that another pilot
+            # uses.
+            log.warning("gpus_unnamed", found=len(found), by="nvidia-smi -L")
+            return []
+        devices = [_by_hand(file, instances.get(file.uuid, ())) for file in found]
+    else:
+        devices = list(driver.devices) if driver else []
+    told = {device.minor: device for device in devices}
     gpus: list[Gpu] = []
-    for uuid, number in found:
+    for uuid, number, model in found:
         node = f"nvidia{number}"
         files = (f"/dev/{node}", *_NVIDIA_COMMON)
-        caps = (*files, "/dev/nvidia-caps")
-        if parts := instances.get(uuid):
-            gpus += [Gpu(name=part, number=number, key=part, files=caps) for part in parts]
-        else:
-            name = uuid or str(len(gpus))
-            gpus.append(Gpu(name=name, number=number, key=node, files=files))
+        whole = told.get(number) or _by_hand(_File(uuid, number, model), ())
+        for part in whole.instances or (whole,):
+            divided = part is not whole
+            name = part.uuid or uuid or str(len(gpus))
+            gpus.append(
+                Gpu(
+                    name=name,
+                    number=number,
+                    key=name if divided else node,
+                    files=(*files, "/dev/nvidia-caps") if divided else files,
+                    model=part.model or model,
+                    memory_mb=part.memory_mb,
+                )
+            )
     return gpus
+
+
+def _by_hand(file: _File, instances: Iterable[str]) -> Device:
+    """A device without the library: its memory is not known."""
+    parts = (
+        Device(uuid=one, model=file.model, memory_mb=0, minor=file.number) for one in instances
+    )
+    return Device(
+        uuid=file.uuid,
+        model=file.model,
+        memory_mb=0,
+        minor=file.number,
+        instances=tuple(parts),
+    )
 
 
 def _information(file: Path) -> dict[str, str]:
@@ -183,8 +260,34 @@ def _amd(root: Path, usable: Callable[[Path], bool]) -> list[Gpu]:
         unique = fields.get("unique_id", 0)
         name = f"GPU-{unique:016x}" if unique else str(len(gpus))
         files = (f"/dev/dri/renderD{render}", "/dev/kfd")
-        gpus.append(Gpu(name=name, number=len(gpus), key=f"renderD{render}", files=files, amd=True))
+        gpus.append(
+            Gpu(
+                name=name,
+                number=len(gpus),
+                key=f"renderD{render}",
+                files=files,
+                amd=True,
+                model=_amd_model(root, file.parent, render),
+                memory_mb=_amd_memory_mb(file.parent),
+            )
+        )
     return gpus
+
+
+def _amd_model(root: Path, node: Path, render: int) -> str:
+    """Its name on the market, or else of its chip."""
+    product = root / f"sys/class/drm/renderD{render}/device/product_name"
+    for file in (product, node / "name"):
+        with suppress(OSError):
+            if text := file.read_text("utf-8", "replace").strip():
+                return text
+    return ""
+
+
+def _amd_memory_mb(node: Path) -> int:
+    """Of its banks in its own memory: 1 is what the CPU sees of it, 2 the rest."""
+    banks = (_properties(file) for file in node.glob("mem_banks/*/properties"))
+    return sum(b.get("size_in_bytes", 0) for b in banks if b.get("heap_type") in (1, 2)) >> 20
 
 
 def _properties(file: Path) -> dict[str, int]:

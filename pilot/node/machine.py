@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ailurus.protocol.hardware import Hardware, architecture
 from ailurus.protocol.resources import Resources
 from pilot.node import gpus, topology
 from pilot.node.gpus import Gpu
@@ -25,6 +27,7 @@ class Inventory(Struct, frozen=True, kw_only=True):
     cpus: tuple[int, ...]
     """Those that this process may run on; a quota may leave it less time than they have."""
     gpus: tuple[Gpu, ...]
+    hardware: Hardware = Hardware()
 
 
 def look(
@@ -35,14 +38,39 @@ def look(
     where /proc, /sys and /dev are."""
     disk = os.statvfs(workdir)
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    devices = gpus.find(environment, root)
+    seen = gpus.find(environment, root)
     resources = Resources(
         cores=max(1, min(len(cpus), cpu_quota(root))),
         memory_mb=min(_memory_bytes(), memory_limit_bytes(root)) >> 20,
         disk_mb=disk.f_bavail * disk.f_frsize >> 20,
-        gpus=len(devices),
+        gpus=len(seen.gpus),
     )
-    return Inventory(resources=resources, cpus=cpus, gpus=devices)
+    hardware = Hardware(
+        arch=architecture(os.uname().machine, _flags(root)),
+        driver=seen.driver,
+        cuda=seen.cuda,
+    )
+    return Inventory(resources=resources, cpus=cpus, gpus=seen.gpus, hardware=hardware)
+
+
+def hardware_with(seen: Inventory, devices: Sequence[Gpu]) -> Hardware:
+    """What kind of machine it is for a pilot that has these of its GPUs."""
+    return replace(seen.hardware, gpus=gpus.models(devices))
+
+
+def _flags(root: Path) -> list[str]:
+    """What the first CPU can do."""
+    try:
+        fd = os.open(root / "proc/cpuinfo", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    try:
+        # The kernel asks each CPU of which more is read.
+        text = os.read(fd, 4096).decode("ascii", "replace")
+    finally:
+        os.close(fd)
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    return flags.partition(":")[2].split()
 
 
 def total_of(slot: SlotChoice, seen: Resources, gpus: int) -> Resources:

@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from ailurus.protocol.fields import Count, Key, Label, LongText, Whole
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.messages.base import Answer, LenientRequest
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Outcome, Phase
@@ -33,6 +34,7 @@ class WorkerRow(Answer, kw_only=True, gc=False):
     batch_id: str = ""
     version: str = ""
     diagnosis: str = ""
+    hardware: Hardware | None = None
 
 
 class SlotShape(LenientRequest):

@@ -10,6 +10,7 @@ from msgspec import Meta, Raw, Struct, field
 
 from ailurus.protocol.did import Mark
 from ailurus.protocol.fields import Adler32, Count, Key, Label, LongText, Md5, Whole
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, LenientRequest
 from ailurus.protocol.messages.items import MOST_NEWS, ItemEnd
@@ -33,6 +34,8 @@ class Register(LenientRequest, kw_only=True):
     total: Room
     version: Label = ""
     batch_id: Label = ""
+    hardware: Hardware | None = None
+    """None: an older pilot."""
 
 
 class Registered(Answer):

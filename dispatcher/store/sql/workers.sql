@@ -1,7 +1,7 @@
 -- fragment: worker_columns
 -- A worker as users see it.
 worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx,
-    batch_id, version, diagnosis, draining
+    batch_id, version, diagnosis, draining, hardware
 
 -- name: worker.plan
 -- A worker that an edge is about to submit.
@@ -54,6 +54,12 @@ insert into worker (worker_id, site, queue, phase, ending, ended, diagnosis)
 update worker set phase = 'active', ending = null, ended = null, host = :host, instance = :instance,
     batch_id = case when batch_id = '' then :batch_id else batch_id end, version = :version,
     registered = :now, last_heard = :now, total = :total, room = :total where worker_id = :worker_id
+
+-- name: worker.describe
+-- What kind of machine a worker has.
+-- owner: checked by _write
+-- writes: worker
+update worker set hardware = :hardware where worker_id = :worker_id
 
 -- name: worker.of_instance
 -- A worker that nobody planned, by the name that its pilot gave itself.

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import JobsQuery
+from ailurus.protocol.api import JobsQuery, Scope, WorkersQuery
+from ailurus.protocol.hardware import GpuModel, Hardware
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
-from ailurus.protocol.worker import Ending
+from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
 from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, bench, job, run
@@ -77,8 +78,6 @@ async def test_a_second_edge_of_a_site_is_refused_until_the_first_is_silent(b):
 
 
 async def test_a_worker_registers_once_with_its_bootstrap_token(b):
-    from ailurus.protocol.api import Scope
-
     welcome = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
     ask = m.NewIntent(
         site="here", epoch=welcome.epoch, intent="i1", queue="q", count=1, deadline=4e9
@@ -100,9 +99,6 @@ async def test_a_worker_registers_once_with_its_bootstrap_token(b):
 @pytest.mark.parametrize("vouched", [True, False])
 async def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(b, vouched):
     """A worker that its edge submitted after it had lost the site is a stray, and takes no job."""
-    from ailurus.protocol.api import Scope
-    from ailurus.protocol.worker import Phase
-
     old = await b.service.edges.hello(m.Hello(site="here", instance="e1", slots=()), EDGE)
     ask = m.NewIntent(site="here", epoch=old.epoch, intent="i1", queue="q", count=1, deadline=4e9)
     await b.service.edges.intent(ask, EDGE)
@@ -124,8 +120,6 @@ async def test_r2_after_a_fail_over_only_workers_that_an_edge_has_seen_register(
 
 
 async def test_the_end_of_a_worker_seen_by_its_edge_frees_its_jobs_at_once(b):
-    from ailurus.protocol.api import Scope
-    from ailurus.protocol.worker import Ending, Phase
     from tests.dispatcher.helpers import Worker
 
     (one,) = await b.submit()
@@ -214,3 +208,19 @@ async def test_users_take_turns_however_much_one_of_them_has_submitted(b):
     assert share == {"a": 6, "b": 2, "c": 16}, taken  # of c's, three make one
     await b.submit(job("urgent", priority=1), caller=BOB)
     assert await order(b, worker, 1) == "b"
+
+
+async def test_what_kind_of_machine_a_worker_has_is_shown(b):
+    hardware = Hardware(
+        arch="x86-64-v3",
+        gpus=(GpuModel(count=2, vendor="nvidia", model="NVIDIA H200", memory_mb=144_384),),
+        driver="570.86.15",
+        cuda="12.8",
+    )
+    pilot = Caller(subject="p", scopes=frozenset({Scope.PILOT}))
+    me = m.Register(instance="me", queue="q", total=BIG, hardware=hardware)
+    told = (await b.service.registration.register(me, pilot)).worker_id
+    older = m.Register(instance="older", queue="q", total=BIG)
+    silent = (await b.service.registration.register(older, pilot)).worker_id
+    rows = (await b.service.figures.workers(WorkersQuery(), ALICE)).workers
+    assert {row.worker_id: row.hardware for row in rows} == {told: hardware, silent: None}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from ailurus.protocol.hardware import GpuModel
 from pilot.node import gpus
-from pilot.node.gpus import Gpu, parse_smi
+from pilot.node.gpus import Gpu, Seen, parse_smi
+from pilot.node.nvml import Device, Driver
 
 K80 = ["GPU-be0a1aaf-c92d-ce5e-6d53-1f064e6842f6", "GPU-c6398fd0-9366-8e15-5d6a-369da852f85b",
        "GPU-eaf23aa1-4d3d-596c-da66-b86b0e5db584", "GPU-82523fd8-3897-f599-d088-ccd04ae45ec1"]  # fmt: skip
@@ -77,15 +79,15 @@ def amd_node(root: Path) -> Path:
 
 
 def names(root: Path, **environment: str) -> list[str]:
-    return [gpu.name for gpu in gpus.find(environment, root, run=no_run)]
+    return [gpu.name for gpu in gpus.find(environment, root, run=no_run).gpus]
 
 
 def test_a_node_without_gpus_has_none_and_runs_nothing(tmp_path):
-    assert gpus.find({}, tmp_path, run=no_run) == ()
+    assert gpus.find({}, tmp_path, run=no_run).gpus == ()
 
 
 def test_devices_are_named_by_uuid_in_the_order_of_the_bus_with_their_files(tmp_path):
-    found = gpus.find({}, nvidia_node(tmp_path), run=no_run)
+    found = gpus.find({}, nvidia_node(tmp_path), run=no_run).gpus
     assert [gpu.name for gpu in found] == K80
     assert [gpu.files[0] for gpu in found] == [f"/dev/nvidia{minor}" for minor in MINORS]
     assert "/dev/nvidiactl" in found[0].files
@@ -93,7 +95,7 @@ def test_devices_are_named_by_uuid_in_the_order_of_the_bus_with_their_files(tmp_
 
 def test_what_a_device_cgroup_forbids_is_not_there(tmp_path):
     root = nvidia_node(tmp_path)
-    found = gpus.find({}, root, run=no_run, usable=lambda path: path.name != "nvidia2")
+    found = gpus.find({}, root, run=no_run, usable=lambda path: path.name != "nvidia2").gpus
     assert [gpu.name for gpu in found] == K80[1:]
 
 
@@ -112,7 +114,7 @@ def test_without_the_drivers_files_in_proc_the_devices_are_counted(tmp_path):
     (tmp_path / "dev").mkdir()
     for name in ("nvidia0", "nvidia1", "nvidia10", "nvidiactl", "nvidia-caps"):
         (tmp_path / "dev" / name).touch()
-    found = gpus.find({}, tmp_path, run=no_run)
+    found = gpus.find({}, tmp_path, run=no_run).gpus
     assert [(gpu.name, gpu.number) for gpu in found] == [("0", 0), ("1", 1), ("2", 10)]
 
 
@@ -153,7 +155,7 @@ def test_positions_count_what_may_be_opened(tmp_path):
     root = nvidia_node(tmp_path)
     only = ("nvidia0", "nvidia1")
     environment = {"CUDA_VISIBLE_DEVICES": "0,1", "SLURM_JOB_GPUS": "0,1"}
-    found = gpus.find(environment, root, run=no_run, usable=lambda path: path.name in only)
+    found = gpus.find(environment, root, run=no_run, usable=lambda path: path.name in only).gpus
     assert [gpu.name for gpu in found] == K80[2:]
 
 
@@ -161,20 +163,20 @@ def test_mig_instances_stand_for_their_gpu(tmp_path):
     uuids = ["GPU-48aeb943-9458-4282-da24-e5f49e0db44b", "GPU-9de3d0e8-33f5-10dc-0c79-2c88a7ab0a23"]
     root = nvidia_node(tmp_path, uuids, [0, 1])
     (root / "proc/driver/nvidia/capabilities/gpu0/mig/gi7").mkdir(parents=True)
-    found = gpus.find({}, root, run=lambda argv: SMI_MIG)
+    found = gpus.find({}, root, run=lambda argv: SMI_MIG).gpus
     assert [gpu.name[:12] for gpu in found] == ["MIG-fb42055e", "MIG-3d4db13e", "GPU-9de3d0e8"]
     assert len({gpu.key for gpu in found}) == 3
     assert "/dev/nvidia-caps" in found[0].files
     assert "/dev/nvidia-caps" not in found[2].files
     environment = {"CUDA_VISIBLE_DEVICES": "MIG-3d4db13e-c42d-5555-98f4-8b50389791bc"}
-    assert gpus.find(environment, root, run=lambda argv: SMI_MIG) == (found[1],)
+    assert gpus.find(environment, root, run=lambda argv: SMI_MIG).gpus == (found[1],)
 
 
 @pytest.mark.parametrize("text", ["", "GPU 0: A100 (UUID: GPU-9de3d0e8)\n"])
 def test_gpus_whose_division_is_not_known_are_not_handed_out(tmp_path, text):
     root = nvidia_node(tmp_path)
     (root / "proc/driver/nvidia/capabilities/gpu0/mig/gi7").mkdir(parents=True)
-    assert gpus.find({}, root, run=lambda argv: text) == ()
+    assert gpus.find({}, root, run=lambda argv: text).gpus == ()
 
 
 def test_older_names_of_mig_instances_are_read_too():
@@ -188,7 +190,7 @@ def test_text_of_a_tool_that_found_nothing_names_nothing():
 
 def test_amd_devices_are_found_by_the_kernels_list(tmp_path):
     root = amd_node(tmp_path)
-    found = gpus.find({}, root, run=no_run)
+    found = gpus.find({}, root, run=no_run).gpus
     assert [gpu.name for gpu in found] == ["GPU-1a2b3c4d5e6f7081", "GPU-8070605040302010"]
     assert found[1].files == ("/dev/dri/renderD129", "/dev/kfd")
     assert names(root, ROCR_VISIBLE_DEVICES="1") == ["GPU-8070605040302010"]
@@ -214,3 +216,42 @@ def test_a_command_that_is_missing_or_fails_wrote_nothing():
     assert gpus.run_command(["/nonexistent-command"]) == ""
     assert gpus.run_command(["/bin/false"]) == ""
     assert gpus.run_command(["/bin/echo", "x"]) == "x\n"
+
+
+# what they are ------------------------------------------------------------------------------------
+
+
+def test_the_driver_names_models_memory_and_instances(tmp_path):
+    root = nvidia_node(tmp_path, ["GPU-a", "GPU-b"], (1, 0))
+    part = Device(uuid="MIG-c", model="A100 3g", memory_mb=40_000, minor=1)
+    whole = Device(uuid="GPU-a", model="A100", memory_mb=80_000, minor=1, instances=(part,))
+    other = Device(uuid="GPU-b", model="H200", memory_mb=144_000, minor=0)
+    driver = Driver(version="570", cuda="12.8", devices=(other, whole))
+    seen = gpus.find({}, root, run=no_run, ask=lambda: driver)
+    assert [(gpu.name, gpu.model, gpu.memory_mb) for gpu in seen.gpus] == [
+        ("MIG-c", "A100 3g", 40_000),
+        ("GPU-b", "H200", 144_000),
+    ]
+    assert (seen.driver, seen.cuda) == ("570", "12.8")
+    assert seen.gpus[0].key == "MIG-c"
+    assert "/dev/nvidia-caps" in seen.gpus[0].files
+
+
+def test_a_node_without_gpus_is_not_asked_for_its_driver(tmp_path):
+    def ask():
+        raise AssertionError("it was asked")
+
+    assert gpus.find({}, tmp_path, run=no_run, ask=ask) == Seen(gpus=())
+
+
+def test_without_the_library_the_driver_names_models_in_proc(tmp_path):
+    seen = gpus.find({}, nvidia_node(tmp_path), run=no_run, ask=lambda: None)
+    assert {gpu.model for gpu in seen.gpus} == {"NVIDIA A100-SXM4-40GB"}
+
+
+def test_models_are_counted(tmp_path):
+    seen = gpus.find({}, nvidia_node(tmp_path), run=no_run, ask=lambda: None)
+    assert gpus.models(seen.gpus) == (
+        GpuModel(count=4, vendor="nvidia", model="NVIDIA A100-SXM4-40GB"),
+    )
+    assert gpus.models(()) == ()
