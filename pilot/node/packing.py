@@ -9,9 +9,9 @@ wide one.
 
 Nothing starves while payloads end and no higher priority comes. What arrives after an item's window
 goes behind it, so that it is the first some day. And once those that came after the first have
-filled all nodes `PATIENCE` times, the nodes on which it can start soonest are closed for it: nothing
-starts there any more but what will have ended by then. Those that came with it do not count: they
-are so many and no more, and closed nodes idle.
+filled all nodes `PATIENCE` times, the nodes on which it can start soonest are closed for it: there
+starts only what will have ended by then. Those that came with it do not count: they are so many
+and no more, and closed nodes idle.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class Task(NamedTuple):
 
 
 def pack(tasks: Sequence[Task], room: Resources, spawner: GuardedSpawner) -> list[ProcessEnd]:
-    """Run all tasks in `room`, widest and longest first with back-fill; results in the order of `tasks`.
+    """Run all tasks in `room` as the packer orders them; results in the order of `tasks`.
 
     A task that does not fit in `room` at all is refused before anything runs. The caller's thread
     reads the guardian's answers: nobody else may.
