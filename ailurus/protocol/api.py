@@ -283,6 +283,15 @@ ROUTES: tuple[Route, ...] = (
         "Lease jobs to workers behind a relay",
     ),
     Route(
+        "relay_items",
+        P,
+        "/relay/items",
+        Scope.RELAY,
+        m.RelayItems,
+        m.ItemsAnswer,
+        "News of items of a worker behind a relay, and more of them",
+    ),
+    Route(
         "job_credentials",
         P,
         "/worker/credentials",

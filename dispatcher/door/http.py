@@ -39,6 +39,7 @@ BODIES = {
     "beat": 8 * MIB,
     "relay_tell": 32 * MIB,
     "relay_acquire": 8 * MIB,
+    "relay_items": 8 * MIB,
 }
 # Bytes of a submission above which it is decoded in pieces, so that other requests get their turn.
 BIG = 256 * 1024

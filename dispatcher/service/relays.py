@@ -16,6 +16,7 @@ from dispatcher.rules import attempts, worker_records
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.worker_records import WorkerHome
 from dispatcher.service.heartbeats import Heartbeats
+from dispatcher.service.items import Items
 from dispatcher.service.state import LiveWorker, State
 from dispatcher.service.workers import Workers
 
@@ -28,10 +29,13 @@ GATHER_S = 0.02
 class Relays:
     """The part of the service that relays see."""
 
-    def __init__(self, state: State, workers: Workers, heartbeats: Heartbeats) -> None:
+    def __init__(
+        self, state: State, workers: Workers, heartbeats: Heartbeats, items: Items
+    ) -> None:
         self._state = state
         self._workers = workers
         self._heartbeats = heartbeats
+        self._items = items
 
     async def relay_tell(self, ask: m.RelayBeat, caller: Caller) -> m.RelayBeatAnswer:
         """Heartbeats, and the other reports of workers, in this order: the ends of workers come
@@ -77,9 +81,17 @@ class Relays:
             count=one.ask.count,
             wait_s=wait_s,
             ahead=one.ask.ahead,
+            items=one.ask.items,
         )
         got = await self._for(site, one.worker_id, self._workers.acquire, ask)
         return m.RawRelayedJobs(worker_id=one.worker_id, got=got)
+
+    async def relay_items(self, ask: m.RelayItems, caller: Caller) -> m.RawItemsAnswer:
+        """A worker's news of items, and more of them. Raises Rejected if it has ended."""
+        got = await self._for(ask.site, ask.worker_id, self._items.exchange_items, ask.ask)
+        if got is None:
+            raise Rejected(410, "this worker has ended", remedy="exit")
+        return got
 
     async def _beat(self, one: m.RelayedBeat, site: str) -> m.RelayedBeatAnswer:
         told = await self._for(site, one.worker_id, self._heartbeats.beat, one.beat)

@@ -103,6 +103,11 @@ class Exchange:
         self._state.upstream_heartbeat_s = got.heartbeat_s
         return got.worker_id
 
+    async def items(self, worker_id: int, ask: m.ItemsRequest) -> m.ItemsAnswer:
+        """A worker's news of items, and more of them. Raises Unreachable or Refused."""
+        whole = m.RelayItems(site=self._state.terms.site, worker_id=worker_id, ask=ask)
+        return await self._up.call("relay_items", whole, m.ItemsAnswer)
+
     # asked for jobs ------------------------------------------------------------------------------
 
     async def fetch(self, loop: Loop) -> None:

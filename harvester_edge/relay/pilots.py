@@ -142,7 +142,8 @@ class Pilots:
         for job in dict.fromkeys([*own, *others]):
             if len(picked) == ask.count:
                 break
-            if not job.leaving and job.shape.fits(room):
+            able = ask.items or job.assignment.spec.payloads is None
+            if able and not job.leaving and job.shape.fits(room):
                 picked.append(job)
                 room = room.taking(job.shape)
         return picked
@@ -236,6 +237,23 @@ class Pilots:
         ]
         await self._state.give_back(jobs)
         return m.Done()
+
+    async def exchange_items(self, ask: m.ItemsRequest, pilot: Pilot) -> m.ItemsAnswer:
+        """Passed on under the worker that the job was leased to. Raises Refusal for a job that the
+        pilot has not, and while the dispatcher is away: the pilot keeps its news."""
+        self._state.hear(pilot)
+        job = self._state.jobs.get((ask.job_id, ask.attempt_nr))
+        if job is None or job.holder is not pilot:
+            raise Refusal(404, f"job {ask.job_id} is not this pilot's", field="job_id")
+        try:
+            answer = await self._dispatcher.items(job.owner.worker_id, ask)
+        except Unreachable:
+            raise Refusal(503, "the dispatcher is away") from None
+        except Refused as error:
+            # That the dispatcher has given a worker up is told with a heartbeat's answer alone.
+            status = 503 if error.status == 410 else error.status
+            raise Refusal(status, error.message) from None
+        return replace(answer, giver=self.name)
 
     async def log_pieces(self, ask: m.LogPieces, pilot: Pilot) -> m.Done:
         """Live logs go on with the next word, or not at all."""

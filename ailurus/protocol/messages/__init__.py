@@ -72,6 +72,7 @@ from ailurus.protocol.messages.relays import (
     RelayedJobs,
     RelayedLog,
     RelayedRelease,
+    RelayItems,
 )
 from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.messages.users import (
@@ -203,6 +204,7 @@ __all__ = [
     "RelayAcquired",
     "RelayBeat",
     "RelayBeatAnswer",
+    "RelayItems",
     "RelayedAcquire",
     "RelayedBeat",
     "RelayedBeatAnswer",

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from ailurus.protocol.fields import Key, Whole
 from ailurus.protocol.messages.base import Answer, StrictRequest
+from ailurus.protocol.messages.items import ItemsRequest
 from ailurus.protocol.messages.workers import (
     Acquire,
     Acquired,
@@ -106,3 +107,12 @@ class RawRelayAcquired(Answer):
 
     workers: tuple[RawRelayedJobs, ...]
     giver: str = ""
+
+
+class RelayItems(StrictRequest):
+    """News of the items of a job that a worker behind a relay has, and its request for more: passed
+    on at once, or not at all."""
+
+    site: Key
+    worker_id: Whole
+    ask: ItemsRequest

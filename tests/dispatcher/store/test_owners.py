@@ -326,6 +326,12 @@ class World:
         told = await self.service.relays.relay_tell(ask, THEIR_RELAY)
         assert [one.told for one in told.workers] == [None]
 
+    async def relay_items(self):
+        end = m.ItemEnd(index=0, attempt=1, outcome=ItemOutcome.FINISHED)
+        ask = m.ItemsRequest(request_id="r", job_id=self.job, attempt_nr=1, ended=(end,))
+        whole = m.RelayItems(site="there", worker_id=self.worker.id, ask=ask)
+        await self.service.relays.relay_items(whole, THEIR_RELAY)
+
     async def relay_acquire(self):
         ask = m.Acquire(request_id="r", room=BIG)
         one = m.RelayedAcquire(worker_id=self.worker.id, ask=ask)
@@ -374,6 +380,7 @@ REFUSED = {
     **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
     "submit": 422,
     "intent": 409,
+    "relay_items": 410,
 }
 """By what status: what is not theirs is not there, for users."""
 

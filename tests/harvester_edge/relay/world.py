@@ -85,9 +85,11 @@ class Pilot:
         return self.world.relay.who(self.token)
 
     async def acquire(
-        self, *, wait_s: float = 0.0, request: str = "", count: int = 1
+        self, *, wait_s: float = 0.0, request: str = "", count: int = 1, items: bool = False
     ) -> list[m.Assignment]:
-        ask = m.Acquire(request_id=request or new_id(), room=ROOM, wait_s=wait_s, count=count)
+        ask = m.Acquire(
+            request_id=request or new_id(), room=ROOM, wait_s=wait_s, count=count, items=items
+        )
         got = list((await self.world.relay.acquire(ask, self.known)).jobs)
         self.has |= {(one.job_id, one.attempt_nr): one for one in got}
         return got
@@ -98,6 +100,13 @@ class Pilot:
             for one in self.has
         )
         return await self.world.relay.beat(m.Beat(jobs=updates, room=ROOM), self.known)
+
+    async def exchange(self, one: m.Assignment, count: int = 0, *ended: m.ItemEnd) -> m.ItemsAnswer:
+        ask = m.ItemsRequest(
+            request_id=new_id(), job_id=one.job_id, attempt_nr=one.attempt_nr, count=count,
+            ended=ended,
+        )  # fmt: skip
+        return await self.world.relay.exchange_items(ask, self.known)
 
     async def report(self, one: m.Assignment, **facts: Any) -> str:
         report = m.Report(
@@ -178,9 +187,9 @@ class World:
             except Unreachable:
                 pass
 
-    async def fill(self, pilot: Pilot) -> list[m.Assignment]:
+    async def fill(self, pilot: Pilot, *, items: bool = False) -> list[m.Assignment]:
         """An acquire that waits, while the relay fetches for it."""
-        waiting = asyncio.create_task(pilot.acquire(wait_s=5))
+        waiting = asyncio.create_task(pilot.acquire(wait_s=5, items=items))
         while not waiting.done():
             await asyncio.sleep(0)
             await self.turn()
