@@ -17,7 +17,6 @@ from ailurus import __version__
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
-from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.resources import Room
 from ailurus.protocol.units import duration_s
 from ailurus.wire.credentials import TokenFile, fixed_token
@@ -95,11 +94,10 @@ def started(
             room = Room.of(total, seconds_left=terms.lifetime_s)
         else:
             slots, room = many.offered(total, seen, claims.gpus, terms.lifetime_s)
-        hardware = machine.hardware_with(seen, claims.gpus)
-        registration = _registration(options, site, instance, room, hardware)
+        registration = _registration(options, site, instance, room, seen, claims)
         link = _link(options, credential, registration, clock)
-        registered = link.register(Patience(total_s=options.patience_s))
-        log.info("registered", worker_id=registered.worker_id, cores=total.cores)
+        worker_id = link.register(Patience(total_s=options.patience_s)).worker_id
+        log.info("registered", worker_id=worker_id, cores=total.cores)
         spool = Spool(_spool(options, directory, container), instance)
         kit = Kit(
             host=registration.host,
@@ -182,7 +180,7 @@ def _terms(options: Options, slot: SlotChoice, many: Allocated | None) -> Terms:
 
 
 def _registration(
-    options: Options, site: Site, instance: str, total: Room, hardware: Hardware
+    options: Options, site: Site, instance: str, total: Room, seen: Inventory, claims: Claims
 ) -> m.Register:
     return m.Register(
         instance=instance,
@@ -192,7 +190,7 @@ def _registration(
         total=total,
         version=__version__,
         batch_id=_batch_id(),
-        hardware=hardware,
+        hardware=machine.hardware_with(seen, claims.gpus),
     )
 
 

@@ -38,8 +38,8 @@ class ProgramStarter:
 
     def start(self, order: Spawn, socket: int = -1, cgroup: Sequence[int] = ()) -> tuple[int, int]:
         """Start it; its process id, and where its status can be read, or 0. `socket`: the one that
-        it inherits; `cgroup`: as `inside` takes them; they are closed here. Raises NotPrepared for what is ours, OSError or
-        ValueError for the program's."""
+        it inherits; `cgroup`: as `inside` takes them; they are closed here. Raises NotPrepared for
+        what is ours, OSError or ValueError for the program's."""
         # Closed again once the program has them.
         opened = [*cgroup]
         actions: list[tuple[Any, ...]] = [
