@@ -95,6 +95,7 @@ class Allocated:
         not there yet as far as the batch system tells of them. `total`: of this machine."""
         total = within(total, self._shares[0])
         self.slots.join(self.node.name, total, pinned(self._around.site, total, seen), gpus)
+        self.slots.await_nodes(share.name for share in self._shares[1:])
         each = [total, *(within(total, share) for share in self._shares[1:])]
         return self.slots, Room.over(Counter(each), seconds_left=seconds_left)
 

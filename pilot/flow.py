@@ -153,8 +153,8 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
     kit.node.container.accepts(replace(spec, network=True) if spec.nodes > 1 else spec)
     if spec.launcher != SINGLE:
         launcher_of(spec)
-    if spec.nodes > 1 and kit.slots.total.most("nodes") <= 1:
-        # Its other nodes may have been lost.
+    # Where some of many have been lost, it is given back.
+    if spec.nodes > 1 and len(kit.nodes) == 1:
         raise JobError(
             Code.NOT_IMPLEMENTED,
             f"{spec.nodes} nodes, and this pilot has one",

@@ -239,8 +239,7 @@ class Server:
         self._stop_all(why, 0.0 if again else self._terms.grace_s)
 
     def _broken(self, down: Down) -> None:
-        """A loop does not recover: take no more jobs, and run none without a reporter or a
-        supervisor."""
+        """A loop does not recover: take no jobs, run none without a reporter or a supervisor."""
         self.broken = True
         self.drain(str(down), Ending.FAILED)
         if down.loop not in ("acquirer", "cleaner") and self._stop_by == float("inf"):
@@ -299,7 +298,7 @@ class Server:
         if answer.jobs:
             empty = 0
             self._take(answer.jobs)
-        elif not self._jobs:
+        elif not self._jobs and not self._kit.slots.awaits:
             # Beside jobs the answer may only mean that one of them has ended.
             empty += 1
         if answer.drain:
@@ -312,6 +311,8 @@ class Server:
         """The next acquire, once there is room; None: look again."""
         slots = self._kit.slots
         with slots.changed:
+            if not self._draining and slots.wait_for_nodes():
+                return None
             vacancy = self._vacancy()
             if vacancy is None:
                 if not self._draining:
@@ -333,8 +334,7 @@ class Server:
         )
 
     def _longest(self, wait_s: float) -> float:
-        """How much of `wait_s` the pilot may wait for a job: an idle one no longer than it may be
-        idle."""
+        """How long the pilot may wait for a job: an idle one no longer than it may be idle."""
         if self._jobs or self._terms.idle_exit_s is None:
             return wait_s
         left = self._idle_since + self._terms.idle_exit_s - self._clock.monotonic()
@@ -351,7 +351,7 @@ class Server:
         slots = self._kit.slots
         room = slots.room()
         if cores := sum(one.cores * one.nodes for one in room.groups if one.memory_mb):
-            wait_s = BUSY_POLL_S if self._jobs else IDLE_POLL_S
+            wait_s = BUSY_POLL_S if self._jobs or slots.awaits else IDLE_POLL_S
             return Vacancy(room, min(cores, left), wait_s)
         if self._prefetch and slots.waiting() < max(1, slots.total.together.cores // 16):
             # Until the dispatcher allows it again.

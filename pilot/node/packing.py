@@ -141,6 +141,7 @@ class Packer(Generic[T]):
     ) -> None:
         """Take a node into use. `cpus`: to bind payloads to; `gpus`: as many devices as `total`
         says."""
+        self.drain(name)
         node = self._nodes[name] = FreeNode(name, total, list(cpus), list(gpus))
         self._index(node)
         self._grown[node] = None

@@ -23,6 +23,9 @@ from pilot.ports import JobError
 
 __all__ = ["OWN", "Placement", "Slot", "Slots"]
 
+NODES_S, LATE_NODES_S = 1.0, 60.0
+"""How long jobs wait for nodes that are going to join, and how long there is hope of one."""
+
 
 class Slots:
     """The room of this pilot, shared by its jobs' threads."""
@@ -39,6 +42,8 @@ class Slots:
         self._packer: Packer[Attempt] = Packer()
         self._clock = clock
         self._coming: dict[Attempt, Shape] = {}
+        self._awaited: set[str] = set()
+        self._awaited_since = clock.monotonic()
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         """Notified when there may be room for another job."""
@@ -50,6 +55,7 @@ class Slots:
     ) -> None:
         """Take a node into use."""
         with self._lock:
+            self._awaited.discard(node)
             self._packer.join(node, total, pin, gpus)
             self._grant()
             self.changed.notify_all()
@@ -64,9 +70,33 @@ class Slots:
         """Forget a node. Returns the jobs that hold a slot there, for the caller to stop: those on
         several nodes hold the others until their payload has ended."""
         with self._lock:
+            self._awaited.discard(node)
             held = self._packer.leave(node)
             self._return_misfits()
             return held
+
+    def await_nodes(self, nodes: Iterable[str]) -> None:
+        """These are going to join."""
+        with self._lock:
+            self._awaited.update(nodes)
+            self._awaited_since = self._clock.monotonic()
+
+    @property
+    def awaits(self) -> bool:
+        """Whether there may soon be room on a node that has not joined yet."""
+        return bool(self._awaited) and self._awaited_for_s() < LATE_NODES_S
+
+    def wait_for_nodes(self) -> bool:
+        """Wait for the nodes that are going to join, for the first request for jobs tells the room;
+        under the lock. Returns False if there are none, or they are late."""
+        left_s = NODES_S - self._awaited_for_s()
+        if not self._awaited or left_s <= 0:
+            return False
+        self._clock.wait(self.changed, left_s)
+        return True
+
+    def _awaited_for_s(self) -> float:
+        return self._clock.monotonic() - self._awaited_since
 
     def end_by(self, monotonic: float) -> None:
         """Start no job whose walltime ends after this reading of the clock."""

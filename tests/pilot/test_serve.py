@@ -18,6 +18,7 @@ from ailurus.protocol.worker import Ending
 from ailurus.wire.client import Nonsense, Refused, Unreachable
 from pilot import serve
 from pilot.clock import SYSTEM
+from pilot.node.slots import LATE_NODES_S
 from pilot.ports import JobError, ProcessEnd, ProcessSpec
 from pilot.process.signals import NUDGE
 from pilot.serve import Server, Terms
@@ -84,6 +85,26 @@ def test_a_busy_pilot_offers_what_is_free_and_waits_less(world):
     request = made._next_request()
     assert (request.room.cores, request.count, request.wait_s) == (1, 1, serve.BUSY_POLL_S)
     end_all(world, made)
+
+
+def test_the_first_request_waits_for_nodes_that_are_on_their_way(world):
+    slots = world.kit.slots
+    slots.await_nodes(["n2"])
+    made = server_of(world)
+    world.clock.while_waiting = lambda: slots.join("n2", slots.room())
+    assert made._next_request() is None
+    request = made._next_request()
+    assert (request.room.nodes, request.count, request.wait_s) == (2, 8, serve.IDLE_POLL_S)
+
+
+def test_a_node_that_is_late_keeps_none_waiting_and_is_told_soon_after_it_has_come(world):
+    world.kit.slots.await_nodes(["n2"])
+    made = server_of(world)
+    assert made._next_request() is None
+    request = made._next_request()
+    assert (request.room.nodes, request.wait_s) == (1, serve.BUSY_POLL_S)
+    world.clock.forward(LATE_NODES_S)
+    assert made._next_request().wait_s == serve.IDLE_POLL_S
 
 
 def end_all(world: World, server: Server) -> None:
