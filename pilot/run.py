@@ -78,7 +78,8 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
     try:
         if attempt.spec.payloads is not None:
             return _items(attempt, work, argv, [*zip(placement, parts, strict=True)], kit)
-        with kit.supervisor.watching(attempt, work, nodes), shells:
+        devices = [gpus.uuids(slot.gpus) for slot in placement]
+        with kit.supervisor.watching(attempt, work, nodes, devices), shells:
             granted.write(attempt.credentials, work)
             attempt.start_payload(start)
             _wait(payload.over, attempt, work, kit)
@@ -95,6 +96,7 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
         max_rss_kb=max(attempt.usage.max_rss_kb, ended.max_rss_kb),
         rss_kb=0,
         processes=0,
+        gpu_memory_mb=0,
     )
     return _outcome(attempt, work, payload.exit, kit)
 
@@ -108,7 +110,8 @@ def _items(
 ) -> Outcome:
     """Run the items that the job carries."""
     began = kit.clock.monotonic()
-    with kit.supervisor.watching(attempt, work, [part.node for _, part in places]):
+    devices = [gpus.uuids(slot.gpus) for slot, _ in places]
+    with kit.supervisor.watching(attempt, work, [part.node for _, part in places], devices):
         granted.write(attempt.credentials, work)
         run_items(attempt, argv, work, places, kit)
     wall_s = round(kit.clock.monotonic() - began, 3)

@@ -15,6 +15,8 @@ class Sampled(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """The job's. Files without a name that the payload keeps open count on its file system."""
     local: tuple[str, ...] = ()
     """Directories of this node which the payload alone uses."""
+    gpus: tuple[str, ...] = ()
+    """UUIDs of its GPUs that NVML knows."""
 
 
 class LocalFiles(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
@@ -54,3 +56,6 @@ class Sample(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """On the job's file system, of files without a name."""
     local: LocalFiles | None = None
     """None: it has no node-local directories."""
+    gpu_s: float = 0.0
+    """Device seconds for which its GPUs were busy so far, as far as NVML told."""
+    gpu_memory_mb: int = 0

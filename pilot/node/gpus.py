@@ -134,6 +134,11 @@ def models(gpus: Sequence[Gpu]) -> tuple[GpuModel, ...]:
     )
 
 
+def uuids(gpus: Sequence[Gpu]) -> tuple[str, ...]:
+    """Of those that NVIDIA's driver can be asked about."""
+    return tuple(gpu.name for gpu in gpus if gpu.name.startswith(("GPU-", "MIG-")) and not gpu.amd)
+
+
 def visible(gpus: Sequence[Gpu]) -> dict[str, str]:
     """The variables that show a payload its GPUs and no other: empty ones show none."""
     return {

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 
 from pilot.clock import SYSTEM, Clock
+from pilot.node.gpu_loads import GpuLoads
 from pilot.node.readings import ProcReadings, Readings
 from pilot.process import proc
 from pilot.process.usage import Disk, Nameless, NodeUse
@@ -50,6 +51,7 @@ class Watched:
         self.pss_next = now + PSS_EVERY_S / 2
         self.disk = Disk([Path(path) for path in sampled.local]) if sampled.local else None
         self.walks = 0
+        self.gpu_s, self.looked_at = 0.0, now
 
     def local(self) -> LocalFiles | None:
         """What its node-local directories have, as far as they have been read."""
@@ -61,8 +63,14 @@ class Watched:
 class Sampler:
     """Looks at the payloads of this node. Any thread may add and remove one, one thread looks."""
 
-    def __init__(self, clock: Clock = SYSTEM, readings: Readings | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock = SYSTEM,
+        readings: Readings | None = None,
+        gpus: GpuLoads | None = None,
+    ) -> None:
         self._clock = clock
+        self._gpus = gpus or GpuLoads()
         self._readings: Readings = readings or ProcReadings()
         self._watched: dict[str, Watched] = {}
 
@@ -85,8 +93,10 @@ class Sampler:
     def forget(self, key: str) -> LocalFiles | None:
         """Measure a payload no more; what it left in its node-local directories, however short it
         ran."""
-        one = self._watched.pop(key, None)
-        if one is None or one.disk is None:
+        if (one := self._watched.pop(key, None)) is None:
+            return None
+        self._gpus.forget(one.sampled.gpus)
+        if one.disk is None:
             return None
         disk = one.disk.anew()
         whole = disk.step(FINAL_ENTRIES)
@@ -127,6 +137,7 @@ class Sampler:
     ) -> Sample:
         mapped = sum(processes[pid].rss_kb for pid in tree)
         files = self._files_in_memory(one, tree, now, node)
+        gpu_memory_mb = self._gpu_memory_mb(one, now)
         # Like CPU time, the I/O of a process passes to the parent that waits for it, so the
         # processes that exist have all of it. Parents are read before their children: a child that
         # is waited for meanwhile is missed once, and never counted twice.
@@ -143,7 +154,17 @@ class Sampler:
             processes=len(tree),
             nameless_bytes=one.nameless.disk,
             local=one.local(),
+            gpu_memory_mb=gpu_memory_mb,
+            gpu_s=round(one.gpu_s, 3),
         )
+
+    def _gpu_memory_mb(self, one: Watched, now: float) -> int:
+        """Of the payload's GPUs, whose work is added up."""
+        for_s, one.looked_at = now - one.looked_at, now
+        if not one.sampled.gpus or (load := self._gpus.of(one.sampled.gpus, now)) is None:
+            return 0
+        one.gpu_s += load.busy * for_s
+        return load.memory_mb
 
     def _files_in_memory(self, one: Watched, tree: list[int], now: float, node: NodeUse) -> int:
         """The kB of files that a payload keeps in memory: in its /dev/shm, or without a name. A

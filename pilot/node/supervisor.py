@@ -39,7 +39,7 @@ class _Part:
     def __init__(self, key: str) -> None:
         self.last = Sample(key=key)
         # What each was at most: the processes that had it may have ended, waited for by nobody.
-        self.cpu_s, self.read_bytes, self.write_bytes = 0.0, 0, 0
+        self.cpu_s, self.gpu_s, self.read_bytes, self.write_bytes = 0.0, 0.0, 0, 0
         # When it was measured last.
         self.used_kb = 0
         # Walks of its local directories when signs of life were looked for.
@@ -48,6 +48,7 @@ class _Part:
     def take(self, sample: Sample) -> None:
         self.last = sample
         self.cpu_s = max(self.cpu_s, sample.cpu_s)
+        self.gpu_s = max(self.gpu_s, sample.gpu_s)
         self.read_bytes = max(self.read_bytes, sample.read_bytes)
         self.write_bytes = max(self.write_bytes, sample.write_bytes)
         if sample.used_kb is not None:
@@ -121,12 +122,18 @@ class Supervisor:
 
     @contextmanager
     def watching(
-        self, attempt: Attempt, work: Workdir, nodes: Sequence[Sampling]
+        self,
+        attempt: Attempt,
+        work: Workdir,
+        nodes: Sequence[Sampling],
+        gpus: Sequence[tuple[str, ...]] = (),
     ) -> Iterator[None]:
-        """Look after the payload of `attempt`, which runs on these nodes, while this lasts."""
+        """Look after the payload of `attempt`, which runs on these nodes, while this lasts. `gpus`:
+        the UUIDs of those that it has on each."""
         watched = _Watched(attempt, work, self._clock.monotonic())
-        sampled = Sampled(memory_kb=attempt.spec.memory_mb * 1024, directory=str(work.directory))
-        for node in nodes:
+        memory_kb, directory = attempt.spec.memory_mb * 1024, str(work.directory)
+        for node, names in zip(nodes, gpus or [()] * len(nodes), strict=True):
+            sampled = Sampled(memory_kb=memory_kb, directory=directory, gpus=names)
             node.watch(attempt.name, sampled)
         self._watched[attempt.name] = watched
         self.wake_by(min(watched.deadline, watched.began + SHORTEST_S))
@@ -212,7 +219,7 @@ class Supervisor:
             if (part := one.parts.get(node)) is None:
                 part = one.parts[node] = _Part(sample.key)
             part.take(sample)
-            one.signs.worked(node, sample.cpu_s, sample.moved_bytes, now)
+            one.signs.worked(node, sample.cpu_s + sample.gpu_s, sample.moved_bytes, now)
             if sample.local is not None:
                 one.signs.wrote(node, sample.local.mark, now)
             self._used(one, now)
@@ -226,6 +233,7 @@ class Supervisor:
     def _used(self, one: _Watched, now: float) -> None:
         before, parts = one.attempt.usage, one.parts.values()
         rss = sum(part.last.rss_kb for part in parts)
+        gpu_memory_mb = sum(part.last.gpu_memory_mb for part in parts)
         one.attempt.usage = replace(
             before,
             cpu_s=round(max(before.cpu_s, sum(part.cpu_s for part in parts)), 3),
@@ -236,6 +244,9 @@ class Supervisor:
             read_bytes=max(before.read_bytes, sum(part.read_bytes for part in parts)),
             write_bytes=max(before.write_bytes, sum(part.write_bytes for part in parts)),
             processes=sum(part.last.processes for part in parts),
+            gpu_s=round(sum(part.gpu_s for part in parts), 3),
+            gpu_memory_mb=gpu_memory_mb,
+            max_gpu_memory_mb=max(before.max_gpu_memory_mb, gpu_memory_mb),
         )
 
     def _memory(self, one: _Watched, part: _Part) -> None:

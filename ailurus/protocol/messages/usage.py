@@ -19,6 +19,10 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     write_bytes: Whole = 0
     disk_mb: Whole = 0
     processes: Whole = 0
+    # Device seconds for which its GPUs were busy, and MB of their memory, where their driver tells.
+    gpu_s: float = 0.0
+    gpu_memory_mb: Whole = 0
+    max_gpu_memory_mb: Whole = 0
     # Bytes written to each stream, known when the payload has ended.
     stdout_bytes: Whole = 0
     stderr_bytes: Whole = 0

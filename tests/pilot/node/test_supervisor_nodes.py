@@ -86,3 +86,13 @@ def test_what_a_payload_left_on_a_node_counts(watched):
 def test_a_sample_of_a_payload_that_has_ended_changes_nothing(watch):
     watch.supervisor._take("n1", [Sample(key="9.9", processes=1)], watch.clock.now)
     assert watch.attempt.usage.processes == 0
+
+
+def test_the_use_of_gpus_is_summed_and_is_a_sign_of_life(watched):
+    watch = watched(Limits(looping=100), nodes=2)
+    for step in range(30):
+        told(watch, "n1", gpu_s=5.0 * step, gpu_memory_mb=100 + step)
+        told(watch, "n2", gpu_s=1.0, gpu_memory_mb=10)
+        assert watch.after(8) is None
+    usage = watch.attempt.usage
+    assert (usage.gpu_s, usage.gpu_memory_mb, usage.max_gpu_memory_mb) == (146.0, 139, 139)
