@@ -85,8 +85,7 @@ def started(
         ending.callback(node.close)
         nodes: Mapping[str, Node] = {node.name: node} if many is None else many.nodes
         seen = machine.look(directory)
-        claims = _claimed(slot, seen)
-        ending.callback(claims.close)
+        claims = ending.enter_context(closing(_claimed(slot, seen)))
         total = machine.total_of(slot, seen.resources, len(claims.gpus))
         terms = _terms(options, slot, many)
         if many is None:
