@@ -118,7 +118,7 @@ class JobSpec(
     walltime_s: Annotated[int, Meta(ge=1, le=31_536_000)] | None = None
     """The payload is killed after this long (PanDA maxWalltime); None: no limit of its own."""
     estimate_s: Annotated[float, Meta(ge=0)] | None = None
-    """How long the payload will probably run: packed nodes start the longest first."""
+    """How long the payload will probably run: of those that fit the longest starts first."""
     looping_s: Annotated[float, Meta(ge=0, le=31_536_000)] | None = None
     """The payload is killed when it gives no sign of life for this long; 0: never (PanDA
     loopingCheck false); None: as the site says."""
