@@ -26,7 +26,18 @@ from msgspec import Struct
 
 from ailurus.protocol.resources import Resources
 from pilot.node.gpus import Gpu
-from pilot.node.shares import NEVER, Free, FreeNode, Placement, Slot, changed, fits, free_of, share
+from pilot.node.shares import (
+    NEVER,
+    Free,
+    FreeNode,
+    Placement,
+    Slot,
+    amount_of,
+    changed,
+    fits,
+    free_of,
+    share,
+)
 from pilot.node.topology import Cpu
 
 WINDOW = 16.0
@@ -169,9 +180,12 @@ class Packer(Generic[T]):
         free."""
         for node in self._nodes.values():
             if node.open:
-                gpus, cores, memory_mb, disk_mb = node.free
-                free = Resources(cores=cores, memory_mb=memory_mb, disk_mb=disk_mb, gpus=gpus)
-                yield node.name, node.total, free
+                yield node.name, node.total, amount_of(node.free)
+
+    def free(self) -> Iterator[tuple[Resources, int]]:
+        """What is free on those nodes, in groups of equal ones, and how many they are."""
+        for free, nodes in self._groups.items():
+            yield amount_of(free), len(nodes)
 
     # items ---------------------------------------------------------------------------------------
 

@@ -63,6 +63,11 @@ def free_of(amount: Resources) -> Free:
     return amount.gpus, amount.cores, amount.memory_mb, amount.disk_mb
 
 
+def amount_of(free: Free) -> Resources:
+    gpus, cores, memory_mb, disk_mb = free
+    return Resources(cores=cores, memory_mb=memory_mb, disk_mb=disk_mb, gpus=gpus)
+
+
 def fits(want: Free, free: Free) -> bool:
     return want[1] <= free[1] and want[2] <= free[2] and want[0] <= free[0] and want[3] <= free[3]
 

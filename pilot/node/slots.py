@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from ailurus.protocol.errors import Code
@@ -154,12 +154,12 @@ class Slots:
     def total(self) -> Room:
         """What the nodes have, be it free or not."""
         with self._lock:
-            return _room(total for _, total, _ in self._packer.nodes())
+            return _room(Counter(total for _, total, _ in self._packer.nodes()))
 
     def room(self) -> Room:
         """What is free for jobs that are not here yet."""
         with self._lock:
-            room = _room(free for _, _, free in self._packer.nodes())
+            room = _room(dict(self._packer.free()))
             waiting = [
                 (_shape(need, nodes), count) for need, nodes, count in self._packer.waiting()
             ]
@@ -204,13 +204,15 @@ class Slots:
         self.changed.notify_all()
 
 
-def _room(free: Iterable[Resources]) -> Room:
-    """A room of these nodes. Where there are several, memory and disk are rounded down as shapes
-    are rounded up: so more of them are equal."""
-    each = list(free)
-    if len(each) == 1:
-        return Room.of(each[0], seconds_left=None)
-    return Room.over(Counter(map(_rounded, each)), seconds_left=None)
+def _room(free: Mapping[Resources, int]) -> Room:
+    """A room of nodes: how many have so much free. Where there are several, memory and disk are
+    rounded down as shapes are rounded up: so more of them are equal."""
+    if sum(free.values()) == 1:
+        return Room.of(next(iter(free)), seconds_left=None)
+    rounded: Counter[Resources] = Counter()
+    for each, count in free.items():
+        rounded[_rounded(each)] += count
+    return Room.over(rounded, seconds_left=None)
 
 
 def _rounded(free: Resources) -> Resources:
