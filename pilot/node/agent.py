@@ -42,16 +42,17 @@ from pilot.node.streams import Streams
 from pilot.node.wire import Wire
 from pilot.node_ports import DoorHandle, Exit, Explanation
 from pilot.ports import JobError, ProcessEnd
-from pilot.process import warden as wardens
 from pilot.process.kill import become_undumpable
+from pilot.process.orders import boot_s
 from pilot.process.spawner import GuardedSpawner
-from pilot.process.warden import Warden, boot_s
 from pilot.workdir import remove_tree, scratch
 
+START_S = 120.0
+"""For an agent to join; its guardian ends it otherwise."""
 CONNECT_S = 20.0
 """For the pilot to answer, and to let the agent in."""
-WARDEN_S = 0.3
-"""After its lease an agent that did nothing by itself is ended."""
+STOPPED_S = 0.3
+"""After its lease the guardian of an agent kills what that has not, as one that somebody stopped."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGXCPU, signal.SIGUSR1)
 _log = Log("agent")
 
@@ -167,11 +168,11 @@ class Agent:
         node: LocalNode,
         directory: Path,
         lease: AgentLease,
-        warden: Warden,
+        spawner: GuardedSpawner,
         loops: Loops,
     ) -> None:
         self._ear, self._wire, self._node, self._directory = ear, ear.wire, node, directory
-        self._lease, self._warden, self._loops = lease, warden, loops
+        self._lease, self._spawner, self._loops = lease, spawner, loops
         # The pilot's key of a process → the node's.
         self._keys: dict[int, int] = {}
         self._doors: dict[int, DoorHandle] = {}
@@ -204,7 +205,7 @@ class Agent:
             self._begin(message)
         elif isinstance(message, a.Acknowledged):
             self._lease.acknowledged(message.number)
-            self._warden.until(self._lease.until + WARDEN_S)
+            self._spawner.until(self._lease.until + STOPPED_S, str(self._directory))
         elif isinstance(message, a.Kill):
             if (key := self._keys.get(message.key)) is not None:
                 self._node.signal(key, message.number)
@@ -378,7 +379,7 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
         signal.signal(number, lambda number, _: ear.end(f"got {signal.Signals(number).name}"))
     directory = options.workdir / f"ailurus-agent-{secrets.token_hex(8)}"
     directory.mkdir(mode=0o700, parents=True)
-    warden = wardens.start(directory, spawner.guardian_pid)
+    spawner.until(boot_s() + START_S, str(directory))
     held, node = claims.NONE, None
     try:
         ear.wire.send(a.Arrived(names(os.environ), __version__))
@@ -393,7 +394,8 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
         _listen(spawner, ear)
         lease = AgentLease(welcome.terms, boot_s())
         ear.wire.send(joined)
-        Agent(ear, node, directory, lease, warden, loops).serve()
+        spawner.until(lease.until + STOPPED_S, str(directory))
+        Agent(ear, node, directory, lease, spawner, loops).serve()
     except Ends as why:
         _log.info("ended", why=str(why))
     finally:
@@ -404,7 +406,6 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
         if node is not None:
             node.close()
         remove_tree(directory)
-        warden.leave()
 
 
 def _listen(spawner: GuardedSpawner, ear: Ear) -> None:

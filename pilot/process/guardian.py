@@ -38,9 +38,10 @@ from pilot.process.kill import (
     kill_descendants,
     signal_tree,
 )
-from pilot.process.orders import Enter, Message, Spawn, Started
+from pilot.process.orders import Enter, Message, Spawn, Started, Until, boot_s
 from pilot.process.starting import IGNORED, NotPrepared, ProgramStarter
 from pilot.process.strangers import Strangers
+from pilot.workdir import remove_tree
 
 if TYPE_CHECKING:
     import resource
@@ -51,6 +52,8 @@ LEFTOVERS_S = 5.0
 AGAIN_S = 1.0
 # Until strangers are looked at again.
 SOON_S = 0.05
+# Between two looks at a lease: of a machine that was suspended, time has gone on.
+LEASE_LOOK_S = 1.0
 # How long the news of a start may wait for an end to go with. An image's mount needs it.
 NEWS_S = 0.005
 _CHILD = re.compile(r'"child-pid": *(\d+)')
@@ -128,6 +131,8 @@ class Guardian:
         # Sent with the next answer, or soon.
         self._started: list[Started | ProcessEnd] = []
         self._again_at = 0.0
+        # An agent's lease, and what is its.
+        self._until: Until | None = None
         # Descriptors that came, for orders in the same order.
         self._fds: list[int] = []
 
@@ -159,6 +164,9 @@ class Guardian:
                 for body in frames(buffer):
                     for message in _messages.decode(body):
                         self._do(message)
+            if self._until is not None and boot_s() >= self._until.at:
+                self._end()
+                return
             self._reap()
             if self._answers or (self._started and not events):
                 try:
@@ -172,10 +180,15 @@ class Guardian:
         """How long to wait for something to happen."""
         if self._started:
             return NEWS_S
-        return max(0.0, self._again_at - time.monotonic()) if self._again_at else -1
+        left = self._again_at - time.monotonic() if self._again_at else float("inf")
+        if self._until is not None:
+            left = min(left, self._until.at - boot_s(), LEASE_LOOK_S)
+        return -1 if left == float("inf") else max(0.0, left)
 
     def _do(self, message: Message) -> None:
-        if isinstance(message, Spawn | Enter):
+        if isinstance(message, Until):
+            self._until = message
+        elif isinstance(message, Spawn | Enter):
             try:
                 pid = self._begin(message)
             except (NotPrepared, OSError, ValueError) as error:
@@ -324,3 +337,5 @@ class Guardian:
         """The pilot is gone: kill everything below, until there is nothing."""
         signal.set_wakeup_fd(-1)
         kill_descendants(os.getpid(), self._proc)
+        if self._until is not None:
+            remove_tree(Path(self._until.directory))

@@ -1,11 +1,13 @@
 """What the pilot tells a guardian, and what a guardian tells the pilot.
 
-pilot → guardian   Spawn, Enter, Signal      guardian → pilot   Started, ProcessEnd
+pilot → guardian   Spawn, Enter, Signal, Until      guardian → pilot   Started, ProcessEnd
 what gathers goes in one frame, and that something started is no news worth a frame of its own;
 the frame of an order that needs descriptors brings them, in the order of their orders
 """
 
 from __future__ import annotations
+
+import time
 
 import msgspec
 
@@ -56,10 +58,24 @@ class Signal(msgspec.Struct, array_like=True, tag=True):
     number: int
 
 
+class Until(msgspec.Struct, array_like=True, tag=True):
+    """Of an agent: kill all there is at this time, unless it is put off before. Whenever the
+    guardian ends, the directory goes, too: nobody else may be left to remove it."""
+
+    at: float
+    """By `boot_s`."""
+    directory: str
+
+
 class Started(msgspec.Struct, array_like=True, tag=True):
     key: int
     pid: int
 
 
-Message = Spawn | Enter | Signal
+Message = Spawn | Enter | Signal | Until
 Answer = Started | ProcessEnd
+
+
+def boot_s() -> float:
+    """Seconds that go on while the machine is suspended: a lease does, too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -18,7 +18,7 @@ import msgspec
 from pilot.blame import GUARDIAN_DIED
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import frames, guardian, kill
-from pilot.process.orders import Answer, Enter, Message, Signal, Spawn, Started
+from pilot.process.orders import Answer, Enter, Message, Signal, Spawn, Started, Until
 from pilot.room_ports import Entrance
 
 _answers = msgspec.msgpack.Decoder(list[Answer])
@@ -75,6 +75,11 @@ class GuardianLink:
 
     def signal(self, key: int, number: int) -> None:
         self._send([Signal(key, number)])
+
+    def until(self, at: float, directory: str) -> None:
+        """Have all killed at that time (`boot_s`) unless it is put off before, and the directory
+        removed when the guardian ends, however that comes about."""
+        self._send([Until(at, directory)])
 
     def pid(self, key: int) -> int | None:
         return self._pids.get(key)
