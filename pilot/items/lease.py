@@ -1,7 +1,8 @@
 """Which items of a job are here, and when to ask for more: no thread, no clock.
 
-As many are asked for as the free slots hold, and as end while an answer is on its way: when all had
-begun before the next came, more are asked for the next time.
+The first request asks for as many as begin at once, so that they do, and each one after that fills up
+to a thousand: nobody else gets items of this job, so it costs nothing that they wait here, and the
+order of longest first needs to see them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Ledger:
     def __init__(self, attempt_id: tuple[int, int], untold: Untold, capacity: int) -> None:
         """`capacity`: about how many items run at once."""
         self._id, self.untold = attempt_id, untold
-        self._ahead = 4 * max(1, capacity)
+        self._ahead = min(TOGETHER, 2 * max(1, capacity))
         # The request that is under way, and how many ends it tells.
         self._asked: m.ItemsRequest | None = None
         self.settled = False
@@ -34,11 +35,6 @@ class Ledger:
     @property
     def busy(self) -> bool:
         return self._asked is not None
-
-    def hungry(self) -> None:
-        """Slots are free and nothing is here for them, while an answer is on its way."""
-        if self._more:
-            self._ahead = min(TOGETHER, 4 * self._ahead)
 
     def due(self, waiting: int, running: int, now: float, every_s: float) -> bool:
         """Whether to send a request now. `waiting`: items that have not begun."""
@@ -74,6 +70,6 @@ class Ledger:
     def answered(self, answer: m.ItemsAnswer) -> None:
         assert self._asked is not None  # noqa: S101 - or there would be no answer
         self.untold.told(len(self._asked.ended))
-        self._asked = None
+        self._asked, self._ahead = None, TOGETHER
         self.settled = answer.settled
         self._more = answer.waiting > 0

@@ -118,8 +118,8 @@ class _Run:
         self._number = 0
         self._cpu_s = 0.0
         untold = Untold(path_of(kit.journal.path, attempt.name))
-        self._cores = sum(slot.need.cores for slot, _ in places)
-        self._ledger = Ledger(attempt.id, untold, self._cores)
+        capacity = sum(slot.need.cores for slot, _ in places)
+        self._ledger = Ledger(attempt.id, untold, capacity)
         self._asks: queue.SimpleQueue[m.ItemsRequest | None] = queue.SimpleQueue()
         self._asker = threading.Thread(target=self._ask, name=f"items-{attempt.name}", daemon=True)
 
@@ -343,8 +343,6 @@ class _Run:
 
     def _exchange(self, now: float) -> None:
         ledger = self._ledger
-        if ledger.busy and not self._waiting and self._has_room():
-            ledger.hungry()
         if not ledger.due(
             len(self._waiting), len(self._running), now, self._kit.leases.heartbeat_s
         ):
@@ -363,9 +361,6 @@ class _Run:
         self._asks.put(ledger.request(len(self._waiting), begun, now))
         for item in self._running:
             item.told = item.told or now - item.began >= BEGUN_S
-
-    def _has_room(self) -> bool:
-        return len(self._running) < self._cores
 
     def _ask(self) -> None:
         """The thread that waits for the dispatcher; whatever it meets comes to the other."""

@@ -1,29 +1,32 @@
-"""Many processes through few slots: ours (the pilot's slot loop), the bare loop, xargs,
+"""Many payloads through few slots: a job of items at a real dispatcher, the bare loop, xargs,
 HyperQueue."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
+import secrets
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from ailurus.protocol.api import ItemsQuery
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.states import FINAL, JobState
 from benchmarks.bare.pack import Task, area, longest_first, simulated
 from benchmarks.bare.pack import run as bare
 from tests.rig.figure import ROOT, Figure, figure
+from tests.rig.programs import Rig, null_job
 from tests.rig.programs import run as command
 
 SLOTS = 16
-WIDE = 4  # where two cores saturate with /bin/true
 TRUE = 2000
 SLEEPS = 200
 ROUNDS = 3
@@ -34,46 +37,44 @@ DECISIONS = 3000
 
 def run(args: Namespace) -> Iterator[Figure]:
     """`true` in turn, some rounds; then the sleeps, which need no quiet machine."""
-    yield from _decisions(args.seed)
-    with tempfile.TemporaryDirectory(prefix="ailurus-bench-") as place:
-        yield from _true(Path(place), args.seed)
-        yield from _sleeps(Path(place), args.seed)
+    with tempfile.TemporaryDirectory(prefix="ailurus-bench-") as place, ExitStack() as stack:
+        boxes = {"": Way(stack, bare=True), ", in a container": Way(stack, bare=False)}
+        for name, way in boxes.items():
+            yield from _true(name, way, args.seed)
+        yield from _beside(boxes[""], Path(place), args.seed)
+        yield from _sleeps(boxes[""], Path(place), args.seed)
 
 
-def _decisions(seed: int) -> Iterator[Figure]:
-    """What it costs to choose the next of many for one of many nodes."""
-    took = {queued: min(_decide(queued, seed) for _ in range(ROUNDS)) for queued in QUEUED}
-    for queued, seconds in took.items():
-        yield figure(f"packing: a decision, {HOSTS} nodes, {queued:,} queued", seconds * 1e6, "µs",
-                     at_most=120, seed=seed)  # fmt: skip
-    few, many = took.values()
-    yield figure("packing: the same, many queued against few", many / few, at_most=2, seed=seed)
+class Way:
+    """The whole way of a job of items: a dispatcher, and a pilot with slots."""
 
+    def __init__(self, stack: ExitStack, *, bare: bool) -> None:
+        container: dict[str, object] = {"default": "bare", "bare": True}
+        if not bare:
+            container = {"default": "bubblewrap"}
+        self._rig = stack.enter_context(Rig(cores=SLOTS, container=container))
+        self._rig.pilot("--slot", "std")
+        self._rig.warm()
 
-def _decide(queued: int, seed: int) -> float:
-    """Seconds a task: added, started, and its slot given back, one at a time on full nodes."""
-    from ailurus.protocol.resources import Resources
-    from pilot.node.packing import Packer, Wish
-
-    chance = random.Random(seed)
-    packer: Packer[int] = Packer()
-    for nr in range(HOSTS):
-        packer.join(f"n{nr}", Resources(cores=4, memory_mb=16_000))
-    tasks = itertools.count()
-
-    def add() -> None:
-        need = Resources(cores=chance.randint(1, 4), memory_mb=1000 * chance.randint(1, 4))
-        packer.add(next(tasks), Wish(need, estimate_s=chance.random()))
-
-    for _ in range(queued):
-        add()
-    running = [item for item, _ in packer.take()]
-    began = time.perf_counter()
-    for _ in range(DECISIONS):
-        add()
-        packer.give_back(running.pop(chance.randrange(len(running))))
-        running += [item for item, _ in packer.take()]
-    return (time.perf_counter() - began) / DECISIONS
+    def took(self, tasks: Sequence[Task]) -> tuple[float, float]:
+        """Seconds from the job's submission until it has finished, and from the first begin of an
+        item to the last end. Raises RuntimeError if one fails."""
+        client = self._rig.client
+        specs = [
+            ItemSpec(command=" ".join(task.argv), cores=task.cores, estimate_s=task.seconds or None)
+            for task in tasks
+        ]
+        payloads = client.upload(secrets.token_hex(8), specs)
+        spec = null_job(0, payloads=payloads, cores=SLOTS, memory_mb=100 * SLOTS)
+        began = time.perf_counter()
+        (job_id,) = client.submit([spec]).job_ids
+        while client.wait([job_id], timeout_s=60).states[job_id] not in FINAL:
+            pass
+        took = time.perf_counter() - began
+        found = client.items(job_id, ItemsQuery(limit=1000)).items
+        if client.show(job_id).row.state is not JobState.FINISHED:
+            raise RuntimeError("a task failed")
+        return took, max(one.ended or 0 for one in found) - min(one.started or 0 for one in found)
 
 
 def ragged(seed: int) -> list[Task]:
@@ -94,33 +95,36 @@ def _sleep(seconds: float, cores: int) -> Task:
     return Task(("/bin/sleep", f"{seconds:.4f}"), cores, round(seconds, 4))
 
 
-def _true(place: Path, seed: int) -> Iterator[Figure]:
+def _true(name: str, way: Way, seed: int) -> Iterator[Figure]:
     tasks = [Task(("/bin/true",))] * TRUE
-    took: dict[str, list[float]] = {"bare": [], "ours": [], "xargs": [], "hyperqueue": []}
-    for nr in range(ROUNDS):
-        took["bare"].append(bare(tasks, WIDE))
-        took["ours"].append(ours(tasks, WIDE, place))
-        took["xargs"].append(_xargs())
-        if nr == 0 and (seconds := hyperqueue(tasks, WIDE, place)):
-            took["hyperqueue"].append(seconds)
-    rate = {name: TRUE / statistics.median(times) for name, times in took.items() if times}
-    yield figure("packing: 2,000 × /bin/true", rate["ours"], "/s", peer=rate["bare"], at_least=0.9,
-                 seed=seed, note="peer: bare loop")  # fmt: skip
-    yield figure("packing: the same", rate["ours"], "/s", peer=rate["xargs"], seed=seed,
-                 note="peer: xargs -P 4")  # fmt: skip
-    if "hyperqueue" in rate:
-        yield figure("packing: the same", rate["ours"], "/s", peer=rate["hyperqueue"], at_least=3,
-                     seed=seed, note="peer: HyperQueue 0.27")  # fmt: skip
+    loop, ours = [], []
+    for _ in range(ROUNDS):
+        loop.append(bare(tasks, SLOTS))
+        ours.append(way.took(tasks)[0])
+    yield figure(f"packing: 2,000 × /bin/true{name}", TRUE / statistics.median(ours), "/s",
+                 peer=TRUE / statistics.median(loop), at_least=0.85, seed=seed,
+                 note="a job of items, from submitted to finished; peer: bare loop")  # fmt: skip
 
 
-def _sleeps(place: Path, seed: int) -> Iterator[Figure]:
+def _beside(way: Way, place: Path, seed: int) -> Iterator[Figure]:
+    """The same beside other programs, once."""
+    tasks = [Task(("/bin/true",))] * TRUE
+    rate = TRUE / way.took(tasks)[0]
+    yield figure("packing: the same", rate, "/s", peer=TRUE / _xargs(), seed=seed,
+                 note="peer: xargs")  # fmt: skip
+    if seconds := hyperqueue(tasks, SLOTS, place):
+        yield figure("packing: the same", rate, "/s", peer=TRUE / seconds, at_least=3, seed=seed,
+                     note="peer: HyperQueue 0.27")  # fmt: skip
+
+
+def _sleeps(way: Way, place: Path, seed: int) -> Iterator[Figure]:
     for name, tasks in (("ragged", ragged(seed)), ("mixed", mixed(seed))):
         blind = [task._replace(seconds=0.0) for task in tasks]
         first_come, longest = simulated(tasks, SLOTS), simulated(longest_first(tasks), SLOTS)
         lower = area(tasks, SLOTS)
-        yield figure(f"packing: {name}, no estimates", ours(blind, SLOTS, place), "s",
+        yield figure(f"packing: {name}, no estimates", way.took(blind)[1], "s",
                      peer=first_come, at_most=1.01, seed=seed, note="peer: simulated")  # fmt: skip
-        took = ours(tasks, SLOTS, place)
+        took = way.took(tasks)[1]
         yield figure(f"packing: {name}, with estimates", took, "s", peer=longest, at_most=1.02,
                      seed=seed, note="peer: simulated longest first")  # fmt: skip
         yield figure(f"packing: {name}, use of slots", lower / took, at_least=0.97, seed=seed,
@@ -135,44 +139,11 @@ def _sleeps(place: Path, seed: int) -> Iterator[Figure]:
                              note=f"peer: {peer}")  # fmt: skip
 
 
-def ours(tasks: Sequence[Task], width: int, place: Path) -> float:
-    """Seconds through the pilot's slots, in a process of its own: its guardian is forked first."""
-    file = place / "ours.json"
-    file.write_text(json.dumps(tasks))
-    return float(
-        subprocess.run(
-            [sys.executable, "-m", "benchmarks.packing", str(file), str(width)],
-            check=True,
-            stdout=subprocess.PIPE,
-            timeout=120,
-        ).stdout
-    )
-
-
-def _ours(file: Path, width: int) -> float:
-    from ailurus.protocol.resources import Resources
-    from pilot.process import spawner
-    from tests.rig import pack
-
-    started = spawner.start()
-    tasks = [
-        pack.Task(argv, Resources(cores=cores), estimate_s=seconds)
-        for argv, cores, seconds in json.loads(file.read_text(encoding="utf-8"))
-    ]
-    began = time.perf_counter()
-    results = pack.pack(tasks, Resources(cores=width), started)
-    took = time.perf_counter() - began
-    started.close()
-    if any(one.exit_code or one.errno for one in results) or len(results) != len(tasks):
-        raise RuntimeError("a task failed")
-    return took
-
-
 def _xargs() -> float:
     began = time.perf_counter()
     lines = "x\n" * TRUE
     subprocess.run(
-        ["xargs", "-P", str(WIDE), "-L", "1", "/bin/true"], input=lines, text=True, check=True
+        ["xargs", "-P", str(SLOTS), "-L", "1", "/bin/true"], input=lines, text=True, check=True
     )
     return time.perf_counter() - began
 
@@ -187,7 +158,3 @@ def hyperqueue(tasks: Sequence[Task], width: int, place: Path) -> float | None:
     Path(f"{file}.end").unlink(missing_ok=True)
     script = Path(__file__).parent / "bare" / "hq.py"
     return float(command(python, script, file, width, seconds=120).splitlines()[-1])
-
-
-if __name__ == "__main__":
-    print(_ours(Path(sys.argv[1]), int(sys.argv[2])))
