@@ -33,9 +33,11 @@ TABLE: dict[str, dict[str, str]] = {
         "https": "plugins.data.http:Http",
     },
     "launch": {
+        "horovod": "plugins.launch.horovod:Horovod",
         "mpi": "plugins.launch.mpi:Mpi",
         "script": "plugins.launch.script:Script",
         "single": "plugins.launch.single:Single",
+        "torchrun": "plugins.launch.torchrun:Torchrun",
     },
     "mover": {
         "gfal2": "plugins.data.gfal2:Gfal2",

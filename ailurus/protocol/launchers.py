@@ -21,7 +21,6 @@ LauncherName = Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*(?!\n)$")]
 Word = Annotated[Text, Meta(min_length=1, max_length=1000)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=100)]
 PerNode = Annotated[int, Meta(ge=1, le=4096)]
-Nodes = Annotated[int, Meta(ge=1, le=100_000)]
 Python = Annotated[Text, Meta(min_length=1, max_length=1000)]
 """The payload's Python, as its shell finds it on the job's PATH."""
 
@@ -34,7 +33,9 @@ def _among(*words: str) -> Any:
 Flavour = Annotated[str, _among("openmpi", "mpich")]
 Start = Annotated[str, _among("rsh", "srun")]
 Pmi = Annotated[str, _among("pmix", "pmi2")]
-Controller = Annotated[str, _among("gloo", "mpi")]
+Controller = Annotated[
+    str, Meta(pattern=r"^(gloo|mpi)(?!\n)$", max_length=20, description="gloo or mpi")
+]
 
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -75,8 +76,6 @@ class HorovodOptions(Options, frozen=True):
 
     ranks_per_node: PerNode = 1
     controller: Controller = "gloo"
-    least_nodes: Nodes | None = None
-    """Elastic: the training goes on while so many nodes are left; None: it is not elastic."""
     python: Python = "python3"
 
 

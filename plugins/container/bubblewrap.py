@@ -273,6 +273,8 @@ def inside(
     if box.directory != "/tmp":  # noqa: S108 - as above
         words += ["--bind", box.directory, box.directory]
     words += ["--hostname", box.host or shown.HOST_NAME]
+    if box.host:
+        words += [word for path in shown.interfaces() for word in ("--ro-bind-try", path, path)]
     if box.network:
         words.append("--share-net")
     if "hosts" in etc:

@@ -41,6 +41,7 @@ SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 """Processors and their memory, for lscpu, hwloc and OpenMP. Neither cgroups nor other devices."""
 _COPIED_BYTES = 1 << 20
 _HERE = "/etc"
+_INTERFACES = "/sys/class/net"
 
 
 def etc(directory: Path, user: str, show: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
@@ -68,6 +69,17 @@ def etc(directory: Path, user: str, show: Sequence[str] = ()) -> Iterator[tuple[
     for name in ("hosts", "resolv.conf", "gai.conf"):
         (directory / name).touch()
     yield from ((path, path) for path in SYS if Path(path).exists())
+
+
+def interfaces() -> Iterator[str]:
+    """What shows a program its network interfaces: libraries of MPI look for them there."""
+    try:
+        names = os.listdir(_INTERFACES)  # noqa: PTH208 - names, not paths
+    except OSError:
+        return
+    yield _INTERFACES
+    # They are links to devices.
+    yield from (os.path.realpath(f"{_INTERFACES}/{name}") for name in names)
 
 
 def hosts(path: Path, *, network: bool) -> Path:

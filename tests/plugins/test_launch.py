@@ -41,7 +41,8 @@ def test_a_plan_is_one_process_with_the_jobs_command_in_it(name: str, nodes: int
     names = ["q1", "q2", "q3"][:nodes]
     job = launch(Path("/job/launch"), ["/bin/sh", "-c", "./go 'a b'"], names=names)
     plan = planned(name, {}, job)
-    assert list(plan.argv)[-3:] == list(job.argv)
+    command = plan.files.get("command.sh", shlex.join(plan.argv))
+    assert command.rstrip().endswith("/bin/sh -c './go '\"'\"'a b'\"'\"''"), command
     assert all("/" not in file for file in plan.files)
     assert plan == planned(name, {}, job)
 
@@ -52,6 +53,29 @@ def test_the_scripts_of_plans_are_the_shells_of_any_image(tmp_path: Path) -> Non
             if file.endswith(".sh"):
                 (tmp_path / file).write_text(text)
                 subprocess.run(["/bin/sh", "-n", tmp_path / file], check=True)
+
+
+def test_torchrun_tells_each_worker_its_place() -> None:
+    job = launch(Path("/job/launch"), ["./train"], gpus=2)
+    settings = planned("torchrun", {}, job).files["settings.sh"]
+    # One a GPU.
+    assert "each=2\n" in settings
+    assert "world=6\n" in settings
+    other = planned("torchrun", {}, msgspec.structs.replace(job, mark="18.1"))
+    assert other.files["settings.sh"] != settings, "its neighbour has another port"
+    elastic = planned("torchrun", {"elastic": True}, job).files["settings.sh"]
+    assert '"-m" "torch.distributed.run"' in elastic
+    assert "agent" not in settings
+
+
+def test_horovod_meets_by_gloo_or_is_an_mpi_program() -> None:
+    job = launch(Path("/job/launch"), ["./train"])
+    gloo = planned("horovod", {"ranks_per_node": 2}, job)
+    assert "hosts=q1:2,q2:2,q3:2\n" in gloo.files["settings.sh"]
+    assert gloo.environment["HOROVOD_CONTROLLER"] == "gloo"
+    mpi = planned("horovod", {"controller": "mpi"}, job)
+    assert mpi.environment["HOROVOD_CONTROLLER"] == "mpi"
+    assert "ranks=3\n" in mpi.files["settings.sh"]
 
 
 def test_script_gives_lists_of_nodes_in_the_forms_that_programs_read() -> None:

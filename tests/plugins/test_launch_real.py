@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ailurus.protocol.launchers import MpiOptions
+from ailurus.protocol.launchers import HorovodOptions, MpiOptions, TorchrunOptions
 from pilot.node_ports import Plan, Program
+from plugins.launch.horovod import Horovod
 from plugins.launch.mpi import Mpi
+from plugins.launch.torchrun import Torchrun
 from tests.pilot.node.rsh_rig import Cluster, Ran, cluster
 from tests.plugins.launches import launch
 from tests.rig.nodes import Nodes
@@ -42,6 +44,20 @@ from mpi4py.MPI import COMM_WORLD as w, Get_processor_name
 print(f"rank {w.rank} of {w.size} on {Get_processor_name()}: {w.allreduce(w.rank)}")
 """
 
+TORCH = """
+import os, torch, torch.distributed as dist
+dist.init_process_group("gloo")
+mine = torch.tensor([float(dist.get_rank())])
+dist.all_reduce(mine)
+print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {mine.item():g}")
+dist.destroy_process_group()
+"""
+HOROVOD = """
+import horovod.torch as hvd, torch
+hvd.init()
+print(f"rank {hvd.rank()} of {hvd.size()}: {hvd.allreduce(torch.tensor([float(hvd.rank())]), op=hvd.Sum).item():g}")
+"""
+
 
 @pytest.fixture
 def on_nodes(nodes: Nodes) -> Iterator[Cluster]:
@@ -50,13 +66,13 @@ def on_nodes(nodes: Nodes) -> Iterator[Cluster]:
         yield made
 
 
-def run(cluster: Cluster, plan: Plan, job: Program) -> Ran:
+def run(cluster: Cluster, plan: Plan, job: Program, timeout_s: float = 30) -> Ran:
     directory = Path(job.directory)
     directory.mkdir()
     for name, text in plan.files.items():
         (directory / name).write_text(text)
     cluster.more |= plan.environment
-    return cluster.run(plan.argv, job.nodes[0].name)
+    return cluster.run(plan.argv, job.nodes[0].name, timeout_s)
 
 
 MPIS = {
@@ -144,3 +160,42 @@ def test_a_job_without_any_mpi_says_what_lacks(tmp_path: Path) -> None:
     assert ran.err == (
         "mpi: nothing on the job's PATH starts ranks: there is no mpirun and no mpiexec\n"
     )
+
+
+TRAININGS = {
+    "torchrun": (TORCH, lambda python: Torchrun(TorchrunOptions(python=python))),
+    "torchrun-elastic": (
+        TORCH,
+        lambda python: Torchrun(TorchrunOptions(python=python, elastic=True)),
+    ),
+    "horovod-gloo": (HOROVOD, lambda python: Horovod(HorovodOptions(python=python))),
+    "horovod-mpi": (
+        HOROVOD,
+        lambda python: Horovod(HorovodOptions(python=python, controller="mpi")),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("kind", TRAININGS)
+def test_a_training_has_a_worker_on_each_of_three_nodes(
+    kind: str, on_nodes: Cluster, nodes: Nodes
+) -> None:
+    text, launcher = TRAININGS[kind]
+    (nodes.directory / "train.py").write_text(text)
+    python = f"{ROOT}/.venv-torch/bin/python"
+    argv = [python, str(nodes.directory / "train.py")]
+    job = launch(nodes.directory / "launch", argv, python, names=nodes.names)
+    ran = run(on_nodes, launcher(python).plan(job), job, timeout_s=150)
+    assert ran.code == 0, ran
+    assert sorted(ran.out.splitlines()) == [f"rank {n} of 3: 3" for n in range(3)]
+
+
+def test_the_worker_of_a_training_that_fails_is_told(tmp_path: Path) -> None:
+    argv = ["/bin/sh", "-c", '[ "$RANK" != 4 ] || exit 7; sleep 30']
+    with cluster(tmp_path / "payload") as made:
+        job = launch(tmp_path / "launch", argv)
+        ran = run(made, Torchrun(TorchrunOptions(ranks_per_node=2)).plan(job), job)
+    assert (ran.code, ran.out) == (7, "")
+    assert ran.err == "launch: rank 4 of 6, on q3, ended with exit code 7\n"

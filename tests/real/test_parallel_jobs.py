@@ -1,0 +1,115 @@
+"""Parallel programs as jobs: by a whole pilot of three nodes, in sandboxes, from a real Slurm."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ailurus.protocol.states import JobState
+from tests.plugins.test_launch_real import MPI4PY, MPIS, ROOT, WORLD
+from tests.real.test_head_pilot import Queue
+from tests.rig.batch_systems import Slurm
+from tests.rig.nodes import Nodes
+from tests.rig.waiting import until
+
+pytestmark = [pytest.mark.real, pytest.mark.batch, pytest.mark.slow]
+
+
+class Cluster(Queue):
+    """Three nodes with one pilot, whose jobs see the programs of `software`."""
+
+    def __init__(self, nodes: Nodes, slurm: Slurm, runtime: str) -> None:
+        super().__init__(nodes, slurm)
+        for name in nodes.names:
+            # For a sandbox the kernel wants to see a /proc that nothing is mounted over.
+            nodes.run(name, "sh", "-c", "mkdir /dev/shm/proc; mount -t proc proc /dev/shm/proc")
+        self.software = nodes.directory / "software"
+        self.software.mkdir()
+        site = json.loads(self.site.read_text())
+        site["container"] = {"default": runtime, "bare": True}
+        site["software"] = [str(self.software), str(ROOT)]
+        self.site.write_text(json.dumps(site))
+
+    def job(self, command: str, launcher: str, **options: Any) -> int:
+        with self.nodes.network("n1"):
+            return self.dispatcher.submit(
+                command,
+                queue="q",
+                nodes=3,
+                cores=2,
+                walltime_s=60,
+                launcher=launcher,
+                launcher_options=options,
+            )
+
+    def seen(self, job: int) -> tuple[JobState, str, str]:
+        """How a job ended: its state, what it wrote, and what was said of it."""
+        self.final([job], 90)
+        with self.nodes.network("n1"):
+            detail = self.dispatcher.client.show(job)
+            out, err = self.dispatcher.log(job), self.dispatcher.log(job, "stderr")
+        return detail.row.state, out, f"{detail} {err}"
+
+
+@pytest.fixture(params=["bare", "bubblewrap"])
+def on_three(request: pytest.FixtureRequest, nodes: Nodes, slurm_nodes: Slurm) -> Iterator[Cluster]:
+    made = Cluster(nodes, slurm_nodes, request.param)
+    made.start()
+    try:
+        until(lambda: len(made.said("node_joined")) == 2, 30, "both agents are there")
+        yield made
+    finally:
+        made.dispatcher.kill()
+
+
+def compiled(cluster: Cluster, compiler: str) -> str:
+    source = cluster.software / "world.c"
+    source.write_text(WORLD)
+    program = cluster.software / compiler
+    subprocess.run([compiler, source, "-o", program], check=True)
+    return str(program)
+
+
+def commands(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """By kind of MPI, what a user would write."""
+    (cluster.software / "world.py").write_text(MPI4PY)
+    for kind, (compiler, venv) in MPIS.items():
+        if venv:
+            yield kind, f"{ROOT}/{venv}/bin/python {cluster.software}/world.py"
+        else:
+            yield kind, compiled(cluster, compiler)
+
+
+def test_mpi_jobs_of_each_kind_run_on_three_nodes_and_leave_nothing(
+    on_three: Cluster, need: Callable[..., str]
+) -> None:
+    need("mpicc.openmpi", package="libopenmpi-dev")
+    need("mpicc.mpich", package="libmpich-dev")
+    jobs = {
+        kind: on_three.job(command, "mpi", ranks_per_node=2) for kind, command in commands(on_three)
+    }
+    bad = on_three.job(f"{on_three.software}/mpicc.openmpi 7", "mpi", ranks_per_node=2)
+    wrong = on_three.job(f"{on_three.software}/mpicc.openmpi", "mpi", mpirun="mpirun.mpich")
+    for kind, job in jobs.items():
+        state, out, diagnosis = on_three.seen(job)
+        assert state is JobState.FINISHED, (kind, diagnosis)
+        ranks, hosts = zip(*(line.split(" on ") for line in sorted(out.splitlines())), strict=True)
+        assert ranks == tuple(f"rank {n} of 6" for n in range(6)), kind
+        assert Counter(hosts) == {f"n{n}: 15": 2 for n in (1, 2, 3)}, kind
+    state, _, diagnosis = on_three.seen(bad)
+    assert state is JobState.FAILED
+    assert re.search(r"rank 4 of 6, on n\d, ended with exit code 7", diagnosis), diagnosis
+    state, _, diagnosis = on_three.seen(wrong)
+    assert state is JobState.FAILED
+    assert "mpirun.mpich is of mpich" in diagnosis
+    for name in on_three.nodes.names:
+        listed = on_three.nodes.run(
+            name, "sh", "-c", "ps ax -o args | grep -E 'rank[.]sh|mpirun|[o]rted|hydra' || :"
+        )
+        assert "rank.sh" not in listed
