@@ -32,7 +32,8 @@ def main(args: Namespace, out: Output) -> int:
     from ailurus.protocol.api import LogQuery
 
     client = connect(args, patience_s=60.0)
-    args.id, args.item = args.id
+    job_id, item = args.id
+    args = Namespace(**{**vars(args), "id": job_id, "item": item})
     attempt, offset, wait_s = args.attempt, 0, 0.0
     printed = waited = False
     while True:

@@ -47,7 +47,7 @@ class Client:
 def test_who_follows_a_job_gets_each_attempt_from_its_beginning(monkeypatch, attempt, text):
     client, stream = Client(), io.StringIO()
     monkeypatch.setattr(logs, "connect", lambda *_, **__: client)
-    args = Namespace(id=7, follow=True, stream="stdout", attempt=attempt)
+    args = Namespace(id=(7, None), follow=True, stream="stdout", attempt=attempt)
     assert logs.main(args, Output(stream=stream)) == 0
     assert stream.getvalue() == text
     assert (2, len(TEXTS[1])) not in client.asked
