@@ -77,7 +77,7 @@ def started(
     with ExitStack() as ending:
         ending.callback(lambda: None if reports_left else remove_tree(directory))
         container = container_of(site, directory, spawner)
-        groups = groups_of(site, instance, spawner.guardian_pid)
+        groups = groups_of(site, instance)
         slot = site.slot(options.slot, options.queue)
         around = (site, slot, container, spawner, groups, directory, clock)
         many = ending.enter_context(closing(_allocated(*around))) if options.head else None

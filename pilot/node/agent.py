@@ -430,7 +430,7 @@ def _made(
     container = container_of(welcome.site, directory, spawner)
     found = machine.look(directory)
     held = claims.claim(found.gpus, welcome.gpus)
-    groups = groups_of(welcome.site, directory.name.rpartition("-")[2], spawner.guardian_pid)
+    groups = groups_of(welcome.site, directory.name.rpartition("-")[2])
     node = LocalNode(
         container,
         spawner,

@@ -195,13 +195,12 @@ class LocalNode:
             return found
 
 
-def groups_of(site: Site, instance: str, guardian_pid: int) -> Groups | None:
+def groups_of(site: Site, instance: str) -> Groups | None:
     """The cgroups of payloads, where the site lets us make some. Payloads that can make mounts
     could reach their files."""
     if site.pilot.cgroups == "off" or site.container.user_namespaces:
         return None
-    pids = [guardian_pid, *proc.ancestors(os.getpid())]
-    groups = cgroup.find(instance, pids, asked=site.pilot.cgroups == "on")
+    groups = cgroup.find(instance, partial(proc.kin, os.getpid()), asked=site.pilot.cgroups == "on")
     if groups is None and site.pilot.cgroups == "on":
         Log("pilot.node").warning("cgroups_refused", remedy="delegate the pilot's own to its user")
     return groups

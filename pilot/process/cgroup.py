@@ -99,7 +99,7 @@ class Groups:
 
 def find(
     instance: str,
-    pids: Collection[int],
+    kin: Callable[[], Collection[int]],
     *,
     asked: bool = False,
     root: Path = Path("/"),
@@ -107,7 +107,7 @@ def find(
 ) -> Groups | None:
     """Where this pilot makes cgroups; None: nowhere.
 
-    `pids`: this pilot, its guardian and whoever started it: version 2 has them move. `asked`: the
+    `kin`: tells this process, what it has started and who has started it: version 2 has them move. `asked`: the
     site says so, and it need not be told by who made the cgroup that it was delegated (root may
     write to any). `root`: where /proc and /sys are.
     """
@@ -117,7 +117,7 @@ def find(
         if ".." in below.split("/"):
             continue
         if controllers == "":
-            found = _version_2(top / below.strip("/"), instance, pids, asked, make)
+            found = _version_2(top / below.strip("/"), instance, kin, asked, make)
         elif _MEMORY in controllers.split(","):
             found = _version_1(top / _MEMORY / below.strip("/"), instance, asked, make)
         else:
@@ -142,7 +142,11 @@ def _version_1(
 
 
 def _version_2(
-    own: Path, instance: str, pids: Collection[int], asked: bool, make: Callable[[Path], None]
+    own: Path,
+    instance: str,
+    kin: Callable[[], Collection[int]],
+    asked: bool,
+    make: Callable[[Path], None],
 ) -> Groups | None:
     if _MEMORY not in _read(own / "cgroup.controllers").split():
         return None
@@ -150,7 +154,7 @@ def _version_2(
     if not _ours(own, asked) or not (own / "cgroup.type").exists():
         return None
     # Somebody else's processes are not ours to move.
-    if not {int(pid) for pid in _read(own / _PROCESSES).split()} <= set(pids):
+    if not {int(pid) for pid in _read(own / _PROCESSES).split()} <= set(kin()):
         return None
     directory = own / f"ailurus-{instance}"
     home = directory / "pilot"

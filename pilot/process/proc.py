@@ -62,6 +62,11 @@ def ancestors(pid: int) -> list[int]:
     return found
 
 
+def kin(pid: int) -> list[int]:
+    """A process, all that it has started, and who has started it."""
+    return [*ancestors(pid), *trees(scan(), [pid])[pid]]
+
+
 class Io(Struct, frozen=True, gc=False):
     """Bytes that a process and the children it waited for moved."""
 

@@ -46,8 +46,6 @@ BARE_SITE = Site(container=BARE)
 class FakeGuarded:
     """A spawner whose guardian lives until it is lost."""
 
-    guardian_pid = 0
-
     def listen(self, on_loss: Any) -> None:
         pass
 

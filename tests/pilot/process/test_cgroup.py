@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from pilot.node.local import LocalNode
 from pilot.node_ports import Exit, Order
 from pilot.ports import Sandbox
-from pilot.process import cgroup
+from pilot.process import cgroup, proc
 from pilot.process.cgroup import BESIDE_BYTES, Groups
 from pilot.process.spawner import GuardedSpawner
 from plugins.container.bare import Bare
@@ -41,7 +42,7 @@ class Kernel:
             (directory / name).write_text(text)
 
     def find(self, asked: bool = True) -> Groups | None:
-        return cgroup.find("i", (ME, GUARDIAN), asked=asked, root=self.root, make=self.make)
+        return cgroup.find("i", lambda: (ME, GUARDIAN), asked=asked, root=self.root, make=self.make)
 
     def says(self, name: str) -> str:
         return (self.own / name).read_text()
@@ -154,7 +155,7 @@ def test_root_takes_what_was_not_delegated_only_where_the_site_says_so(v1: Kerne
 
 def test_a_cgroup_outside_of_what_this_process_sees_is_none(tmp_path: Path) -> None:
     assert Kernel(tmp_path, "4:memory:/../other", "memory/other", V1).find() is None
-    assert cgroup.find("i", (), root=tmp_path / "nothing") is None
+    assert cgroup.find("i", tuple, root=tmp_path / "nothing") is None
 
 
 # with a kernel ------------------------------------------------------------------------------------
@@ -162,7 +163,7 @@ def test_a_cgroup_outside_of_what_this_process_sees_is_none(tmp_path: Path) -> N
 
 @pytest.fixture
 def groups() -> Iterator[Groups]:
-    found = cgroup.find(f"test-{os.getpid()}", [os.getpid()], asked=True)
+    found = cgroup.find(f"test-{os.getpid()}", partial(proc.kin, os.getpid()), asked=True)
     if found is None:
         pytest.skip("no cgroups can be made here")
     yield found
