@@ -234,6 +234,9 @@ class Packer(Generic[T]):
             first = next((lane for lane in self._order if lane.possible), None)
             if first is None:
                 break
+            if self._is_late(first.heap[0], now):
+                self._late.append(self._pop(first).item)
+                continue
             if self._claim is None or self._claim.arrival != first.heap[0].arrival:
                 self._reopen()
                 self._claim = _Claim(first.heap[0])
@@ -245,17 +248,14 @@ class Packer(Generic[T]):
                     blocked.add(lane)
             else:
                 break
-            entry = heapq.heappop(lane.heap)
-            del self._waiting[entry.item]
-            lane.count -= 1
-            if self.until is not None and entry.wish.limit_s > self.until - now:
+            width, entry = lane.width, self._pop(lane)
+            if self._is_late(entry, now):
                 self._late.append(entry.item)
-            else:
-                started.append((entry.item, self._start(entry, nodes, now)))
-                self._filled += lane.width
-                if entry.batch > self._claim.batch:
-                    self._pass(self._claim, first, lane.width, now)
-            self._tidy(lane)
+                continue
+            started.append((entry.item, self._start(entry, nodes, now)))
+            self._filled += width
+            if entry.batch > self._claim.batch:
+                self._pass(self._claim, first, width, now)
         self._grown.clear()
         self._batch += 1
         for lane in self._order:
@@ -343,6 +343,9 @@ class Packer(Generic[T]):
         expected_s = entry.wish.limit_s or entry.wish.estimate_s
         return frozenset() if expected_s and now + expected_s <= claim.at < NEVER else claim.nodes
 
+    def _is_late(self, entry: _Entry[T], now: float) -> bool:
+        return self.until is not None and entry.wish.limit_s > self.until - now
+
     def _start(self, entry: _Entry[T], nodes: Sequence[FreeNode], now: float) -> Placement:
         need = entry.wish.need
         placement = []
@@ -408,6 +411,14 @@ class Packer(Generic[T]):
             lane.settle()
 
     # bookkeeping ---------------------------------------------------------------------------------
+
+    def _pop(self, lane: _Lane[T]) -> _Entry[T]:
+        """Take the first of a lane out."""
+        entry = heapq.heappop(lane.heap)
+        del self._waiting[entry.item]
+        lane.count -= 1
+        self._tidy(lane)
+        return entry
 
     def _tidy(self, lane: _Lane[T]) -> None:
         """Drop from a lane's front what waits no more, and a lane in which nothing waits."""

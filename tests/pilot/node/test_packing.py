@@ -282,6 +282,16 @@ def test_what_cannot_end_in_time_is_not_started() -> None:
     assert names(line.take(now=50)) == ["short"]
 
 
+def test_nothing_waits_for_what_cannot_end_in_time() -> None:
+    line: Packer[str] = Packer(until=100.0)
+    line.join("n0", Resources(cores=4))
+    line.add("runs", wish(1))
+    line.take(now=50)
+    line.add("wide", wish(4, limit_s=51))
+    assert line.take(now=50) == []
+    assert line.late() == ["wide"]
+
+
 # simulated schedules ------------------------------------------------------------------------------
 
 
