@@ -35,6 +35,7 @@ TABLE: dict[str, dict[str, str]] = {
     "launch": {
         "horovod": "plugins.launch.horovod:Horovod",
         "mpi": "plugins.launch.mpi:Mpi",
+        "ray": "plugins.launch.ray:Ray",
         "script": "plugins.launch.script:Script",
         "single": "plugins.launch.single:Single",
         "torchrun": "plugins.launch.torchrun:Torchrun",

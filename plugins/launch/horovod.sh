@@ -2,6 +2,7 @@
 # shellcheck shell=sh disable=SC2154  # the variables of settings.sh
 "$python" "$here/rendezvous.py" "$hosts" "$world" "$here/rendezvous" </dev/null >&2 3>&- &
 rendezvous=$!
+trap 'kill $rendezvous 2>/dev/null' EXIT
 until [ -s "$here/rendezvous" ]; do
     if ! kill -0 "$rendezvous" 2>/dev/null; then
         echo "horovod: its rendezvous did not start: is Horovod in $python?" >&2

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from ailurus.protocol.launchers import HorovodOptions, MpiOptions, TorchrunOptions
+from ailurus.protocol.launchers import HorovodOptions, MpiOptions, RayOptions, TorchrunOptions
 from pilot.node_ports import Plan, Program
 from plugins.launch.horovod import Horovod
 from plugins.launch.mpi import Mpi
+from plugins.launch.ray import Ray
 from plugins.launch.torchrun import Torchrun
 from tests.pilot.node.rsh_rig import Cluster, Ran, cluster
 from tests.plugins.launches import launch
@@ -199,3 +201,40 @@ def test_the_worker_of_a_training_that_fails_is_told(tmp_path: Path) -> None:
         ran = run(made, Torchrun(TorchrunOptions(ranks_per_node=2)).plan(job), job)
     assert (ran.code, ran.out) == (7, "")
     assert ran.err == "launch: rank 4 of 6, on q3, ended with exit code 7\n"
+
+
+RAY = """
+import ray, socket, sys
+ray.init(logging_level="error")
+
+@ray.remote(num_cpus=2, scheduling_strategy="SPREAD")
+class Where:
+    def name(self):
+        return socket.gethostname()
+
+actors = [Where.remote() for _ in range(3)]
+print(*sorted(ray.get([actor.name.remote() for actor in actors])))
+sys.exit(5)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_ray_is_the_jobs_own_over_three_nodes_and_ends_with_its_driver(
+    on_nodes: Cluster, nodes: Nodes
+) -> None:
+    (nodes.directory / "driver.py").write_text(RAY)
+    python = f"{ROOT}/.venv-ray/bin/python"
+    argv = [python, str(nodes.directory / "driver.py")]
+    for name in nodes.names:
+        # As in a sandbox: short, and of the node.
+        on_nodes.nodes[name].own["TMPDIR"] = "/tmp"
+    job = launch(nodes.directory / "launch", argv, names=nodes.names, cores=2)
+    job = replace(
+        job,
+        nodes=[replace(node, address=nodes.addresses[node.name]) for node in job.nodes],
+    )
+    plan = Ray(RayOptions(python=python, object_store_mb=80)).plan(job)
+    ran = run(on_nodes, plan, job, timeout_s=150)
+    assert ran.code == 5, ran
+    assert ran.out.split() == ["n1", "n2", "n3"]

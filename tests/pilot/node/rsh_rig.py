@@ -84,6 +84,7 @@ class Node:
         self.name, self.directory, self.spawner, self.enter = name, directory, spawner, enter
         self.tmp = directory / "tmp"
         self.tmp.mkdir(parents=True)
+        self.own: dict[str, str] = {}
         self.door: Door | None = None
 
     @property
@@ -135,6 +136,7 @@ class Cluster:
             "AILURUS_PILOT_RSH": str(PILOT_RSH),
             "ON": node,
             **self.more,
+            **self.nodes[node].own,
         }
 
     def run(self, argv: Sequence[str], node: str, timeout_s: float = 30) -> Ran:
