@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,10 +88,17 @@ MPIS = {
 
 @pytest.mark.parametrize("kind", MPIS)
 def test_the_ranks_of_each_mpi_find_each_other_on_three_nodes(
-    kind: str, on_nodes: Cluster, nodes: Nodes, world: Callable[[str], str]
+    kind: str,
+    on_nodes: Cluster,
+    nodes: Nodes,
+    world: Callable[[str], str],
+    need: Callable[..., str],
 ) -> None:
     compiler, venv = MPIS[kind]
-    program = f"{ROOT}/{venv}/bin/python" if venv else world(compiler)
+    if venv:
+        program = need("python", where=f"{ROOT}/{venv}/bin", option="--mpi")
+    else:
+        program = world(compiler)
     argv = [program, "-c", MPI4PY] if venv else [program]
     job = launch(nodes.directory / "launch", argv, program, names=nodes.names)
     ran = run(on_nodes, Mpi(MpiOptions(ranks_per_node=2)).plan(job), job)
@@ -105,7 +113,8 @@ def world(nodes: Nodes, need: Callable[..., str]) -> Callable[[str], str]:
     def compiled(compiler: str) -> str:
         program = str(nodes.directory / "world")
         (nodes.directory / "world.c").write_text(WORLD)
-        subprocess.run([need(compiler), f"{program}.c", "-o", program], check=True)
+        with_mpi = need(compiler, option="--mpi")
+        subprocess.run([with_mpi, f"{program}.c", "-o", program], check=True)
         return program
 
     return compiled
@@ -164,6 +173,23 @@ def test_a_job_without_any_mpi_says_what_lacks(tmp_path: Path) -> None:
     )
 
 
+@pytest.fixture(scope="session")
+def torch(need: Callable[..., str]) -> str:
+    """A Python that has PyTorch."""
+    return need("python", where=f"{ROOT}/.venv-torch/bin", option="--torch")
+
+
+@pytest.fixture(scope="session")
+def horovod(torch: str) -> str:
+    """A Python that has Horovod, too: its wheel may be in the making."""
+    has = [torch, "-c", "import horovod"]
+    if subprocess.run(has, check=False, capture_output=True).returncode:
+        if os.environ.get("CI") != "true":
+            pytest.skip("Horovod is not built: scripts/setup --horovod")
+        subprocess.run([ROOT / "scripts/setup", "--horovod"], check=True, timeout=900)
+    return torch
+
+
 TRAININGS = {
     "torchrun": (TORCH, lambda python: Torchrun(TorchrunOptions(python=python))),
     "torchrun-elastic": (
@@ -179,14 +205,14 @@ TRAININGS = {
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize("kind", TRAININGS)
 def test_a_training_has_a_worker_on_each_of_three_nodes(
-    kind: str, on_nodes: Cluster, nodes: Nodes
+    kind: str, on_nodes: Cluster, nodes: Nodes, request: pytest.FixtureRequest
 ) -> None:
     text, launcher = TRAININGS[kind]
+    python = request.getfixturevalue("horovod" if text is HOROVOD else "torch")
     (nodes.directory / "train.py").write_text(text)
-    python = f"{ROOT}/.venv-torch/bin/python"
     argv = [python, str(nodes.directory / "train.py")]
     job = launch(nodes.directory / "launch", argv, python, names=nodes.names)
     ran = run(on_nodes, launcher(python).plan(job), job, timeout_s=150)
@@ -221,10 +247,10 @@ sys.exit(5)
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_ray_is_the_jobs_own_over_three_nodes_and_ends_with_its_driver(
-    on_nodes: Cluster, nodes: Nodes
+    on_nodes: Cluster, nodes: Nodes, need: Callable[..., str]
 ) -> None:
     (nodes.directory / "driver.py").write_text(RAY)
-    python = f"{ROOT}/.venv-ray/bin/python"
+    python = need("python", where=f"{ROOT}/.venv-ray/bin", option="--ray")
     argv = [python, str(nodes.directory / "driver.py")]
     for name in nodes.names:
         # As in a sandbox: short, and of the node.

@@ -89,8 +89,10 @@ def commands(cluster: Cluster) -> Iterator[tuple[str, str]]:
 def test_mpi_jobs_of_each_kind_run_on_three_nodes_and_leave_nothing(
     on_three: Cluster, need: Callable[..., str]
 ) -> None:
-    need("mpicc.openmpi", package="libopenmpi-dev")
-    need("mpicc.mpich", package="libmpich-dev")
+    need("mpicc.openmpi", option="--mpi")
+    for venv in (".venv-openmpi", ".venv-mpich"):
+        need("python", where=f"{ROOT}/{venv}/bin", option="--mpi")
+    need("mpicc.mpich", option="--mpi")
     jobs = {
         kind: on_three.job(command, "mpi", ranks_per_node=2) for kind, command in commands(on_three)
     }
