@@ -30,9 +30,6 @@ SLOTS = 16
 TRUE = 2000
 SLEEPS = 200
 ROUNDS = 3
-HOSTS = 256
-QUEUED = (1000, 100_000)
-DECISIONS = 3000
 
 
 def run(args: Namespace) -> Iterator[Figure]:
