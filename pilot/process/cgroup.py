@@ -107,9 +107,9 @@ def find(
 ) -> Groups | None:
     """Where this pilot makes cgroups; None: nowhere.
 
-    `kin`: tells this process, what it has started and who has started it: version 2 has them move. `asked`: the
-    site says so, and it need not be told by who made the cgroup that it was delegated (root may
-    write to any). `root`: where /proc and /sys are.
+    `kin`: tells this process, what it has started and who has started it, which have to move in
+    version 2. `asked`: the site says so, and it need not be told by who made the cgroup that it was
+    delegated (root may write to any). `root`: where /proc and /sys are.
     """
     top = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
