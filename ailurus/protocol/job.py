@@ -123,7 +123,7 @@ class JobSpec(
     """The payload is killed when it gives no sign of life for this long; 0: never (PanDA
     loopingCheck false); None: as the site says."""
     launcher: LauncherName = SINGLE
-    launcher_options: Annotated[dict[str, Any], Meta(max_length=50)] = {}
+    launcher_options: Annotated[dict[Variable, Any], Meta(max_length=50)] = {}
     """Of the launcher's own type: see `ailurus.protocol.launchers`."""
     environment: Annotated[dict[Variable, Value], Meta(max_length=10_000)] = {}
     credentials: Annotated[tuple[CredentialUse, ...], Meta(max_length=8)] = ()

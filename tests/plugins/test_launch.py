@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 import plugins
 from ailurus.protocol.launchers import OPTIONS, MpiOptions
+from ailurus.protocol.submission import check, jobs_from
 from pilot.node_ports import Plan, Program
 from pilot.ports import JobError
 from plugins.launch.mpi import STARTERS, settings_text
@@ -128,6 +131,19 @@ def test_every_starter_leaves_cpus_to_the_pilot_and_starts_by_its_shell() -> Non
         said = " ".join(words)
         assert "bind" in said
         assert ("$AILURUS_PILOT_RSH" in said) == (kind in ("openmpi4", "openmpi5", "mpich"))
+
+
+PAGE = Path(__file__).parents[2] / "docs/parallel.md"
+
+
+def test_the_jobs_of_the_guide_can_be_submitted_and_started() -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    jobs = [job for block in blocks for job in jobs_from(yaml.safe_load(block))]
+    check(jobs)
+    assert {job.launcher for job in jobs} == {"mpi", "torchrun", "horovod", "ray"}
+    for job in jobs:
+        asked = launch(Path("/job/launch"), ["/bin/sh", "-c", job.command], cores=job.cores)
+        assert planned(job.launcher, job.launcher_options, asked).argv
 
 
 def test_options_that_do_not_say_anything_take_no_room_in_a_job() -> None:
