@@ -11,12 +11,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 from msgspec.structs import replace
 
 from ailurus.logs import Log
 from ailurus.loops import Loop
 from ailurus.protocol.errors import Code
+from ailurus.protocol.messages.usage import MOST_NODES, NodeUsage
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
 from pilot.node.sampler import FINAL_ENTRIES, SHORTEST_S, disk_rest_s, rest_s
@@ -40,6 +42,7 @@ class _Part:
         self.last = Sample(key=key)
         # What each was at most: the processes that had it may have ended, waited for by nobody.
         self.cpu_s, self.gpu_s, self.read_bytes, self.write_bytes = 0.0, 0.0, 0, 0
+        self.max_rss_kb = 0
         # When it was measured last.
         self.used_kb = 0
         # Walks of its local directories when signs of life were looked for.
@@ -49,6 +52,7 @@ class _Part:
         self.last = sample
         self.cpu_s = max(self.cpu_s, sample.cpu_s)
         self.gpu_s = max(self.gpu_s, sample.gpu_s)
+        self.max_rss_kb = max(self.max_rss_kb, sample.rss_kb)
         self.read_bytes = max(self.read_bytes, sample.read_bytes)
         self.write_bytes = max(self.write_bytes, sample.write_bytes)
         if sample.used_kb is not None:
@@ -315,6 +319,8 @@ class Supervisor:
         """What the payload left counts, too, however short it ran."""
         for part in one.parts.values():
             part.gone()
+        if len(one.parts) > 1:
+            one.attempt.usage = replace(one.attempt.usage, nodes=_each(one.parts))
         disk = one.disk.anew()
         one.work.empty = disk.step(FINAL_ENTRIES) and not disk.entries
         self._disk_limit(one, disk)
@@ -351,3 +357,18 @@ class Supervisor:
         if one.attempt.stopped is None:
             self._log.info("limit_passed", job_id=one.attempt.id[0], code=int(code), what=what)
             one.attempt.stop(JobError(code, what, remedy=remedy), grace_s=grace_s)
+
+
+def _each(parts: Mapping[str, _Part]) -> tuple[NodeUsage, ...]:
+    """What was used on each node."""
+    return tuple(
+        NodeUsage(
+            node=name,
+            cpu_s=round(part.cpu_s, 3),
+            max_rss_kb=part.max_rss_kb,
+            read_bytes=part.read_bytes,
+            write_bytes=part.write_bytes,
+            gpu_s=round(part.gpu_s, 3),
+        )
+        for name, part in islice(parts.items(), MOST_NODES)
+    )

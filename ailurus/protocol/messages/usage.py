@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
 
-from ailurus.protocol.fields import Whole
+from msgspec import Meta, Struct
+
+from ailurus.protocol.fields import Label, Whole
+
+MOST_NODES = 1000
+"""Nodes of a payload whose usage is told apart."""
+
+
+class NodeUsage(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a payload has used on one of its nodes."""
+
+    node: Label
+    cpu_s: float = 0.0
+    max_rss_kb: Whole = 0
+    read_bytes: Whole = 0
+    write_bytes: Whole = 0
+    gpu_s: float = 0.0
 
 
 class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -26,3 +42,5 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     # Bytes written to each stream, known when the payload has ended.
     stdout_bytes: Whole = 0
     stderr_bytes: Whole = 0
+    # Of a payload on several nodes, known when it has ended.
+    nodes: Annotated[tuple[NodeUsage, ...], Meta(max_length=MOST_NODES)] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.messages.usage import NodeUsage
 from pilot.samples import LocalFiles, Sample
 from pilot.site import Limits
 from tests.pilot.node.watch import MB, Watch
@@ -96,3 +97,16 @@ def test_the_use_of_gpus_is_summed_and_is_a_sign_of_life(watched):
         assert watch.after(8) is None
     usage = watch.attempt.usage
     assert (usage.gpu_s, usage.gpu_memory_mb, usage.max_gpu_memory_mb) == (146.0, 139, 139)
+
+
+def test_what_each_node_used_is_told_at_the_end(watched):
+    watch = watched(nodes=2)
+    told(watch, "n1", cpu_s=3.0, rss_kb=50)
+    told(watch, "n2", cpu_s=4.0, rss_kb=60, write_bytes=7)
+    told(watch, "n2", cpu_s=5.0, rss_kb=20, write_bytes=7)
+    assert watch.attempt.usage.nodes == ()
+    watch.supervisor._last_look(watch.supervisor._watched[watch.attempt.name])
+    assert watch.attempt.usage.nodes == (
+        NodeUsage(node="n1", cpu_s=3.0, max_rss_kb=50),
+        NodeUsage(node="n2", cpu_s=5.0, max_rss_kb=60, write_bytes=7),
+    )
