@@ -255,3 +255,21 @@ def test_models_are_counted(tmp_path):
         GpuModel(count=4, vendor="nvidia", model="NVIDIA A100-SXM4-40GB"),
     )
     assert gpus.models(()) == ()
+
+
+def test_the_kernel_names_amds_models_and_their_memory(tmp_path):
+    root = amd_node(tmp_path)
+    nodes = root / "sys/class/kfd/kfd/topology/nodes"
+    first, second = (f"{nodes}/{gpu.number + 1}" for gpu in gpus.find({}, root, run=no_run).gpus)
+    product = root / "sys/class/drm/renderD128/device/product_name"
+    product.parent.mkdir(parents=True)
+    product.write_text("AMD Instinct MI250X\n")
+    Path(second, "name").write_text("aldebaran\n", "utf-8")
+    for bank, (heap, size) in enumerate([(1, 64 << 30), (2, 1 << 20), (4, 1 << 30)]):
+        directory = Path(first, f"mem_banks/{bank}")
+        directory.mkdir(parents=True)
+        (directory / "properties").write_text(f"heap_type {heap}\nsize_in_bytes {size}\n")
+    assert [(gpu.model, gpu.memory_mb) for gpu in gpus.find({}, root, run=no_run).gpus] == [
+        ("AMD Instinct MI250X", (64 << 10) + 1),
+        ("aldebaran", 0),
+    ]
