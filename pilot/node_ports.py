@@ -229,8 +229,6 @@ class Program(Struct, frozen=True, kw_only=True):
     """Where the plan's files come: all of the job's nodes have it, by this name."""
     mark: str
     """Unique to this attempt: for names and ports that neighbours must not share."""
-    start: str = "rsh"
-    """How the site prefers that ranks are started: by `rsh` or by `srun`."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):

@@ -74,6 +74,25 @@ def need() -> Callable[..., str]:
 
 
 @pytest.fixture(scope="session")
+def torch(need: Callable[..., str]) -> str:
+    """A Python that has PyTorch."""
+    return need("python", where=f"{Path(__file__).parents[1]}/.venv-torch/bin", option="--torch")
+
+
+@pytest.fixture(scope="session")
+def horovod(torch: str) -> str:
+    """A Python that has Horovod, too: its wheel may be in the making."""
+    has = [torch, "-c", "import horovod"]
+    if subprocess.run(has, check=False, capture_output=True).returncode:
+        if os.environ.get("CI") != "true":
+            pytest.skip("Horovod is not built: scripts/setup --horovod")
+        subprocess.run(
+            [Path(__file__).parents[1] / "scripts/setup", "--horovod"], check=True, timeout=900
+        )
+    return torch
+
+
+@pytest.fixture(scope="session")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The pilot as a file, built from this tree."""
     made = tmp_path_factory.mktemp("frozen") / "pilot"

@@ -31,8 +31,6 @@ def _among(*words: str) -> Any:
 
 
 Flavour = Annotated[str, _among("openmpi", "mpich")]
-Start = Annotated[str, _among("rsh", "srun")]
-Pmi = Annotated[str, _among("pmix", "pmi2")]
 Controller = Annotated[
     str, Meta(pattern=r"^(gloo|mpi)(?!\n)$", max_length=20, description="gloo or mpi")
 ]
@@ -63,10 +61,6 @@ class MpiOptions(Options, frozen=True):
     ones that is of the program's MPI."""
     flavour: Flavour = ""
     """Empty: the program and its library are asked."""
-    start: Start = ""
-    """Whether ranks are started by `pilot-rsh` or by srun; empty: as the site prefers."""
-    pmi: Pmi = ""
-    """What srun offers ranks; empty: what the library takes."""
     arguments: Words = ()
     """More words for mpirun."""
 

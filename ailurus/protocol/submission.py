@@ -32,8 +32,6 @@ from ailurus.protocol.launchers import (
     OPTIONS,
     Controller,
     Flavour,
-    Pmi,
-    Start,
     check_options,
     named,
 )
@@ -84,8 +82,6 @@ _ALLOWED = {
         DidText,
         Tree,
         Flavour,
-        Start,
-        Pmi,
         Controller,
         Goal,
     )

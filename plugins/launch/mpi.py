@@ -9,10 +9,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from ailurus.protocol.errors import Code
 from ailurus.protocol.launchers import MpiOptions
 from pilot.node_ports import Plan, Program
-from pilot.ports import JobError
 from plugins.launch import hosts
 from plugins.launch.texts import text
 
@@ -33,8 +31,6 @@ STARTERS: Mapping[str, Sequence[str]] = {
         *("-f", f"{HERE}/hosts.hydra", "-n", "$ranks", "-bind-to", "none"),
         *("-launcher", "ssh", "-launcher-exec", RSH),
     ),
-    "pmix": ("--mpi=pmix", "--nodes=$nodes", "--ntasks=$ranks", "--cpu-bind=none", "--no-kill"),
-    "pmi2": ("--mpi=pmi2", "--nodes=$nodes", "--ntasks=$ranks", "--cpu-bind=none", "--no-kill"),
 }
 """By kind of starter, its words; those of a shell's variables are filled in by mpi.sh."""
 AS_ROOT = {
@@ -52,21 +48,10 @@ class Mpi:
     def plan(self, job: Program) -> Plan:
         options = self._options
         each = options.ranks_per_node or min(node.cores for node in job.nodes)
-        start = options.start or job.start
-        if options.pmi and start != "srun":
-            raise JobError(
-                Code.PAYLOAD_FAILED,
-                f"{options.pmi} is srun's, and ranks are started by {start}",
-                field="launcher_options.pmi",
-                remedy="start: srun",
-            )
         settings = {
             "program": job.executable,
             "mpirun": options.mpirun,
             "flavour": options.flavour,
-            "start": start,
-            "pmi": options.pmi,
-            "nodes": str(len(job.nodes)),
             "ranks": str(each * len(job.nodes)),
         }
         crowded = each > min(node.cores for node in job.nodes)

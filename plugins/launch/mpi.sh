@@ -5,7 +5,7 @@
 # all end well; so a library and a starter that do not fit are an error.
 # Comes with settings.sh, the lists of hosts and rank.sh beside it (plugins/launch/mpi.py).
 here=${0%/*}
-program='' mpirun='' flavour='' start='' pmi='' ranks=''
+program='' mpirun='' flavour='' ranks=''
 # shellcheck source=/dev/null
 . "$here/settings.sh"
 
@@ -62,25 +62,20 @@ if [ -n "$wanted" ] && [ -n "$loads" ] && [ "$wanted" != "$loads" ]; then
     fail "the job says $wanted, and $program loads $loads: its ranks would not find each other"
 fi
 wanted=${wanted:-$loads}
-if [ "$start" = srun ]; then
-    found=srun kind=$pmi
-    [ -n "$kind" ] || case $wanted in mpich) kind=pmi2 ;; *) kind=pmix ;; esac
-else
-    found='' kind='' others=''
-    for candidate in $(starters); do
-        of=$(family "$("$candidate" --version 2>&1 </dev/null)")
-        case $of in
-            '') others="$others $candidate is of an MPI that is not known here;" ;;
-            "$wanted"*) found=$candidate kind=$of; break ;;
-            *) others="$others $candidate is of $of;" ;;
-        esac
-    done
-    [ -n "$found" ] || fail "nothing on the job's PATH starts ranks${wanted:+ of $wanted}:" \
-        "${others:-there is no mpirun and no mpiexec}${loads:+ $program loads $loads}"
-fi
+found='' kind='' others=''
+for candidate in $(starters); do
+    of=$(family "$("$candidate" --version 2>&1 </dev/null)")
+    case $of in
+        '') others="$others $candidate is of an MPI that is not known here;" ;;
+        "$wanted"*) found=$candidate kind=$of; break ;;
+        *) others="$others $candidate is of $of;" ;;
+    esac
+done
+[ -n "$found" ] || fail "nothing on the job's PATH starts ranks${wanted:+ of $wanted}:" \
+    "${others:-there is no mpirun and no mpiexec}${loads:+ $program loads $loads}"
 
 # What a program loads that nobody could ask, its first rank sees while it runs.
-case $kind in openmpi* | pmix) of=openmpi ;; *) of=mpich ;; esac
+of=${kind%[0-9]}
 begin "$kind" /bin/sh "$here/rank.sh" "$ranks" "$of" "${loads:-unknown}" "$@" </dev/null &
 child=$!
 # A starter should end all ranks when one has failed; hydra of MPICH 4.0 may wait for ever.

@@ -3,8 +3,8 @@
 # the first to fail. MPI is that of what has started it; LOADS that of the program, or `unknown`.
 here=${0%/*} ranks=$1 mpi=$2 loads=$3
 shift 3
-rank=${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-${PMI_RANK:-${SLURM_PROCID:-}}}}
-size=${OMPI_COMM_WORLD_SIZE:-${PMI_SIZE:-${SLURM_NTASKS:-}}}
+rank=${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-${PMI_RANK:-}}}
+size=${OMPI_COMM_WORLD_SIZE:-${PMI_SIZE:-}}
 told=''
 
 # The first is kept, whichever node it is on.

@@ -17,7 +17,6 @@ import plugins
 from ailurus.protocol.launchers import OPTIONS, MpiOptions
 from ailurus.protocol.submission import check, jobs_from
 from pilot.node_ports import Plan, Program
-from pilot.ports import JobError
 from plugins.launch.mpi import STARTERS, settings_text
 from tests.plugins.launches import launch
 
@@ -103,7 +102,7 @@ def test_mpi_has_a_rank_a_core_unless_it_is_told() -> None:
 @pytest.mark.parametrize("kind", STARTERS)
 def test_what_a_job_says_reaches_the_starter_as_it_is(kind: str, tmp_path: Path) -> None:
     """The settings are a script, and nothing in them is one."""
-    settings = {"program": HOSTILE, "mpirun": HOSTILE, "ranks": "6", "nodes": "3"}
+    settings = {"program": HOSTILE, "mpirun": HOSTILE, "ranks": "6"}
     (tmp_path / "settings.sh").write_text(settings_text(settings, [HOSTILE]))
     (tmp_path / "show").write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
     (tmp_path / "show").chmod(0o700)
@@ -119,18 +118,11 @@ def test_what_a_job_says_reaches_the_starter_as_it_is(kind: str, tmp_path: Path)
     assert not (tmp_path / "bad").exists()
 
 
-def test_mpi_offers_what_srun_has_only_where_srun_starts() -> None:
-    with pytest.raises(JobError) as raised:
-        planned("mpi", {"pmi": "pmix"}, launch(Path("/job/launch"), ["./go"]))
-    assert raised.value.field == "launcher_options.pmi"
-    assert planned("mpi", {"pmi": "pmix", "start": "srun"}, launch(Path("/j"), ["./go"]))
-
-
 def test_every_starter_leaves_cpus_to_the_pilot_and_starts_by_its_shell() -> None:
     for kind, words in STARTERS.items():
         said = " ".join(words)
         assert "bind" in said
-        assert ("$AILURUS_PILOT_RSH" in said) == (kind in ("openmpi4", "openmpi5", "mpich"))
+        assert "$AILURUS_PILOT_RSH" in said, kind
 
 
 PAGE = Path(__file__).parents[2] / "docs/parallel.md"

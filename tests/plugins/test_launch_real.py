@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,23 +170,6 @@ def test_a_job_without_any_mpi_says_what_lacks(tmp_path: Path) -> None:
     assert ran.err == (
         "mpi: nothing on the job's PATH starts ranks: there is no mpirun and no mpiexec\n"
     )
-
-
-@pytest.fixture(scope="session")
-def torch(need: Callable[..., str]) -> str:
-    """A Python that has PyTorch."""
-    return need("python", where=f"{ROOT}/.venv-torch/bin", option="--torch")
-
-
-@pytest.fixture(scope="session")
-def horovod(torch: str) -> str:
-    """A Python that has Horovod, too: its wheel may be in the making."""
-    has = [torch, "-c", "import horovod"]
-    if subprocess.run(has, check=False, capture_output=True).returncode:
-        if os.environ.get("CI") != "true":
-            pytest.skip("Horovod is not built: scripts/setup --horovod")
-        subprocess.run([ROOT / "scripts/setup", "--horovod"], check=True, timeout=900)
-    return torch
 
 
 TRAININGS = {

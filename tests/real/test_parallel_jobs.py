@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ailurus.protocol.states import JobState
-from tests.plugins.test_launch_real import MPI4PY, MPIS, ROOT, WORLD
+from tests.plugins.test_launch_real import HOROVOD, MPI4PY, MPIS, RAY, ROOT, TORCH, WORLD
 from tests.real.test_head_pilot import Queue
 from tests.rig.batch_systems import Slurm
 from tests.rig.nodes import Nodes
@@ -33,6 +33,7 @@ class Cluster(Queue):
         self.software.mkdir()
         site = json.loads(self.site.read_text())
         site["container"] = {"default": runtime, "bare": True}
+        site["slots"]["s"]["memory"] = "4GiB"
         site["software"] = [str(self.software), str(ROOT)]
         self.site.write_text(json.dumps(site))
 
@@ -43,7 +44,8 @@ class Cluster(Queue):
                 queue="q",
                 nodes=3,
                 cores=2,
-                walltime_s=60,
+                memory_mb=2000,
+                walltime_s=90,
                 launcher=launcher,
                 launcher_options=options,
             )
@@ -115,3 +117,31 @@ def test_mpi_jobs_of_each_kind_run_on_three_nodes_and_leave_nothing(
             name, "sh", "-c", "ps ax -o args | grep -E 'rank[.]sh|mpirun|[o]rted|hydra' || :"
         )
         assert "rank.sh" not in listed
+
+
+@pytest.mark.parametrize("on_three", ["bubblewrap"], indirect=True)
+def test_trainings_and_a_ray_are_jobs_of_three_nodes(
+    on_three: Cluster, horovod: str, need: Callable[..., str]
+) -> None:
+    ray = need("python", where=f"{ROOT}/.venv-ray/bin", option="--ray")
+    jobs = {}
+    for launcher, python, text in (
+        ("torchrun", horovod, TORCH),
+        ("horovod", horovod, HOROVOD),
+        ("ray", ray, RAY),
+    ):
+        script = on_three.software / f"job-{launcher}.py"
+        script.write_text(text)
+        jobs[launcher] = on_three.job(f"{python} {script}", launcher, python=python)
+    for launcher in ("torchrun", "horovod"):
+        state, out, diagnosis = on_three.seen(jobs[launcher])
+        assert state is JobState.FINISHED, (launcher, diagnosis)
+        assert sorted(out.splitlines()) == [f"rank {n} of 3: 3" for n in range(3)]
+    # The driver says so.
+    state, out, diagnosis = on_three.seen(jobs["ray"])
+    assert "exit_code=5" in diagnosis, diagnosis
+    assert out.split() == ["n1", "n2", "n3"]
+    for name in on_three.nodes.names:
+        listed = on_three.nodes.run(name, "sh", "-c", "ps ax -o args")
+        assert "raylet" not in listed
+        assert "rendezvous" not in listed
