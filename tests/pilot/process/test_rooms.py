@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pilot.ports import ProcessEnd, ProcessSpec
+from pilot.process import cgroup, proc
 from pilot.process.spawner import GuardedSpawner
 from pilot.room_ports import Bind, Closed, Directory, EmptyFile, Entrance, Memory, Step, Symlink
 from tests.pilot.helpers import guarded, processes_with
@@ -38,14 +40,16 @@ def made(spawner: GuardedSpawner, *steps: Step, **how: object) -> Iterator[int]:
         os.close(fd)
 
 
-def run(spawner: GuardedSpawner, room: int, script: str, out: Path) -> int:
+def run(
+    spawner: GuardedSpawner, room: int, script: str, out: Path, cgroup: Sequence[int] = ()
+) -> int:
     ends, over = list[ProcessEnd](), threading.Event()
 
     def done(ended: ProcessEnd) -> None:
         ends.append(ended)
         over.set()
 
-    order = ProcessSpec(argv=["/bin/sh", "-c", script], stdout=str(out), room=room)
+    order = ProcessSpec(argv=["/bin/sh", "-c", script], stdout=str(out), room=room, cgroup=cgroup)
     spawner.spawn(order, done)
     assert over.wait(20)
     return ends[0].exit_code
@@ -102,6 +106,21 @@ def test_a_confined_room_has_no_capability_and_gets_none(
     assert said.pop("NoNewPrivs") == "1"
     assert set(said) == {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"}
     assert set(said.values()) == {"0" * 16}
+
+
+def test_a_program_in_a_room_is_held_to_its_cgroup(spawner: GuardedSpawner, tmp_path: Path) -> None:
+    groups = cgroup.find(f"room-{os.getpid()}", partial(proc.kin, os.getpid()), asked=True)
+    if groups is None:
+        pytest.skip("no cgroups can be made here")
+    eats = "exec /usr/bin/python3 -c 'b\"x\" * (200 << 20)'"
+    with made(spawner, Memory("/sys/fs/cgroup"), confined=True) as room:
+        group = groups.group("1.1", 60 << 10)
+        assert run(spawner, room, eats, tmp_path / "out", group.entrance) == -signal.SIGKILL
+        assert group.oom_kills() == 1
+        assert run(spawner, room, eats, tmp_path / "out") == 0
+        group.remove()
+    groups.close()
+    assert not groups._directory.exists()
 
 
 def test_p6_what_runs_in_a_room_ends_with_it(spawner: GuardedSpawner) -> None:
