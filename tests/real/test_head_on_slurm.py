@@ -122,3 +122,15 @@ def test_a_node_that_is_cut_off_for_longer_than_its_lease_ends_nothing_twice(rig
     assert lost
     assert rig.finished(ids, 90)
     assert all(one.count("end") == 1 for one in written(rig))
+
+
+def test_a_job_of_two_nodes_reaches_both_by_the_pilots_remote_shell(rig):
+    rig.submit(1)
+    until(lambda: all_nodes_are_free(rig), 30, "all nodes have an agent")
+    out = rig.directory / "out" / "hosts"
+    reach = f'for node in $(cat "$AILURUS_NODES"); do pilot-rsh "$node" hostname; done > {out}'
+    (job,) = rig.submit(1, reach, nodes=2, cores=3, launcher="script")
+    assert rig.finished([job], 60), rig.client.log(job).text
+    hosts = out.read_text().split()
+    assert len({*hosts}) == len(hosts) == 2
+    assert {*hosts} <= {"n1", "n2", "n3"}
