@@ -33,7 +33,7 @@ class Queue:
             json.dumps(
                 {
                     "site": "test",
-                    "slots": {"s": {"queue": "q", "cores": 4, "memory": "2GiB", "disk": "1GiB"}},
+                    "slots": {"s": {"queue": "q", "cores": 4, "memory": "2GiB", "disk": "40GiB"}},
                     "storage": {"roots": [], "default_output": ""},
                     "container": {"default": "bare", "bare": True},
                 }
@@ -84,7 +84,7 @@ class Queue:
     def left(self, name: str) -> str:
         """What of ours runs on a machine."""
         return self.nodes.run(
-            name, "sh", "-c", "ps ax -o args | grep -E 'pilo[t]|sleep [03]([.]2)?$' || :"
+            name, "sh", "-c", "ps ax -o args | grep -E 'pilo[t]|sleep [038]([.]2)?$' || :"
         )
 
 
@@ -103,11 +103,9 @@ def scratch(nodes: Nodes, name: str) -> str:
 
 def test_jobs_run_on_all_nodes_and_nothing_is_left(queue, nodes):
     jobs = queue.submit(24, "sleep 0.2")
-    began = time.monotonic()
     queue.start()
     states = queue.final(jobs)
     assert set(states.values()) == {JobState.FINISHED}
-    print("all done after", time.monotonic() - began)
     ran = queue.where()
     assert all(len(hosts) == 1 for hosts in ran.values())
     assert {host for hosts in ran.values() for host in hosts} == {"n1", "n2", "n3"}
@@ -119,16 +117,16 @@ def test_jobs_run_on_all_nodes_and_nothing_is_left(queue, nodes):
     assert not list((queue.directory / "work").glob("ailurus-[0-9a-f]*"))
 
 
-@pytest.mark.parametrize(("loss", "seconds"), [("kill", 1.5), ("cut", 6.0)])
-def test_a_node_that_is_lost_costs_what_ran_there_and_no_more(queue, nodes, loss, seconds):
-    jobs = queue.submit(24, "sleep 3")
+@pytest.mark.parametrize(("loss", "seconds", "length"), [("kill", 1.5, 3), ("cut", 6.0, 8)])
+def test_a_node_that_is_lost_costs_what_ran_there_and_no_more(queue, nodes, loss, seconds, length):
+    # What ran on a machine that is cut off ends before anybody can know, unless it takes longer.
+    jobs = queue.submit(20, f"sleep {length}")
     queue.start()
     until(lambda: len(queue.said("node_joined")) == 2, 20, "both agents are there")
     time.sleep(1.5)
     getattr(nodes, loss)("n3")
     lost_at = time.monotonic()
     until(lambda: queue.said("node_lost"), 20, "the loss is found")
-    print("found after", time.monotonic() - lost_at)
     assert time.monotonic() - lost_at < seconds
     states = queue.final(jobs, 120)
     assert set(states.values()) == {JobState.FINISHED}
