@@ -186,8 +186,8 @@ def test_a_connection_that_fails_takes_the_slots_at_once_and_the_payloads_when_t
     monkeypatch.setattr(peer.wire, "receive", receive)
     until(lambda: hasty.left)
     assert not run.over.is_set()
-    # Nobody else is let in for the node before.
-    assert hasty.launch("n1").wait(10) == 0
+    # Nobody else is let in for the node meanwhile.
+    assert "n1" in hasty.head._present
     end = run.ended()
     assert end.explain().error.code is Code.LOST_HEARTBEAT
     assert end.process.at >= peer.lease.until
