@@ -1,8 +1,8 @@
 """Which items of a job are here, and when to ask for more: no thread, no clock.
 
-The first request asks for as many as begin at once, so that they do, and each one after that fills up
-to a thousand: nobody else gets items of this job, so it costs nothing that they wait here, and the
-order of longest first needs to see them.
+The first request asks for as many as begin at once, so that they do, and each one after that fills
+up to a thousand: nobody else gets items of this job, so it costs nothing that they wait here, and
+the order of longest first needs to see them.
 """
 
 from __future__ import annotations

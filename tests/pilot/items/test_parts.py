@@ -1,0 +1,91 @@
+"""What an item runs as, when more are asked for, and what is left of ends that nobody was told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.item import TOGETHER, ItemOutcome, ItemSpec
+from ailurus.protocol.resources import Resources
+from pilot.items import command
+from pilot.items.lease import Ledger
+from pilot.upstream import untold
+from pilot.upstream.untold import Untold
+
+
+def end(index: int) -> m.ItemEnd:
+    return m.ItemEnd(index=index, attempt=1, outcome=ItemOutcome.FINISHED)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/bin/true", ["/bin/true"]),
+        ("./fit --seed=3  a/b", ["./fit", "--seed=3", "a/b"]),
+        ("true", ["/bin/sh", "-c", "true"]),
+        ("/bin/ls *", ["/bin/sh", "-c", "/bin/ls *"]),
+        ("A=/b /bin/true", ["/bin/sh", "-c", "A=/b /bin/true"]),
+        ("/bin/true\n/bin/false", ["/bin/sh", "-c", "/bin/true\n/bin/false"]),
+    ],
+)
+def test_only_what_a_shell_would_change_goes_to_one(line: str, words: list[str]) -> None:
+    assert command.argv(ItemSpec(command=line), "", ()) == words
+
+
+def test_arguments_are_added_as_they_stand() -> None:
+    item = ItemSpec(arguments=("a b", "$(x)"))
+    assert command.argv(item, "run it", ()) == [
+        "/bin/sh", "-c", 'run it "$@"', "sh", "a b", "$(x)",
+    ]  # fmt: skip
+    assert command.argv(item, "/run it", ()) == ["/run", "it", "a b", "$(x)"]
+    assert command.argv(item, "", ["/bin/sh", "script"]) == ["/bin/sh", "script", "a b", "$(x)"]
+
+
+def test_an_item_takes_its_share_of_the_jobs_memory_unless_it_says() -> None:
+    job = Resources(cores=8, memory_mb=1600)
+    assert command.need(ItemSpec(cores=2), job).memory_mb == 400
+    assert command.need(ItemSpec(memory_mb=7), job).memory_mb == 7
+
+
+def test_a_few_are_leased_at_first_and_then_as_many_as_one_request_may() -> None:
+    ledger = Ledger((1, 1), Untold(None), 4)
+    assert ledger.due(0, 0, 0.0, 10.0)
+    assert ledger.request(0, (), 0.0).count == 8
+    assert not ledger.due(0, 0, 0.0, 10.0)
+    ledger.answered(m.ItemsAnswer(waiting=5000))
+    assert ledger.request(8, (), 0.0).count == TOGETHER - 8
+
+
+def test_when_all_are_here_news_waits_for_the_heartbeat_or_the_last_end() -> None:
+    ledger = Ledger((1, 1), Untold(None), 4)
+    ledger.request(0, (), 0.0)
+    ledger.answered(m.ItemsAnswer(waiting=0))
+    ledger.untold.add([end(1)])
+    assert not ledger.due(3, 1, 5.0, 10.0)
+    assert ledger.due(3, 1, 10.0, 10.0)
+    assert ledger.due(0, 0, 5.0, 10.0)
+    assert ledger.request(0, (), 5.0).ended == (end(1),)
+    ledger.answered(m.ItemsAnswer(settled=True))
+    assert not ledger.untold
+    assert not ledger.due(0, 0, 99.0, 10.0)
+
+
+def test_what_was_not_told_is_found_by_the_next_pilot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(untold, "LONG_BYTES", 300)
+    path = tmp_path / "x.items"
+    ends = Untold(path)
+    for index in range(10):
+        ends.add([end(index), end(index + 100)])
+    ends.told(18)
+    ends.add([end(77)])
+    assert ends.first() == (end(9), end(109), end(77))
+    with path.open("ab") as file:
+        file.write(b'[{"torn')
+    assert untold.left_by(path) == ends.first()
+    assert [one.name for one in tmp_path.iterdir()] == ["x.items"]
+    ends.close(remove=True)
+    assert untold.left_by(path) == ()
