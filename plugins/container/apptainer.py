@@ -16,6 +16,7 @@ import os
 import re
 import shlex
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -142,11 +143,16 @@ class Apptainer(Container):
 
     def wrap(self, argv: Sequence[str], box: Sandbox) -> Runtime:
         assert box.image is not None  # noqa: S101 - other jobs are not accepted
-        script = Path(box.own, "start")
+        # A job of several nodes has its directory on all of them, and many processes on each, of one
+        # environment.
+        script = Path(box.own, f"start-{box.host}" if box.host else "start")
         try:
-            text = start_script(box.environment, finds_driver=_has_nvidia(box))
-            script.write_text(text, "utf-8", "surrogateescape")
-            script.chmod(0o644)
+            if not (box.host and script.exists()):
+                text = start_script(box.environment, finds_driver=_has_nvidia(box))
+                new = script.with_name(f"{script.name}.{threading.get_native_id()}")
+                new.write_text(text, "utf-8", "surrogateescape")
+                new.chmod(0o644)
+                new.rename(script)
         except OSError as error:
             raise job_error(error, "cannot write the start of the payload", Target.NODE) from None
         return Runtime(
@@ -230,7 +236,7 @@ def command(
     assert box.image is not None  # noqa: S101 - there is nothing to run without
     words = [program, "--silent", "exec", "--containall", "--pid", "--ipc", "--uts", "--cleanenv"]
     words += ["--no-home", "--no-eval", "--no-mount", "home,tmp,cwd,hostfs,bind-paths,sys"]
-    words += ["--hostname", shown.HOST_NAME, "--pwd", box.directory]
+    words += ["--hostname", box.host or shown.HOST_NAME, "--pwd", box.directory]
     words += ["--security", f"seccomp:{setup.directory}/apptainer/filter.json"]
     if os.geteuid() == 0:
         words.append("--no-privs")
@@ -241,6 +247,8 @@ def command(
     binds += [
         f"{path}:{path}:ro" for path in (*setup.software, *_there(setup.show), *_there(shown.SYS))
     ]
+    if box.host:
+        binds += [f"{path}:{path}:ro" for path in _there([*shown.interfaces()])]
     binds += [f"/proc/{name}:/proc/{name}:ro" for name in _PROC if Path("/proc", name).exists()]
     # Not by --nv and --rocm, which show every GPU of the node.
     binds += [f"{device}:{device}" for device in _there(box.devices)]
