@@ -5,19 +5,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from pilot.node import nvml
-from pilot.node.nvml import Load
+from pilot.node.gpu_types import Load
+
+if TYPE_CHECKING:
+    from pilot.node.nvml import Nvml
 
 EVERY_S = 5.0
+
+
+def load_library() -> Nvml | None:
+    # Late: ctypes is of no use to a node without a GPU.
+    from pilot.node import nvml
+
+    return nvml.loaded()
 
 
 class GpuLoads:
     """What NVML said last of the devices that somebody has asked for."""
 
-    def __init__(self, load: Callable[[], nvml.Nvml | None] = nvml.loaded) -> None:
+    def __init__(self, load: Callable[[], Nvml | None] = load_library) -> None:
         self._load = load
-        self._nvml: nvml.Nvml | None = None
+        self._nvml: Nvml | None = None
         self._wanted: set[str] = set()
         self._known: dict[str, Load] = {}
         self._asking: threading.Thread | None = None

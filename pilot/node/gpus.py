@@ -21,8 +21,7 @@ from msgspec import Struct
 
 from ailurus.logs import Log
 from ailurus.protocol.hardware import GpuModel
-from pilot.node import nvml
-from pilot.node.nvml import Device, Driver
+from pilot.node.gpu_types import Device, Driver
 
 log = Log("gpus")
 SMI_TIMEOUT_S = 30.0
@@ -99,13 +98,21 @@ def can_open(path: Path) -> bool:
     return True
 
 
+def ask_driver() -> Driver | None:
+    """What NVIDIA's library says; None: it is not here."""
+    # Late: ctypes is of no use to a node without a GPU.
+    from pilot.node import nvml
+
+    return nvml.driver()
+
+
 def find(
     environment: Mapping[str, str],
     root: Path = Path("/"),
     *,
     run: Run = run_command,
     usable: Callable[[Path], bool] = can_open,
-    ask: Callable[[], Driver | None] = nvml.driver,
+    ask: Callable[[], Driver | None] = ask_driver,
 ) -> Seen:
     """The GPUs that this pilot may hand out, in the order of the node. `root`: where /proc, /dev
     and /sys are."""

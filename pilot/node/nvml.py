@@ -12,38 +12,10 @@ from contextlib import contextmanager
 from ctypes import byref, c_char_p, c_int, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
-from msgspec import Struct
+from pilot.node.gpu_types import Device, Driver, Load
 
 LIBRARY = "libnvidia-ml.so.1"
 _TEXT_BYTES = 96
-
-
-class Device(Struct, frozen=True, kw_only=True):
-    """A GPU, or an instance of one (MIG)."""
-
-    uuid: str
-    model: str
-    memory_mb: int
-    minor: int
-    """Of its device file; of an instance, its GPU's."""
-    instances: tuple[Device, ...] = ()
-
-
-class Driver(Struct, frozen=True, kw_only=True):
-    """What NVML tells of a node."""
-
-    version: str
-    cuda: str
-    """The newest that this driver runs: `12.8`."""
-    devices: tuple[Device, ...]
-
-
-class Load(Struct, frozen=True, kw_only=True, gc=False):
-    """How busy devices are together."""
-
-    busy: float
-    """Of so many devices, during the last second or so: 1.5 is one and a half."""
-    memory_mb: int
 
 
 class _Memory(ctypes.Structure):
