@@ -78,9 +78,11 @@ done
 of=${kind%[0-9]}
 begin "$kind" /bin/sh "$here/rank.sh" "$ranks" "$of" "${loads:-unknown}" "$@" </dev/null &
 child=$!
-# A starter should end all ranks when one has failed; hydra of MPICH 4.0 may wait for ever.
+# A starter should end when all ranks have, or when one has failed, with the others; hydra of MPICH
+# 4.0 may wait for ever, or fail in the end.
+ended() { [ "$(find "$here" -name 'ended.*' | wc -l)" -ge "$ranks" ]; }
 (
-    until [ -s "$here/failed" ]; do sleep 1; done
+    until [ -s "$here/failed" ] || ended; do sleep 1; done
     sleep 3
     kill -TERM $child
     sleep 5
@@ -95,6 +97,7 @@ while :; do
     kill -0 $child 2>/dev/null || break
 done
 kill $watch 2>/dev/null
+if [ "$code" != 0 ] && [ ! -s "$here/failed" ] && ended; then code=0; fi
 if [ -s "$here/failed" ]; then
     read -r rank own node <"$here/failed"
     if [ "$rank" = wrong ]; then

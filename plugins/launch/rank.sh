@@ -48,6 +48,7 @@ else
 fi
 child=$!
 (read -r over <"$leash"; [ "$over" = over ] || end $child) >/dev/null 2>&1 &
+watch=$!
 exec 0>"$leash"
 rm -f "$leash"
 trap 'told=1; kill -TERM $child' TERM
@@ -58,6 +59,8 @@ while :; do
     kill -0 $child 2>/dev/null || break
 done
 echo over >&0
+# Before this shell: a starter takes a rank for ended when its shell has, and all of its descriptors.
+wait $watch
 if [ -n "$seen" ]; then
     of=$(loaded)
     rm -f "$seen".*
@@ -68,4 +71,5 @@ if [ -n "$seen" ]; then
 fi
 # Others are ended because one has failed.
 [ "$code" = 0 ] || [ -n "$told" ] || note "$rank $code $(uname -n)"
+[ "$code" != 0 ] || [ "$mpi" != mpich ] || : >"$here/ended.$rank"
 exit "$code"
