@@ -39,7 +39,7 @@ from pilot.ports import Container, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
 from pilot.serve import Server, Terms, no_thread
 from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart
-from pilot.upstream.adoption import adopt
+from pilot.upstream.adoption import adopting
 from pilot.upstream.delegated import Delegation
 from pilot.upstream.leases import Leases
 from pilot.upstream.link import ONCE, Link
@@ -113,13 +113,13 @@ def started(
             journal=spool.own,
         )
         server = Server(kit, link, terms, loops=many.loops if many else None)
-        adopted = adopt(spool, kit.reporter)
+        adoption = adopting(spool, kit.reporter, clock)
         try:
             _listen(spawner, server.guardian_lost, server.no_thread, many)
             yield server
         finally:
             _end(kit, link, server)
-            reports_left = _leave([spool.own, *adopted], kit.reporter, directory)
+            reports_left = _leave([spool.own, *adoption.journals], kit.reporter, directory)
 
 
 def own_directory(workdir: Path, instance: str) -> Path:
@@ -416,11 +416,11 @@ def recover(options: Options, site: Site, spawner: GuardedSpawner) -> None:
         stage = stage_of(options, site, spawner, Path(name))
         reporter = Reporter(_link(options, token, nobody), stage.delete)
         spool = Spool(options.spool, instance)
-        adopted = adopt(spool, reporter)
+        adoption = adopting(spool, reporter)
         try:
             reporter.flush()
         finally:
-            for journal in (spool.own, *adopted):
+            for journal in (spool.own, *adoption.journals):
                 journal.close()
             stage.close()
 

@@ -5,21 +5,51 @@ from __future__ import annotations
 from pathlib import Path
 
 from ailurus.logs import Log
+from pilot.clock import SYSTEM, Clock
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Journal, Spool
 from pilot.workdir import remove_tree
 
+LOOK_S, LONGEST_LOOK_S = 60.0, 3600.0
+"""Between looks for pilots that died on the same spool."""
+SHARE = 1e-4
+"""Of a pilot's time that goes into looks: a spool that is slow, or that thousands of pilots share,
+is looked at less often."""
 _log = Log("pilot")
 
 
-def adopt(spool: Spool, reporter: Reporter) -> list[Journal]:
-    """Take over what dead pilots left: reports of their attempts, leftovers in storage, and
-    directories. Their journals are the caller's, to close at its end."""
-    adopted = list(spool.orphans())
-    for journal in list(adopted):
+def adopting(spool: Spool, reporter: Reporter, clock: Clock = SYSTEM) -> Adoption:
+    """An adoption that has looked once, and looks again from the cleaner's thread, if that runs."""
+    adoption = Adoption(spool, reporter, clock)
+    reporter.cleaner.look_out(adoption.look, adoption.look())
+    return adoption
+
+
+class Adoption:
+    """Takes over what dead pilots left: reports of their attempts, leftovers in storage, and
+    directories. `journals`: theirs, the caller's to close at its end."""
+
+    def __init__(self, spool: Spool, reporter: Reporter, clock: Clock = SYSTEM) -> None:
+        self.journals: list[Journal] = []
+        self._spool, self._reporter, self._clock = spool, reporter, clock
+
+    def look(self) -> float:
+        """Take what is there now; after how many seconds to look again."""
+        began = self._clock.monotonic()
+        try:
+            for journal in list(self._spool.orphans()):
+                self._take(journal)
+        except OSError as error:
+            _log.warning("spool_not_read", what=error.strerror)
+        took_s = self._clock.monotonic() - began
+        return min(max(LOOK_S, took_s / SHARE), LONGEST_LOOK_S)
+
+    def _take(self, journal: Journal) -> None:
         owed = journal.owed()
+        if owed:
+            self.journals.append(journal)
         for one in owed:
-            reporter.owe(
+            self._reporter.owe(
                 one.report,
                 journal,
                 seal=one.seal,
@@ -34,5 +64,3 @@ def adopt(spool: Spool, reporter: Reporter) -> list[Journal]:
             _log.info("adopted", journal=journal.path.name, reports=len(owed))
         else:
             journal.close()
-            adopted.remove(journal)
-    return adopted

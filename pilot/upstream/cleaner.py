@@ -2,7 +2,8 @@
 
 A storage may be silent for minutes, or away for days: that delays no heartbeat, and no file is
 forgotten. What could not be removed is tried again, and until it is gone the spool says that the
-attempt is owed, so that the next pilot goes on where this one ended.
+attempt is owed, so that the next pilot goes on where this one ended. The same thread looks for
+pilots that have died meanwhile.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Cleaner:
         self._pauses = _apart()
         # When what is left is tried again.
         self._again_at = 0.0
+        self._look: Callable[[], float] | None = None
+        self._look_at = float("inf")
         self._news = threading.Condition()
         self.closed = False
 
@@ -59,6 +62,11 @@ class Cleaner:
             debt.urls += urls
             debt.tried = False
             self._news.notify()
+
+    def look_out(self, look: Callable[[], float], first_s: float) -> None:
+        """Call `look` in the thread of `run`, in `first_s` seconds and then after as many as it
+        returned. To be called before `run`."""
+        self._look, self._look_at = look, self._clock.monotonic() + first_s
 
     def settle(self, one: Id, journal: Journal) -> None:
         """Nothing but its files is owed for the attempt `one`: the journal may forget it, as soon
@@ -88,10 +96,12 @@ class Cleaner:
         while True:
             loop.turned(None)
             with self._news:
-                while not self.closed and (left_s := self._due_in()) > 0:
+                while not self.closed and (left_s := self._next_s()) > 0:
                     self._clock.wait(self._news, None if left_s == float("inf") else left_s)
                 if self.closed:
                     return
+            if self._look is not None and self._clock.monotonic() >= self._look_at:
+                self._look_at = self._clock.monotonic() + self._look()
             self.turn()
             done()
 
@@ -119,6 +129,9 @@ class Cleaner:
                 self._again_at = self._clock.monotonic() + next(self._pauses)
         for journal, one in filter(None, gone):
             journal.settle([one])
+
+    def _next_s(self) -> float:
+        return min(self._due_in(), self._look_at - self._clock.monotonic())
 
     def _due_in(self) -> float:
         if any(not debt.tried for debt in self._debts.values()):

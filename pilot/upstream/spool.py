@@ -199,8 +199,11 @@ class Spool:
         self.directory = directory
         _private(directory)
         path = directory / f"{instance}.journal"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # Under its name only with its lock, or another pilot would take it for a dead one's.
+        new = path.with_suffix(".new")
+        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        new.rename(path)
         self.own = Journal(path, fd)
 
     def orphans(self) -> Iterator[Journal]:

@@ -126,3 +126,18 @@ def test_its_thread_sleeps_until_something_is_to_be_removed_and_ends_with_close(
     storage.clock.while_waiting = lambda: storage.remove("a")
     storage.cleaner.run(Loop("cleaner", None, lambda: storage.clock.now), done)
     assert (turns, storage.clock.waits) == (1, [None])
+
+
+def test_its_thread_looks_for_dead_pilots_as_often_as_the_look_asks_for(storage):
+    looks = []
+
+    def look() -> float:
+        looks.append(storage.clock.now)
+        if len(looks) == 2:
+            storage.cleaner.close()
+        return 300.0
+
+    began = storage.clock.now
+    storage.cleaner.look_out(look, 60.0)
+    storage.cleaner.run(Loop("cleaner", None, lambda: storage.clock.now), lambda: None)
+    assert looks == [began + 60.0, began + 360.0]
