@@ -37,7 +37,7 @@ def main() -> int:
 
         return _fail(65, job_error(error, "the pilot cannot start its guardian", Target.NODE))
     if sys.argv[1:2] == ["--agent"]:
-        from pilot.node import agent
+        from pilot.agents import agent
 
         return agent.main(sys.argv[2:], spawner)
     # What is imported stays: to look for garbage in it, again and again, is a tenth of the start.

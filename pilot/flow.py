@@ -23,7 +23,7 @@ from pilot.clock import Clock
 from pilot.files.log_tarball import keep_log
 from pilot.files.undeclared import undeclared
 from pilot.kit import Kit
-from pilot.node.launching import launcher_of
+from pilot.launching import launcher_of
 from pilot.ports import JobError
 from pilot.run import Outcome, run, stderr_tail
 from pilot.upstream.spool import Begun

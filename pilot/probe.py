@@ -34,9 +34,9 @@ from pilot.attempt import Attempt
 from pilot.files.stage import Stage
 from pilot.node.containers import container_of, user_name
 from pilot.node.local import LocalNode
-from pilot.node.payload import Part, Payload
 from pilot.node_ports import Exit
 from pilot.options import Options
+from pilot.payload import Part, Payload
 from pilot.ports import PATH, JobError, Sandbox
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import stderr_tail

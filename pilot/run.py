@@ -18,12 +18,12 @@ from pilot import blame
 from pilot.attempt import Attempt
 from pilot.files import granted
 from pilot.items.run import run_items
+from pilot.launching import RemoteShells, job_node, planned, variables
 from pilot.node import gpus
 from pilot.node.containers import user_name
-from pilot.node.launching import RemoteShells, job_node, planned, variables
-from pilot.node.payload import Part, Payload
 from pilot.node.slots import Placement, Slot
 from pilot.node_ports import Exit, Explanation, Node, Plan
+from pilot.payload import Part, Payload
 from pilot.ports import PATH, JobError, ProcessEnd, Sandbox
 from pilot.workdir import SCRIPT, Workdir, size_of, tail_of
 

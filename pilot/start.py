@@ -48,7 +48,7 @@ from pilot.upstream.spool import Journal, Spool
 from pilot.workdir import remove_tree
 
 if TYPE_CHECKING:
-    from pilot.allocated import Allocated
+    from pilot.agents.allocated import Allocated
     from pilot.node_ports import Node
     from pilot.process.cgroup import Groups
     from pilot.process.children import Launch
@@ -148,7 +148,7 @@ def _allocated(
     clock: Clock,
 ) -> Allocated:
     """All nodes of the allocation. Raises AilurusError or OSError."""
-    from pilot.allocated import Surroundings, allocated
+    from pilot.agents.allocated import Surroundings, allocated
 
     return allocated(
         Surroundings(

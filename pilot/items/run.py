@@ -28,9 +28,9 @@ from pilot.items.lease import BEGUN_S, Ledger
 from pilot.items.logs import Lanes
 from pilot.node import gpus, topology
 from pilot.node.packing import Packer, Wish
-from pilot.node.payload import Part
 from pilot.node.shares import Placement, Slot
 from pilot.node_ports import Order, Standing, Task
+from pilot.payload import Part
 from pilot.ports import JobError, ProcessEnd
 from pilot.upstream.untold import Untold, path_of
 from pilot.workdir import Workdir

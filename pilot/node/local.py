@@ -37,8 +37,8 @@ from pilot.samples import LocalFiles, Sample, Sampled
 from pilot.site import Site
 
 if TYPE_CHECKING:
-    from pilot.node.doors import Doors
     from pilot.node.streams import Channel, Streams
+    from pilot.rsh.doors import Doors
 
 
 class LocalNode:

@@ -15,7 +15,7 @@ from plugins.launch.horovod import Horovod
 from plugins.launch.mpi import Mpi
 from plugins.launch.ray import Ray
 from plugins.launch.torchrun import Torchrun
-from tests.pilot.node.rsh_rig import Cluster, Ran, cluster
+from tests.pilot.rsh.rig import Cluster, Ran, cluster
 from tests.plugins.launches import launch
 from tests.rig.nodes import Nodes
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import plugins
 from ailurus.protocol.errors import AilurusError
-from pilot.node.allocation import allocation_of, kind_of
+from pilot.agents.allocation import allocation_of, kind_of
 from pilot.node_ports import Allocation, Share, Starter
 from plugins.node import lsf, pbs, slurm
 from plugins.node.htcondor import parse_ad

@@ -23,7 +23,7 @@ TAG = Tag("aabcdhead")
 # What stands for a pilot: it tells what it reads, and starts agents that only beat.
 HEAD = """
 import json, pathlib, subprocess, sys
-from pilot.node.allocation import allocation_of
+from pilot.agents.allocation import allocation_of
 
 directory = pathlib.Path(sys.argv[1])
 allocation = allocation_of()

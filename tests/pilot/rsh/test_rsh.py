@@ -13,11 +13,11 @@ import pytest
 
 from ailurus.logs import Log
 from ailurus.loops import Loops
-from pilot.node import doors
-from pilot.node.doors import Doors
-from pilot.node.rsh import Asked, Finished, Output, Taken
+from pilot.rsh import doors
+from pilot.rsh.doors import Doors
+from pilot.rsh.exchange import Asked, Finished, Output, Taken
 from tests.pilot.helpers import processes_with
-from tests.pilot.node.rsh_rig import PILOT_RSH, SIGNALS, Cluster, cluster
+from tests.pilot.rsh.rig import PILOT_RSH, SIGNALS, Cluster, cluster
 from tests.rig.waiting import until
 
 SHELLS = {"dash": ["/bin/dash"], "busybox": ["/bin/busybox", "sh"], "bash": ["/bin/bash"]}

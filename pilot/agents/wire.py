@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from pilot.node.agent_link import Session
+from pilot.agents.link import Session
 
 MOST_WAITING = 128 << 20
 """Bytes that may wait for a peer which takes none; then the connection is given up."""

@@ -28,23 +28,23 @@ from ailurus import __version__, logs
 from ailurus.logs import Log
 from ailurus.loops import Loop, Loops
 from ailurus.protocol.errors import AilurusError
+from pilot.agents import messages as a
+from pilot.agents.lease import AgentLease
+from pilot.agents.link import KEY_BYTES, Handshake, Stranger
+from pilot.agents.wire import Wire
 from pilot.blame import GUARDIAN_DIED, Target, job_error
-from pilot.node import agent_messages as a
 from pilot.node import claims, machine, topology
-from pilot.node.agent_link import KEY_BYTES, Handshake, Stranger
 from pilot.node.containers import container_of
-from pilot.node.doors import Doors
-from pilot.node.lease import AgentLease
 from pilot.node.local import LocalNode, groups_of
-from pilot.node.rsh import Said
 from pilot.node.sampler import rest_s
 from pilot.node.streams import Streams
-from pilot.node.wire import Wire
 from pilot.node_ports import DoorHandle, Exit, Explanation
 from pilot.ports import JobError, ProcessEnd
 from pilot.process.kill import become_undumpable
 from pilot.process.orders import boot_s
 from pilot.process.spawner import GuardedSpawner
+from pilot.rsh.doors import Doors
+from pilot.rsh.exchange import Said
 from pilot.workdir import remove_tree, scratch
 
 START_S = 120.0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
 
-from pilot.node.agent_link import KEY_BYTES, MAGIC, Handshake, Session, Stranger
+from pilot.agents.link import KEY_BYTES, MAGIC, Handshake, Session, Stranger
 from pilot.process.frames import LONGEST
 
 KEY = b"k" * KEY_BYTES

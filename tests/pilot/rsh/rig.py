@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from ailurus.logs import Log
 from ailurus.loops import Loops
-from pilot.node.doors import Door, Doors
-from pilot.node.rsh import Command, Exchange, Sink
 from pilot.ports import PATH, ProcessEnd, ProcessSpec
 from pilot.process.spawner import GuardedSpawner
+from pilot.rsh.doors import Door, Doors
+from pilot.rsh.exchange import Command, Exchange, Sink
 from tests.pilot.helpers import guarded
 
-PILOT_RSH = Path(__file__).parents[3] / "pilot/node/pilot-rsh"
+PILOT_RSH = Path(__file__).parents[3] / "pilot/rsh/pilot-rsh"
 WINDOW = 64 << 10
 
 

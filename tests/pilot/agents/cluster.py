@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ailurus.protocol.job import JobSpec
-from pilot.node.agent_link import new_key
-from pilot.node.agent_messages import Joined
+from pilot.agents.head import Head, Welcoming
+from pilot.agents.lease import LeaseTerms
+from pilot.agents.link import new_key
+from pilot.agents.messages import Joined
+from pilot.agents.remote import RemoteNode
 from pilot.node.containers import container_of
-from pilot.node.head import Head, Welcoming
-from pilot.node.lease import LeaseTerms
-from pilot.node.remote import RemoteNode
 from pilot.node_ports import Exit, Order, Output, Share
 from pilot.ports import Sandbox
 from pilot.process.spawner import GuardedSpawner

@@ -12,18 +12,18 @@ from msgspec.structs import replace
 from ailurus.logs import Log
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
+from pilot.agents import messages as a
+from pilot.agents.wire import Wire
 from pilot.blame import GUARDIAN_DIED
 from pilot.clock import Clock
-from pilot.node import agent_messages as a
-from pilot.node.rsh import Said, Told
-from pilot.node.wire import Wire
 from pilot.node_ports import DoorHandle, Exit, Explanation, Order, Output
 from pilot.ports import Check, Container, Image, JobError, ProcessEnd
+from pilot.rsh.exchange import Said, Told
 from pilot.samples import LocalFiles, Sample, Sampled
 
 STEP_S = 0.5
 """Between two looks whether a job is to stop while its image is fetched."""
-_log = Log("pilot.node.remote")
+_log = Log("pilot.agents.remote")
 
 
 class RemoteNode:

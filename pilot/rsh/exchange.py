@@ -3,7 +3,7 @@
     pilot-rsh ─FIFOs→ Door of its node ─Said→ Exchange ─→ the payload's nodes
                                        ←Told─
 
-What goes over the link of an agent are the messages; the doors are in `pilot.node.doors`.
+What goes over the link of an agent are the messages; the doors are in `pilot.rsh.doors`.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ailurus.loops import Loop, Loops
 from ailurus.protocol.program import LONGEST_WORD
-from pilot.node.rsh import Asked, Gone, Output, Said, Signalled, Taken, Told
+from pilot.rsh.exchange import Asked, Gone, Output, Said, Signalled, Taken, Told
 
 MOST_REQUESTS = 500
 """Of one payload and node at once. Each holds four descriptors."""

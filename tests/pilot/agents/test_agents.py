@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from ailurus.protocol.errors import Code
-from pilot.node.agent_link import Stranger
-from pilot.node.lease import LeaseTerms
+from pilot.agents.lease import LeaseTerms
+from pilot.agents.link import Stranger
 from pilot.node_ports import WINDOW
 from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
+from tests.pilot.agents.cluster import Cluster, Run, cluster, order
 from tests.pilot.helpers import guarded, processes_with
-from tests.pilot.node.agents import Cluster, Run, cluster, order
 from tests.rig.waiting import until
 
 SHORT = LeaseTerms(beat_s=0.2, lease_s=0.8, margin_s=0.5)

@@ -18,11 +18,11 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.launchers import SINGLE
 from ailurus.protocol.program import interpreter
 from pilot.blame import OSErrorsOn, Target
-from pilot.node.payload import Part, Payload, PayloadProcess
-from pilot.node.rsh import Command, Exchange, Said, Sink
 from pilot.node.slots import Slot
 from pilot.node_ports import DoorHandle, Exit, JobNode, Launcher, Node, Plan, Program
+from pilot.payload import Part, Payload, PayloadProcess
 from pilot.ports import PATH, JobError
+from pilot.rsh.exchange import Command, Exchange, Said, Sink
 from pilot.workdir import LAUNCH, Workdir
 
 RSH = "pilot-rsh"
@@ -69,7 +69,7 @@ def planned(
             mark=name,
         )
     )
-    shell = Path(__file__).with_name(RSH).read_text("utf-8")
+    shell = Path(__file__).with_name("rsh").joinpath(RSH).read_text("utf-8")
     with OSErrorsOn(Target.NODE, "cannot write what starts the job"):
         for file, text in {**plan.files, RSH: shell}.items():
             with os.fdopen(work.create(f"{LAUNCH}/{file}", 0o700), "w", encoding="utf-8") as to:

@@ -15,7 +15,7 @@ PATIENCE_S = 60.0
 """For an agent to come; then its node is tried by itself."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
 """Between an agent's end, or its start that came to nothing, and the next start."""
-_log = Log("pilot.node.starting")
+_log = Log("pilot.agents.starting")
 
 
 class _Try:

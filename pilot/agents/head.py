@@ -20,13 +20,13 @@ from msgspec import Struct
 from ailurus import __version__
 from ailurus.logs import Log
 from ailurus.loops import Loop
+from pilot.agents import messages as a
+from pilot.agents.lease import HeadLease, LeaseTerms
+from pilot.agents.link import Handshake, Stranger
+from pilot.agents.remote import RemoteNode
+from pilot.agents.starting import Starting
+from pilot.agents.wire import Wire
 from pilot.clock import SYSTEM, Clock
-from pilot.node import agent_messages as a
-from pilot.node.agent_link import Handshake, Stranger
-from pilot.node.lease import HeadLease, LeaseTerms
-from pilot.node.remote import RemoteNode
-from pilot.node.starting import Starting
-from pilot.node.wire import Wire
 from pilot.node_ports import Share
 from pilot.ports import Container
 from pilot.site import Site
@@ -107,7 +107,7 @@ class Head:
         self._turning = threading.Lock()
         self.starting: Starting | None = None
         self.closed = False
-        self._log = Log("pilot.node.head")
+        self._log = Log("pilot.agents.head")
         self._said_at, self._unsaid = float("-inf"), 0
 
     @property

@@ -19,30 +19,30 @@ from ailurus.logs import Log
 from ailurus.loops import Loops
 from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.units import duration_s
+from pilot.agents.allocation import allocation_of
+from pilot.agents.head import Head, Welcoming
+from pilot.agents.lease import LeaseTerms
+from pilot.agents.link import new_key
+from pilot.agents.messages import Joined
+from pilot.agents.remote import RemoteNode, lost
+from pilot.agents.starting import Starting
 from pilot.clock import Clock
-from pilot.node.agent_link import new_key
-from pilot.node.agent_messages import Joined
-from pilot.node.allocation import allocation_of
-from pilot.node.doors import Doors
 from pilot.node.gpus import Gpu
-from pilot.node.head import Head, Welcoming
-from pilot.node.lease import LeaseTerms
 from pilot.node.local import LocalNode
 from pilot.node.machine import Inventory, pinned, total_of
-from pilot.node.remote import RemoteNode, lost
 from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
-from pilot.node.starting import Starting
 from pilot.node.streams import Streams
 from pilot.node_ports import Allocation, Node, Share
 from pilot.ports import Container, Spawner
 from pilot.process.cgroup import Groups
 from pilot.process.children import own_command
+from pilot.rsh.doors import Doors
 from pilot.site import Site, SlotChoice
 
 ROOM_TO_END_S = 30.0
 """Before the batch system ends the job, so that reports still leave."""
-_log = Log("pilot.allocated")
+_log = Log("pilot.agents.allocated")
 
 
 class Surroundings(Struct, frozen=True, kw_only=True):

@@ -13,12 +13,12 @@ from msgspec import Struct
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Resources
+from pilot.agents.lease import LeaseTerms
 from pilot.node.gpus import Gpu
-from pilot.node.lease import LeaseTerms
-from pilot.node.rsh import Said, Told
 from pilot.node.topology import Cpu
 from pilot.node_ports import Explanation, Order
 from pilot.ports import Image, JobError, ProcessEnd
+from pilot.rsh.exchange import Said, Told
 from pilot.samples import Sample, Sampled
 from pilot.site import Site
 

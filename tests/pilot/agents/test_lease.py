@@ -9,7 +9,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pilot.node.lease import AgentLease, HeadLease, LeaseTerms
+from pilot.agents.lease import AgentLease, HeadLease, LeaseTerms
 
 TERMS = LeaseTerms(beat_s=1.0, lease_s=4.0, margin_s=0.75)
 # How long one message is on its way; long ones are a partition that heals, infinite ones a loss.

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from ailurus.protocol.job import JobSpec
-from pilot.node.launching import RemoteShells, executable, planned, variables
-from pilot.node.payload import Part, Payload
+from pilot.launching import RemoteShells, executable, planned, variables
 from pilot.node_ports import JobNode
+from pilot.payload import Part, Payload
 from pilot.ports import PATH, Sandbox
 from pilot.process.spawner import GuardedSpawner
 from pilot.site import ContainerChoice, Site
 from pilot.workdir import Workdir
+from tests.pilot.agents.cluster import Cluster
 from tests.pilot.helpers import guarded
-from tests.pilot.node.agents import Cluster
 
 ON_ALL = """
 while read -r node; do "$AILURUS_PILOT_RSH" "$node" 'echo "$WHO on $(uname -n)"; echo err >&2'; done \\
