@@ -1,1 +1,1 @@
-"""The remote shell of payloads: `pilot-rsh`, its doors on the nodes, and the exchange between them."""
+"""The remote shell of payloads: `pilot-rsh`, its doors on nodes, the exchange between them."""

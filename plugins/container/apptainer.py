@@ -143,8 +143,8 @@ class Apptainer(Container):
 
     def wrap(self, argv: Sequence[str], box: Sandbox) -> Runtime:
         assert box.image is not None  # noqa: S101 - other jobs are not accepted
-        # A job of several nodes has its directory on all of them, and many processes on each, of one
-        # environment.
+        # A job of several nodes has its directory on all of them, and on each many processes with
+        # one environment.
         script = Path(box.own, f"start-{box.host}" if box.host else "start")
         try:
             if not (box.host and script.exists()):
