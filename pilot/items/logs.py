@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pilot.workdir import Workdir, tail_of
+from pilot.workdir import Workdir, remove_tree, tail_of
 
 MOST_BYTES = 256 << 10
 """Of one stream of one item; of more the end is kept."""
@@ -54,12 +54,13 @@ class Lanes:
         """Leave none of the files."""
         for lane in range(1, self._count + 1):
             for name in ("out", "err"):
-                Path(self._outside, f".item-{lane}.{name}").unlink(missing_ok=True)
+                _remove(Path(self._outside, f".item-{lane}.{name}"))
 
     def _taken(self, lane: int, name: str, kept: Path, title: str, *, failed: bool) -> str:
         path = f"{self._outside}/.item-{lane}.{name}"
         try:
-            if not os.stat(path, follow_symlinks=False).st_size:  # noqa: PTH116 - thousands a second
+            found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - thousands a second
+            if not found.st_size and stat.S_ISREG(found.st_mode):
                 return ""
             with _own(path) as fd:
                 start, data = tail_of(fd, MOST_BYTES)
@@ -69,9 +70,17 @@ class Lanes:
                 os.ftruncate(fd, 0)
         except (OSError, ValueError):
             # An item has put something else there: the next one makes it anew.
-            Path(path).unlink(missing_ok=True)
+            _remove(Path(path))
             return ""
         return data[-4 * TAIL_CHARACTERS :].decode("utf-8", "replace")[-TAIL_CHARACTERS:]
+
+
+def _remove(path: Path) -> None:
+    """Remove what is there, whatever an item has made of it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        remove_tree(path)
 
 
 @contextmanager

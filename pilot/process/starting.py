@@ -42,12 +42,13 @@ class ProgramStarter:
         what is ours, OSError or ValueError for the program's."""
         # Closed again once the program has them.
         opened = [*cgroup]
-        actions: list[tuple[Any, ...]] = [
-            (os.POSIX_SPAWN_OPEN, fd, path, _APPEND, 0o600) for fd, path in _outputs(order)
-        ]
+        actions: list[tuple[Any, ...]] = []
         status = 0
         try:
             try:
+                for fd, path in _outputs(order):
+                    opened.append(_output(path))
+                    actions.append((os.POSIX_SPAWN_DUP2, opened[-1], fd))
                 if socket >= 0:
                     opened.append(socket)
                     actions.append((os.POSIX_SPAWN_DUP2, socket, SOCKET))
@@ -66,20 +67,16 @@ class ProgramStarter:
                         actions.append((os.POSIX_SPAWN_DUP2, opened[-1], fd))
             except OSError as error:
                 raise NotPrepared(error) from None
-            try:
-                with inside(cgroup):
-                    pid = os.posix_spawn(
-                        order.argv[0],
-                        order.argv,
-                        order.environment,
-                        file_actions=actions,
-                        setsid=True,
-                        setsigmask=[],
-                        setsigdef=_DEFAULT,
-                    )
-            except OSError:
-                _try_outputs(order)
-                raise
+            with inside(cgroup):
+                pid = os.posix_spawn(
+                    order.argv[0],
+                    order.argv,
+                    order.environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT,
+                )
             kept, status = status, 0
             return pid, kept
         finally:
@@ -110,10 +107,12 @@ def _outputs(order: Spawn) -> list[tuple[int, str]]:
     return [(fd, path) for fd, path in found if path != "/dev/null"]
 
 
-def _try_outputs(order: Spawn) -> None:
-    """Raise NotPrepared if the outputs of what could not be started are why: nothing else tells."""
+def _output(path: str) -> int:
+    """An output, open above all that a program inherits. A payload may have put a FIFO there, and
+    nobody but it is to wait for the reader: not this process, which also kills. Raises OSError."""
+    low = os.open(path, _APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
-        for _, path in _outputs(order):
-            os.close(os.open(path, _APPEND | os.O_CLOEXEC, 0o600))
-    except OSError as error:
-        raise NotPrepared(error) from None
+        os.set_blocking(low, True)
+        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FILTER + 1)
+    finally:
+        os.close(low)

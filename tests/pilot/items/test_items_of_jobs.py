@@ -131,3 +131,38 @@ def test_each_item_finishes_once_though_the_pilot_is_killed(field: Field) -> Non
     # The second pilot told what the first had finished and not told.
     again = sum(row.attempt > 1 for row in rows(field, job_id))
     assert again < count * 9 // 10
+
+
+@boxes
+@pytest.mark.parametrize("thing", ["mkfifo", "mkdir", "ln -s /dev/null"])
+def test_what_an_item_puts_in_place_of_outputs_harms_no_other(
+    field: Field, box: str, thing: str
+) -> None:
+    """A FIFO there once held up the guardian, and a directory ended the job."""
+    field.write_site(container=BOXES[box])
+    places = "$PWD/../.item-* /tmp/.item-*"
+    swap = f"for file in {places}; do rm -f $file && {thing} $file; done; exit 0"
+    job_id = carrying(
+        field, [ItemSpec(command=swap), *[ItemSpec(command="echo hello")] * 3], item_attempts=1
+    )
+    field.pilot()
+    found = field.dispatcher.final(job_id)
+    assert found.row.state is JobState.FINISHED, found
+    assert "hello" in field.dispatcher.log(job_id)
+
+
+def test_an_item_that_kills_their_box_fails_no_other(field: Field) -> None:
+    field.write_site(container=BOXES["bubblewrap"])
+    job_id = carrying(
+        field,
+        [ItemSpec(command="case $AILURUS_ATTEMPT in *.0.1) sleep 0.3; kill -9 -1; esac")]
+        + [ItemSpec(command="sleep 0.5")] * 10,
+        cores=4,
+        item_attempts=1,
+        max_attempts=3,
+    )
+    field.pilot()
+    found = field.dispatcher.final(job_id)
+    assert found.row.state is JobState.FINISHED, found
+    assert {row.state for row in rows(field, job_id)} == {"finished"}
+    assert "has ended" in found.attempts[0].diagnosis
