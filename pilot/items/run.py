@@ -301,12 +301,26 @@ class _Run:
         self._running.discard(item)
         self._packer.give_back(item)
         self._cpu_s += end.cpu_s
+        if end.errno == GUARDIAN_DIED:
+            self._lose(item.node)
         outcome, error = _judged(item, end, stopped=self._attempt.stopped is not None)
         index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
         title = f"item {index}, attempt {item.lease.attempt}: exit code {_exit_code(end)}"
         lanes = self._lanes[item.node]
         out, err = lanes.give_back(item.lane, title, failed=failed)
         self._ended.append(self._told_end(item, outcome, error, end, (out, err)))
+
+    def _lose(self, node: str) -> None:
+        """What items ran in on a node is gone: start none there, and end when none is left."""
+        self._packer.leave(node)
+        if not any(self._packer.nodes()):
+            error = JobError(
+                Code.PAYLOAD_FAILED,
+                f"what its payloads run in on {node or self._kit.host} has ended",
+                remedy="does one of them kill processes that it has not started?",
+                transient=True,
+            )
+            self._attempt.stop(error)
 
     def _told_end(
         self,

@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
-from pilot.blame import OSErrorsOn, Target
+from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
 from pilot.node.sampler import Sampler
 from pilot.node_ports import Order, Task
 from pilot.ports import Container, Direct, JobError, ProcessEnd, ProcessSpec, Spawner
@@ -33,6 +33,7 @@ STAND_S = 30.0
 _NAMES = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 _NS_GET_USERNS = 0xB701
+_PF_EXITING, _KILLED = 0x4, 1 << (signal.SIGKILL - 1)
 
 
 class LocalStanding:
@@ -50,17 +51,19 @@ class LocalStanding:
         self._container, self._order = container, order
         self._spawner, self._sampler = spawner, sampler
         self._room = self._box = 0
+        self._first = 0
+        self._over = threading.Event()
 
     def stand(self, process: ProcessSpec) -> None:
         """Start the box and enter it. Raises JobError."""
         line = Path(self._order.box.own, "standing")
         with OSErrorsOn(Target.NODE, "cannot make a box for many processes"), _fifo(line) as ready:
-            over = threading.Event()
             spec = replace(process, stdout=str(line), tell=True)
-            self._box = self._spawner.spawn(spec, lambda _: over.set())
+            self._box = self._spawner.spawn(spec, lambda _: self._over.set())
             try:
-                pid = self._told(ready, over)
-                self._room = _entered(self._spawner, pid, process.filter)
+                reaper = _only_child(self._told(ready, self._over))
+                self._first = _only_child(reaper)
+                self._room = _entered(self._spawner, reaper, self._first, process.filter)
             except BaseException:
                 self._spawner.signal(self._box, signal.SIGKILL)
                 raise
@@ -105,7 +108,7 @@ class LocalStanding:
         self, task: Task, done: Callable[[ProcessEnd], None]
     ) -> Callable[[ProcessEnd], None]:
         if self._room:
-            return done
+            return lambda end: done(self._seen(end))
         mark = task.environment["AILURUS_ATTEMPT"]
 
         def ended(end: ProcessEnd) -> None:
@@ -113,6 +116,13 @@ class LocalStanding:
             done(end)
 
         return ended
+
+    def _seen(self, end: ProcessEnd) -> ProcessEnd:
+        """An end as it is to be understood: what could not start, or was killed, because the box
+        has ended says nothing of itself. Any process in the box may end it, by killing its first."""
+        odd = end.errno or end.exit_code == -signal.SIGKILL
+        over = odd and (self._over.is_set() or _ends(self._first))
+        return replace(end, errno=GUARDIAN_DIED) if over else end
 
     def _told(self, ready: int, over: threading.Event) -> int:
         """The process id of the box's program, once the box stands. Raises JobError."""
@@ -147,10 +157,8 @@ def _fifo(path: Path) -> Iterator[int]:
         path.unlink()
 
 
-def _entered(spawner: Spawner, outer: int, forbidden: bytes) -> int:
-    """The room of the box whose program runs as process `outer`. Raises OSError."""
-    reaper = _only_child(outer)
-    first = _only_child(reaper)
+def _entered(spawner: Spawner, reaper: int, first: int, forbidden: bytes) -> int:
+    """The room of the box whose reaper, and whose first process, these are. Raises OSError."""
     opened: list[int] = []
     try:
         own = Path("/proc/self/ns/user").stat().st_ino
@@ -183,6 +191,18 @@ def _entered(spawner: Spawner, outer: int, forbidden: bytes) -> int:
 def _only_child(pid: int) -> int:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii")
     return int(text.split()[0])
+
+
+def _ends(pid: int) -> bool:
+    """Whether a process has ended, is ending, or has been killed and does not know it yet."""
+    try:
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return True
+    # Those behind the name, which may hold anything: the third is the first of them.
+    fields = line[line.rindex(b")") + 2 :].split()
+    flags, pending = int(fields[9 - 3]), int(fields[31 - 3])
+    return fields[0] in b"ZX" or bool(flags & _PF_EXITING or pending & _KILLED)
 
 
 def _pid_of(spawner: Spawner, key: int) -> Callable[[], int | None]:
