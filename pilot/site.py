@@ -18,6 +18,7 @@ from ailurus.apart import SYSTEM, Location, look
 from ailurus.paths import directory_url, expanded, expanded_options, secret_files
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
+from ailurus.regular import NotRegular, settings_in
 from plugins import MOVED_BY, NAMED_OPTIONS
 
 Size = str | int
@@ -335,7 +336,11 @@ def in_home(roots: Iterable[str]) -> list[Path]:
 
 def _tree(path: Path) -> Any:
     try:
-        text = path.read_bytes()
+        text = settings_in(path)
+    except NotRegular as error:
+        raise AilurusError(
+            f"cannot read the site file: {error}", remedy="write it into a file, and name that"
+        ) from None
     except OSError as error:
         raise AilurusError(f"cannot read the site file {path}: {error.strerror}") from None
     try:

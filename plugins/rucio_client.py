@@ -6,9 +6,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
+
+from ailurus.regular import settings_in
 
 _Path = Annotated[str, Meta(min_length=1, max_length=4000)]
 
@@ -53,7 +57,11 @@ class RseProtocols(Struct, frozen=True, kw_only=True):
 
 
 def client_of(options: ClientOptions) -> Any:
-    """A client, which has shown who it is. Raises what Rucio raises."""
+    """A client, which has shown who it is. Raises what Rucio raises, and NotRegular for a `config`
+    that is no file of settings."""
+    # Of one that cannot be opened Rucio speaks itself.
+    with suppress(OSError):
+        settings_in(Path(options.config))
     # Without the second the client looks for parts of a server.
     os.environ["RUCIO_CONFIG"] = options.config
     os.environ["RUCIO_CLIENT_MODE"] = "1"

@@ -24,6 +24,7 @@ from ailurus.protocol.did import Did
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import explained
+from ailurus.regular import NotRegular, settings_in
 from dispatcher.catalogue import made
 from dispatcher.refusal import Rejected
 
@@ -54,9 +55,13 @@ def read(path: Path) -> CatalogueSettings:
     import yaml
 
     try:
-        settings = msgspec.convert(yaml.safe_load(path.read_text("utf-8")), CatalogueSettings)
+        settings = msgspec.convert(yaml.safe_load(settings_in(path).decode()), CatalogueSettings)
     except OSError as error:
         raise AilurusError(f"cannot read {path}: {error.strerror}") from None
+    except NotRegular as error:
+        raise AilurusError(
+            f"cannot read the settings: {error}", remedy="write them into a file, and name that"
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise AilurusError(f"{path} is no YAML: {error}") from None
     except msgspec.ValidationError as error:

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import yaml
 from msgspec import Struct
 
+from ailurus.regular import NotRegular, settings_in
+
 PROFILES = Path(__file__).parents[2] / "site_configs" / "profiles"
 At = tuple[str | int, ...]
 """Where a value stands: ("slots", "std", "cores")."""
@@ -119,10 +121,17 @@ def _parse(path: Path) -> Tree:
     tree = Tree()
     tree.marks[()] = (str(path), 1)
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+        node = yaml.compose(settings_in(path).decode(), Loader=_Loader)
     except OSError as error:
         tree.faults.append(
             tree.fault((), "E004", f"cannot be read: {error.strerror}", "name a file you can read")
+        )
+        return tree
+    except NotRegular as error:
+        tree.faults.append(
+            tree.fault(
+                (), "E004", f"cannot be read: {error}", "write it into a file, and name that"
+            )
         )
         return tree
     except UnicodeDecodeError as error:

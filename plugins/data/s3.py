@@ -7,21 +7,18 @@ whose answer was lost is known again.
 
 from __future__ import annotations
 
-import configparser
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
-from xml.etree import ElementTree as ET
 
 import urllib3
 from msgspec import Struct
 
-from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.trees import is_listed, listing, matches_pieces
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
@@ -42,11 +39,14 @@ from plugins.data.moving import (
     measured,
     padded,
 )
+from plugins.data.s3_keys import signer
+from plugins.data.xml_records import BadXml, Records
 
 PART_BYTES = 64 << 20
 """Of an upload in parts; larger files go so."""
 MOST_WORDS = 8 << 20
 """Bytes of an answer that is no object: a page of a list has a thousand keys."""
+_SIZE = re.compile(r"[0-9]{1,18}")
 _ADLER32 = "x-amz-meta-adler32"
 _BY_CODE = {
     "NoSuchKey": Failure.MISSING,
@@ -120,7 +120,7 @@ class S3(Mover):
     def __init__(self, options: Options) -> None:
         self._options = options
         self._endpoint = Url.parse(options.endpoint) if options.endpoint else None
-        self._sign = _signer(options)
+        self._sign = signer(options.keys_file, options.region)
         more: dict[str, Any] = {}
         if self._endpoint is None or self._endpoint.scheme == "https":
             more["ssl_context"] = verifying(options.ca)
@@ -133,7 +133,7 @@ class S3(Mover):
 
     def _renew(self) -> None:
         """Read the keys again, for somebody may have renewed them. Raises JobError."""
-        self._sign = _signer(self._options)
+        self._sign = signer(self._options.keys_file, self._options.region)
 
     def get(self, files: Sequence[ToGet], tell: Tell) -> None:
         self._renew()
@@ -182,18 +182,19 @@ class S3(Mover):
             query = {"list-type": "2", "prefix": prefix}
             query |= {"delimiter": "/"} if pieces else {}
             query |= {"continuation-token": token} if token else {}
+            page = Records("Contents", ("Key", "Size", "NextContinuationToken"))
             answer = self._ask("GET", bucket, Way.IN, query=query).data
-            page = ET.fromstring(answer)  # noqa: S314 - the site's own storage
-            space = page.tag.partition("}")[0] + "}" if page.tag.startswith("{") else ""
-            for entry in page.iter(f"{space}Contents"):
-                name = (entry.findtext(f"{space}Key") or "").removeprefix(prefix)
+            for entry in _entries(page, answer, directory):
+                name = entry.get("Key", "").removeprefix(prefix)
                 odd = not name or name.endswith("/") or ".." in name.split("/")
                 if odd or (pieces and not matches_pieces(pieces, name)):
                     continue
-                size = int(entry.findtext(f"{space}Size") or 0)
+                size = int(entry["Size"])
                 url = reduce(Url.joined, name.split("/"), directory)
                 yield Found(name=name, url=url.text, size=size)
-            token = page.findtext(f"{space}NextContinuationToken")
+            before, token = token, page.beside.get("NextContinuationToken") or None
+            if token is not None and token == before:
+                raise failure(Way.IN, Failure.FAILED, directory, "its list has no end")
 
     def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
         answer = self._opened("GET", url, Way.IN)
@@ -371,6 +372,19 @@ def _words(answer: urllib3.BaseHTTPResponse) -> bytes:
     return found
 
 
+def _entries(page: Records, answer: bytes, directory: Url) -> list[Mapping[str, str]]:
+    """The objects that a list names, each with a size. Raises JobError."""
+    try:
+        found = list(page.of([answer]))
+    except BadXml as error:
+        raise failure(
+            Way.IN, Failure.FAILED, directory, f"the answer is no list: {error}"
+        ) from None
+    if not all(_SIZE.fullmatch(one.get("Size", "")) for one in found):
+        raise failure(Way.IN, Failure.FAILED, directory, "an object is listed without its size")
+    return found
+
+
 def completion(tags: Sequence[str]) -> bytes:
     """The document that puts an upload's parts together."""
     parts = (
@@ -390,55 +404,3 @@ def _broken(way: Way, url: Url, error: Exception) -> JobError:
     )
     problem = next((one for kinds, one in known if isinstance(error, kinds)), Failure.FAILED)
     return failure(way, problem, url, type(error).__name__)
-
-
-_Sign = Callable[[str, str, dict[str, str]], Mapping[str, str]]
-
-
-def _signer(options: S3.Options) -> _Sign:
-    """What adds a signature to a request's headers. Raises JobError, ImportError."""
-    if not options.keys_file:
-        return lambda method, target, headers: headers
-    from botocore.auth import S3SigV4Auth
-    from botocore.awsrequest import AWSRequest
-    from botocore.credentials import Credentials
-
-    class Signer(S3SigV4Auth):  # type: ignore[misc]  # botocore has no types
-        """It signs no body: that would read each file once more."""
-
-        def payload(self, request: Any) -> str:
-            del request
-            return "UNSIGNED-PAYLOAD"
-
-    signer = Signer(Credentials(*keys(options.keys_file)), "s3", options.region)
-
-    def sign(method: str, target: str, headers: dict[str, str]) -> Mapping[str, str]:
-        request = AWSRequest(method, target, headers=headers)
-        signer.add_auth(request)
-        return dict(request.headers.items())
-
-    return sign
-
-
-def keys(path: str) -> tuple[str, str]:
-    """The access key and the secret of a file that is nobody else's. Raises JobError."""
-    try:
-        with Path(path).open(encoding="utf-8") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            found = configparser.ConfigParser(interpolation=None)
-            found.read_file(file)
-        pair = found["default"]["aws_access_key_id"], found["default"]["aws_secret_access_key"]
-    except (OSError, KeyError, ValueError, configparser.Error) as error:
-        raise JobError(
-            Code.SERVICE_UNAVAILABLE,
-            f"the site's keys_file {path} cannot be read ({type(error).__name__})",
-            remedy="write [default] with aws_access_key_id and aws_secret_access_key",
-        ) from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise JobError(
-            Code.SERVICE_UNAVAILABLE,
-            f"the site's keys_file {path} can be read by others than its owner",
-            remedy=f"chmod 600 {path}",
-            transient=False,
-        )
-    return pair

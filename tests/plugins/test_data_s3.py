@@ -12,7 +12,8 @@ from ailurus.protocol.errors import Code
 from pilot.ports import JobError, NotMoved, ToGet
 from plugins.data import s3
 from plugins.data.moving import Failure
-from plugins.data.s3 import S3, completion, keys, kind
+from plugins.data.s3 import S3, completion, kind
+from plugins.data.s3_keys import keys
 
 KEYS = "[default]\naws_access_key_id = AK\naws_secret_access_key = s%cret\n"
 
@@ -124,3 +125,60 @@ def test_keys_that_were_renewed_sign_the_next_batch(tmp_path):
     path.chmod(0o644)
     with pytest.raises(JobError, match="others than its owner"):
         mover.get([], print)
+
+
+class Listing(BaseHTTPRequestHandler):
+    """It answers each list with the same words."""
+
+    words = b""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.words)))
+        self.end_headers()
+        self.wfile.write(self.words)
+
+
+def listed(words: str, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int | None]]:
+    monkeypatch.setattr(Listing, "words", words.encode())
+    with ThreadingHTTPServer(("127.0.0.1", 0), Listing) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            mover = S3(S3.Options(endpoint=f"http://127.0.0.1:{server.server_port}"))
+            return [(one.name, one.size) for one in mover.expand("s3://bucket/all/")]
+        finally:
+            server.shutdown()
+
+
+ENTRY = "<Contents><Key>all/{}</Key><Size>{}</Size></Contents>"
+
+
+@pytest.mark.parametrize("space", ["", ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'])
+def test_a_list_names_objects_and_their_sizes(space, monkeypatch):
+    inside = ENTRY.format("a", 1) + ENTRY.format("sub/b", 22) + ENTRY.format("", 0)
+    page = f"<ListBucketResult{space}><KeyCount>3</KeyCount>{inside}</ListBucketResult>"
+    assert listed(page, monkeypatch) == [("a", 1), ("sub/b", 22)]
+
+
+@pytest.mark.parametrize(
+    ("inside", "why"),
+    [
+        ("<a>" * 40 + "</a>" * 40, "more than 32 deep"),
+        (ENTRY.format("a", "1e9"), "without its size"),
+        ("<Contents><Key>all/a</Key></Contents>", "without its size"),
+        ("<NextContinuationToken>again</NextContinuationToken>", "has no end"),
+        ("<Contents>", "it is no XML"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(inside, why, monkeypatch):
+    with pytest.raises(JobError, match=why):
+        listed(f"<ListBucketResult>{inside}</ListBucketResult>", monkeypatch)
+
+
+def test_a_list_with_entities_is_refused_before_they_grow(monkeypatch):
+    bomb = '<!DOCTYPE x [<!ENTITY a "aaaaaaaa">]><ListBucketResult>&a;</ListBucketResult>'
+    with pytest.raises(JobError, match="declares a document type"):
+        listed(bomb, monkeypatch)
