@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from plugins.container.bubblewrap import candidates
 from tests.rig import nodes as machines
 from tests.rig.batch_systems import FIXTURES, Slurm
 from tests.rig.nodes import Nodes
@@ -60,6 +61,12 @@ def test_each_machine_has_its_own_name_processes_and_disk_and_shares_one(nodes: 
     assert not Path("/tmp/own").exists()
     names = "".join(nodes.run("n1", "getent", "hosts", name) for name in nodes.addresses)
     assert names.split() == [word for n, a in nodes.addresses.items() for word in (a, n)]
+
+
+def test_a_sandbox_has_a_proc_of_its_own_on_a_machine(nodes: Nodes) -> None:
+    box = [next(candidates()), "--unshare-user", "--unshare-pid"]
+    mounts = ["--ro-bind", "/", "/", "--proc", "/proc"]
+    assert nodes.run("n1", *box, *mounts, "sh", "-c", "echo /proc/[0-9]*").split()[0] == "/proc/1"
 
 
 def test_a_machine_without_power_closes_its_connections_and_comes_back_empty(nodes: Nodes) -> None:

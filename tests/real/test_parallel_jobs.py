@@ -26,9 +26,6 @@ class Cluster(Queue):
 
     def __init__(self, nodes: Nodes, slurm: Slurm, runtime: str) -> None:
         super().__init__(nodes, slurm)
-        for name in nodes.names:
-            # For a sandbox the kernel wants to see a /proc that nothing is mounted over.
-            nodes.run(name, "sh", "-c", "mkdir /dev/shm/proc; mount -t proc proc /dev/shm/proc")
         self.software = nodes.directory / "software"
         self.software.mkdir()
         site = json.loads(self.site.read_text())
