@@ -23,7 +23,7 @@ Goal = Annotated[
     str,
     Meta(
         max_length=20,
-        pattern=r"^(all|[1-9][0-9]*|(100|[1-9]?[0-9])(\.[0-9]+)?%)(?!\n)$",
+        pattern=r"^(all|[1-9][0-9]*|(100(\.0+)?|[1-9]?[0-9](\.[0-9]+)?)%)(?!\n)$",
         description="all, a share as 95%, or a number of payloads",
     ),
 ]

@@ -139,7 +139,9 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
         ]
     if isinstance(fields.get("depends_on"), str | int):
         fields["depends_on"] = [fields["depends_on"]]
-    # YAML reads `N: 3` as a number.
+    # YAML reads `goal: 3` and `N: 3` as numbers.
+    if type(fields.get("goal")) is int:
+        fields["goal"] = str(fields["goal"])
     if isinstance(fields.get("environment"), Mapping):
         fields["environment"] = {
             k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()

@@ -4,10 +4,11 @@ never all at a time."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,7 +16,11 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.item_list import item_from, items_from
 from ailurus.protocol.payloads import MOST_ITEMS, Payloads
+from ailurus.regular import NotRegular, open_regular
 from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as HASH
 
 LONGEST_LINE = 2_000_000
 _decode = msgspec.json.Decoder(ItemSpec).decode
@@ -42,36 +47,82 @@ class PayloadLists:
     def _known(self, items: _FileOfItems | list[ItemSpec]) -> Payloads:
         digest, count = sha256(), 0
         for item in items:
-            digest.update(_encode(item) + b"\n")
+            digest.update(_encoded(item, count) + b"\n")
             count += 1
             if count > MOST_ITEMS:
                 raise AilurusError(f"more than {MOST_ITEMS} payloads", remedy="make several jobs")
         if not count:
             raise AilurusError("no payloads", field="payloads", remedy="give at least one")
-        name = f"{digest.hexdigest()[:40]}"
+        name = _name(digest)
         self._lists[name] = items
         return Payloads(list=name, count=count)
 
     def __iter__(self) -> Iterator[tuple[str, Iterator[ItemSpec]]]:
         for name, items in self._lists.items():
-            yield name, iter(items)
+            yield name, iter(items) if isinstance(items, list) else _the_same(name, items)
+
+
+def _name(digest: HASH) -> str:
+    return digest.hexdigest()[:40]
+
+
+def _the_same(name: str, items: _FileOfItems) -> Iterator[ItemSpec]:
+    """The items of a list once more. Raises CommandError, before the last of them, if they are not
+    those that were read before: then no job can carry the list."""
+    digest, held = sha256(), None
+    for item in items:
+        digest.update(_encode(item) + b"\n")
+        if held is not None:
+            yield held
+        held = item
+    if held is None or _name(digest) != name:
+        raise CommandError(
+            DATA,
+            "it changed while it was read",
+            field=str(items.path),
+            remedy="submit it when nobody writes to it any more",
+        )
+    yield held
+
+
+def _encoded(item: ItemSpec, nr: int) -> bytes:
+    try:
+        return _encode(item)
+    except UnicodeEncodeError as error:
+        raise AilurusError(
+            f"{error.object[error.start]!r} is no character",
+            field=f"payloads[{nr}]",
+            remedy="write the character itself",
+        ) from None
 
 
 class _FileOfItems:
     """A file of JSON lines, an item each."""
 
     def __init__(self, path: Path, base: str) -> None:
-        self._path, self._base = path, base
+        self.path, self._base = path, base
 
     def __iter__(self) -> Iterator[ItemSpec]:
         """Raises CommandError at the first line that is wrong."""
+        name = str(self.path)
         try:
-            with self._path.open("rb") as file:
+            # Read twice, so it must be a file.
+            with os.fdopen(open_regular(os.path.realpath(self.path)), "rb") as file:
                 for nr, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+                    if len(line) == LONGEST_LINE:
+                        raise CommandError(
+                            DATA,
+                            f"a line of more than {LONGEST_LINE} bytes",
+                            field=f"{name}:{nr}",
+                            remedy="put what is so long into a file that the payload reads",
+                        )
                     if line.strip():
                         yield self._item(line, nr)
+        except NotRegular:
+            raise CommandError(
+                NO_INPUT, "not a regular file", field=name, remedy="it is read twice"
+            ) from None
         except OSError as error:
-            name = str(self._path)
             raise CommandError(NO_INPUT, error.strerror or "unreadable", field=name) from None
 
     def _item(self, line: bytes, nr: int) -> ItemSpec:
@@ -85,7 +136,7 @@ class _FileOfItems:
         return item
 
     def _written(self, line: bytes, nr: int) -> ItemSpec:
-        where = f"{self._path}:{nr}"
+        where = f"{self.path}:{nr}"
         try:
             return item_from(json.loads(line), "", self._base)
         except (ValueError, RecursionError) as error:

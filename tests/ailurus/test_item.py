@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,8 +18,9 @@ from ailurus.protocol.item import (
     lease_item,
     run_item,
 )
-from ailurus.protocol.payloads import needed
+from ailurus.protocol.payloads import Goal, Payloads, needed
 from ailurus.protocol.states import Refusal
+from ailurus.protocol.submission import jobs_from
 
 O = ItemOutcome  # noqa: E741
 WAITS = ItemProgress()
@@ -113,3 +115,15 @@ def test_a_goal_is_all_a_share_rounded_up_or_a_number(goal: str, count: int, wan
 def test_no_goal_is_beyond_what_there_is() -> None:
     with pytest.raises(AilurusError, match="and there are 7"):
         needed("8", 7)
+
+
+@pytest.mark.parametrize("goal", ["100.1%", "101%", "0", "-1", "95 %", "", "1e3"])
+def test_what_is_no_goal_is_refused(goal: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(goal, Goal)
+
+
+def test_a_goal_may_be_written_as_the_number_that_it_is() -> None:
+    tree = {"name": "x", "queue": "q", "command": "x", "goal": 3, "payloads": 1}
+    (job,) = jobs_from(tree, payloads=lambda *_: Payloads(list="l", count=3))
+    assert job.goal == "3"

@@ -4,6 +4,7 @@ one."""
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import threading
 import time
@@ -18,7 +19,8 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import fixed_token
-from dispatcher.cli.exits import DATA
+from dispatcher.cli.exits import DATA, CommandError
+from dispatcher.cli.payloads import PayloadLists
 from tests.dispatcher.cli.conftest import ids
 
 ROOM = Room(cores=1000, memory_mb=10**6, disk_mb=10**6)
@@ -78,6 +80,41 @@ def test_a_wrong_line_of_a_file_is_named(run, jobfile, tmp_path):
     ran = run("submit", jobfile(JOB + "payloads: lines.jsonl\n"))
     assert ran.code == DATA
     assert "lines.jsonl:2: argumets: no such field" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b'{"command": "\\ud800"}\n', "is no character"),
+        (b'{"command": "a"}' + b" " * 2_000_000 + b'{"command": "b"}\n', "a line of more than"),
+        (b"[" * 100_000, "lines.jsonl:1: not a line of JSON"),
+    ],
+    ids=["surrogate", "long", "deep"],
+)
+def test_a_line_that_nobody_writes_by_hand_is_refused(run, jobfile, tmp_path, text, said):
+    (tmp_path / "lines.jsonl").write_bytes(text)
+    ran = run("submit", "--dry-run", jobfile(JOB + "payloads: lines.jsonl\n"))
+    assert ran.code == DATA
+    assert said in ran.err
+
+
+def test_payloads_come_from_a_file_that_can_be_read_twice(run, jobfile, tmp_path):
+    os.mkfifo(tmp_path / "lines.jsonl")
+    ran = run("submit", "--dry-run", jobfile(JOB + "payloads: lines.jsonl\n"))
+    assert ran.code == DATA
+    assert "not a regular file" in ran.err
+
+
+def test_no_job_gets_other_payloads_than_its_file_had_when_it_was_checked(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    file.write_text('{"command": "a"}\n{"command": "b"}\n')
+    lists = PayloadLists()
+    lists.reader(str(tmp_path))("lines.jsonl", "payloads")
+    file.write_text('{"command": "a"}\n{"command": "c"}\n')
+    ((_, items),) = lists
+    assert next(items).command == "a"
+    with pytest.raises(CommandError, match="changed while it was read"):
+        next(items)
 
 
 def test_show_logs_and_why_reach_every_payload(run, jobfile, server):
