@@ -221,8 +221,11 @@ def _numbers(text: str) -> Iterator[str]:
         found = _RANGE.fullmatch(word)
         if found is None:
             raise NotPlain
-        low = found[1]
-        for number in range(int(low), int(found[2] or low) + 1):
+        low, high = found[1], found[2] or found[1]
+        if int(high) < int(low):
+            # It names nothing, and that a thousand million times if it follows a long range.
+            raise NotPlain
+        for number in range(int(low), int(high) + 1):
             # Zeros in front are part of the names.
             yield str(number).zfill(len(low))
 

@@ -191,6 +191,11 @@ def test_slurms_lists_of_nodes(text, names):
     assert list(slurm.expanded(text)) == names
 
 
+def test_a_list_of_slurm_that_names_nothing_takes_no_time():
+    with pytest.raises(slurm.NotPlain):
+        list(slurm.expanded("n[1-999999999][5-1]"))
+
+
 def test_slurm_itself_expands_a_list_that_is_not_plain():
     asked = []
 
