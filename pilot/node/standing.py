@@ -119,7 +119,7 @@ class LocalStanding:
 
     def _seen(self, end: ProcessEnd) -> ProcessEnd:
         """An end as it is to be understood: what could not start, or was killed, because the box
-        has ended says nothing of itself. Any process in the box may end it, by killing its first."""
+        has ended says nothing of itself. Any process in it may end it, by killing the first."""
         odd = end.errno or end.exit_code == -signal.SIGKILL
         over = odd and (self._over.is_set() or _ends(self._first))
         return replace(end, errno=GUARDIAN_DIED) if over else end
