@@ -11,7 +11,7 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ WAITING = 8
 """So many jobs are queued at least while there is something to kill."""
 ATTEMPTS = 20
 DATASETS = 3
+TREE = 8
+"""Files of a job that leaves a directory; every other job does."""
 END_S = 150.0
 
 
@@ -75,19 +77,23 @@ class _Site:
         self.mark = self.rig.mark.rpartition("-")[2]
         token = TokenFile(self.rig.token("alice", *_SCOPES))
         self.client = Client(self.rig.url, token, patience=Patience(total_s=120))
-        self.expected: dict[int, bytes] = {}
+        # Of each job, what its files have, by their names.
+        self.expected: dict[int, dict[str, bytes]] = {}
 
     def submit(self, number: int) -> None:
-        """More jobs with an output each."""
-        words = [f"{self.mark} {self.chance.getrandbits(64):x}\n".encode() for _ in range(number)]
-        times = [self.chance.randrange(1, 20_000) for _ in words]
-        jobs = [
-            _job(self.mark, f"yes {word.decode().strip()} | head -n {n} > out.{self.mark}",
-                 dataset=f"chaos.{self.mark}.{self.chance.randrange(DATASETS)}")
-            for word, n in zip(words, times, strict=True)
-        ]  # fmt: skip
+        """More jobs, with a file or a directory each."""
+        jobs, contents = [], []
+        for nr in range(number):
+            word = f"{self.mark} {self.chance.getrandbits(64):x}"
+            times = self.chance.randrange(1, 20_000)
+            names = [f"out.{self.mark}"]
+            if nr % 2:
+                names = [f"out.{self.mark}/sub/{file}" for file in range(TREE)]
+            jobs.append(
+                _job(word, times, names, f"chaos.{self.mark}.{self.chance.randrange(DATASETS)}")
+            )
+            contents.append(dict.fromkeys(names, f"{word}\n".encode() * times))
         job_ids = self.client.submit(jobs).job_ids
-        contents = (word * n for word, n in zip(words, times, strict=True))
         self.expected |= dict(zip(job_ids, contents, strict=True))
 
     def waiting(self) -> int:
@@ -128,8 +134,14 @@ def _davs_by_gfal2(rucio: Service) -> dict[str, Any]:
     }
 
 
-def _job(mark: str, command: str, dataset: str) -> JobSpec:
-    output = {"name": f"out.{mark}", "scope": "user.alice", "dataset": f"user.alice:{dataset}"}
+def _job(word: str, times: int, names: list[str], dataset: str) -> JobSpec:
+    """One that writes a word so many times into each of these files."""
+    top, *below = names[0].split("/")
+    output = {"name": top, "scope": "user.alice", "dataset": f"user.alice:{dataset}"}
+    command = f"yes {word} | head -n {times} | tee {' '.join(names)} > /dev/null"
+    if below:
+        output |= {"name": f"{top}/", "tree": "dataset"}
+        command = f"mkdir -p {top}/sub && {command}"
     asked = {
         "name": "chaos",
         "command": command,
@@ -214,7 +226,7 @@ def _ended(site: _Site) -> None:
 
 def _owed(site: _Site) -> list[Path]:
     """Journals of pilots that have not done all."""
-    return list(site.rig.directory.rglob("*.journal"))
+    return list(site.rig.directory.glob("work/*spool*/*.journal"))
 
 
 def _all_final(site: _Site, jobs: list[int]) -> bool:
@@ -223,12 +235,14 @@ def _all_final(site: _Site, jobs: list[int]) -> bool:
 
 
 def _registered(site: _Site) -> Iterator[str]:
-    """Each output was told of once."""
+    """Each file was told of once."""
     told = Counter(
         nr for (nr,) in site.rig.rows("select job_id from event where kind = 'registered'")
     )
     yield from (
-        f"job {nr} was registered {told[nr]} times" for nr in site.expected if told[nr] != 1
+        f"of job {nr} {told[nr]} files were registered, and it has {len(files)}"
+        for nr, files in site.expected.items()
+        if told[nr] != len(files)
     )
     if other := site.rig.rows("select job_id, reason from registration where state <> 'done'"):
         yield f"outputs that are not registered: {other[:3]}"
@@ -236,24 +250,33 @@ def _registered(site: _Site) -> Iterator[str]:
 
 def _compared(site: _Site, stored: set[Path]) -> Iterator[str]:
     """What storage and catalogue have, held against the dispatcher's book."""
-    book = dict(site.rig.rows("select lfn, job_id from registration"))
+    book = {
+        lfn: site.expected[job_id][name]
+        for lfn, job_id, name in site.rig.rows("select lfn, job_id, name from registration")
+    }
     known = at.everything(site.rucio, "user.alice", site.mark)
     files = {name: about for name, about in known.items() if about["type"] == "FILE"}
     yield from (f"orphan in the catalogue: {name}" for name in sorted(files.keys() - book.keys()))
     yield from (f"not in the catalogue: {name}" for name in sorted(book.keys() - files.keys()))
     for name in sorted(files.keys() & book.keys()):
-        content, about = site.expected[book[name]], files[name]
+        content, about = book[name], files[name]
         right = {"bytes": len(content), "adler32": f"{zlib.adler32(content):08x}",
                  "rses": [site.rse], "rules": 1}  # fmt: skip
         wrong = {key: about[key] for key, value in right.items() if about[key] != value}
         if wrong or len(about["parents"]) != 1:
             yield f"{name} is {wrong} in the catalogue, in {about['parents']}"
     yield from (f"{name} is open" for name, about in known.items() if about["open"])
-    names = {path.name: path for path in stored}
-    yield from (f"orphan in storage: {names[name]}" for name in sorted(names.keys() - book.keys()))
-    for name, job_id in book.items():
-        if name not in names or names[name].read_bytes() != site.expected[job_id]:
+    found = {name: path for path in stored if (name := _named(path, book))}
+    yield from (f"orphan in storage: {path}" for path in sorted(stored - {*found.values()}))
+    for name, content in book.items():
+        if name not in found or found[name].read_bytes() != content:
             yield f"{name} is not in storage, or not what its job wrote"
+
+
+def _named(path: Path, book: Mapping[str, bytes]) -> str:
+    """Under which name of the book a file lies, which may have directories; blank: under none."""
+    tails = ("/".join(path.parts[nr:]) for nr in range(1, len(path.parts)))
+    return next((tail for tail in tails if tail in book), "")
 
 
 def _stored(rucio: Service, rse: str) -> set[Path]:
