@@ -156,7 +156,7 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
         job = msgspec.convert(fields, JobSpec)
         msgspec.json.encode(job)
     except msgspec.ValidationError as error:
-        raise explained(error, where) from None
+        raise _as_written(explained(error, where), entry, where) from None
     except UnicodeEncodeError as error:
         # YAML has an escape for half a surrogate pair.
         odd = repr(error.object[error.start])
@@ -167,6 +167,14 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
             remedy="write the character itself",
         ) from None
     return job
+
+
+def _as_written(error: AilurusError, entry: Mapping[str, Any], where: str) -> AilurusError:
+    """An error about a field that people may write in another way, in the word that is there."""
+    for word, (name, _) in _UNITS.items():
+        if error.field == f"{where}.{name}" and word in entry:
+            error.field = f"{where}.{word}"
+    return error
 
 
 def check_launcher(name: str, options: Mapping[str, Any], where: str) -> None:

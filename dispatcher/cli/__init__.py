@@ -13,7 +13,7 @@ from typing import NoReturn
 from ailurus import __version__, entry
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
-from dispatcher.cli.exits import USAGE, code_of
+from dispatcher.cli.exits import USAGE, CommandError, code_of
 
 # → dispatcher/cli/VERB.py, its first line of help.
 VERBS = {
@@ -118,7 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = module.main(args, Output(as_json=getattr(args, "json", False)))
         return code
     except AilurusError as error:
-        sys.stderr.write(f"dispatcher: {clean(str(error))}\n")
+        further = error.further if isinstance(error, CommandError) else []
+        for one in (error, *further):
+            sys.stderr.write(f"dispatcher: {clean(str(one))}\n")
         return code_of(error)
     except UnicodeEncodeError:
         if not any(map(_strange, argv)):

@@ -21,11 +21,12 @@ _BY_STATUS = {401: NO_PERMISSION, 403: NO_PERMISSION, 404: NO_INPUT, 409: TRY_AG
 
 
 class CommandError(AilurusError):
-    """An error of a command that knows its exit code."""
+    """An error of a command that knows its exit code. `further`: others of the same file."""
 
     def __init__(self, code: int, message: str, *, remedy: str = "", field: str = "") -> None:
         super().__init__(message, remedy=remedy, field=field)
         self.code = code
+        self.further: list[CommandError] = []
 
 
 def code_of(error: AilurusError) -> int:

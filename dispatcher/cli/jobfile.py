@@ -22,15 +22,19 @@ LARGEST_FILE = 64 * 1024 * 1024
 # After aliases are followed: an alias bomb has more.
 MOST_NODES = 5_000_000
 DEEPEST = 50
+MOST_FAULTS = 20
+"""That are told of one file."""
 _STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
+_IN_ENTRY = re.compile(r"(jobs\[0\])(?:\.(\w+))?")
 _UNIT = re.compile(r"_(mb|s)$")
 # Eight times faster where it is built.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class JobFiles:
-    """The jobs of all files, checked together. Raises CommandError at the first thing that is
-    wrong."""
+    """The jobs of all files, checked together. Raises CommandError, with what is wrong in the
+    entries of the first file that cannot be read, else with the first thing that is wrong among
+    them."""
 
     def __init__(self, names: list[str]) -> None:
         self.payloads = PayloadLists()
@@ -71,13 +75,50 @@ class JobFile:
         try:
             self.jobs = jobs_from(self._tree, self._base, self._payloads)
         except AilurusError as error:
-            self.fault(error)
+            first, *further = (self._faults() if error.field else []) or [error]
+            told = self._placed(first)
+            told.further = [self._placed(one) for one in further]
+            raise told from None
 
     def fault(self, error: AilurusError) -> NoReturn:
         """Raise `error` with its place in this file."""
-        line = _line(self._node or _composed(self._text), error.field)
+        raise self._placed(error) from None
+
+    def _placed(self, error: AilurusError) -> CommandError:
+        if self._node is None:
+            self._node = _composed(self._text)
+        line = _line(self._node, error.field)
         where = f"{self.name}:{line}: {error.field}" if error.field else f"{self.name}:{line}"
-        raise CommandError(DATA, error.message, field=where, remedy=error.remedy) from None
+        return CommandError(DATA, error.message, field=where, remedy=error.remedy)
+
+    def _faults(self) -> list[AilurusError]:
+        """What is wrong in each entry, one fault a field: a field that is wrong is left out, and
+        the rest read again. Empty where it is the file as a whole."""
+        found: list[AilurusError] = []
+        for entry in range(len(self._entries())):
+            tree = self._one(entry)
+            fields: dict[str, Any] = {}
+            if isinstance(tree["jobs"][0], dict):
+                fields |= {**(tree.pop("defaults") or {}), **tree["jobs"][0]}
+                tree["jobs"] = [fields]
+            told: set[str] = set()
+            while len(found) < MOST_FAULTS:
+                try:
+                    jobs_from(tree, self._base, self._payloads)
+                    break
+                except AilurusError as error:
+                    place = _IN_ENTRY.match(error.field)
+                    if place is None:
+                        return found
+                    if error.field in told:
+                        # It is missed because it was left out.
+                        break
+                    told.add(error.field)
+                    field = f"jobs[{entry}]{error.field[place.end(1) :]}"
+                    found.append(AilurusError(error.message, remedy=error.remedy, field=field))
+                    if fields.pop(place[2], None) is None:
+                        break
+        return found
 
     def entry_of(self, index: int) -> int:
         """Which entry of the file made job number `index`: a sweep makes many of one."""

@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
-from dispatcher.cli.jobfile import JobFiles
+from dispatcher.cli.jobfile import MOST_FAULTS, JobFiles
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ GOOD = "- name: a\n  command: 'true'\n"
             GOOD + "  outputs: a\n",
             "z.yaml:3: jobs[0].outputs: Expected `array`, got `str` (a list, also of one: `[…]`)",
         ),
-        (GOOD + "  memory: 0\n", "z.yaml:3: jobs[0].memory_mb: Expected `int` >= 1"),
+        (GOOD + "  memory: 0\n", "z.yaml:3: jobs[0].memory: Expected `int` >= 1"),
         (GOOD + "  cores: 1\n  cores: 2\n", "z.yaml:4: jobs[0].cores: given twice"),
         (
             GOOD + "  inputs:\n    - {url: 'file:///x', name: a, adler32: zz}\n",
@@ -155,3 +155,41 @@ def test_ten_thousand_jobs_are_read_in_seconds(file):
     began = time.perf_counter()
     assert len(JobFiles([file(text)]).jobs) == 10_000
     assert time.perf_counter() - began < 10
+
+
+def test_all_that_is_wrong_in_a_file_is_told_at_once_in_the_words_that_stand_there(file):
+    text = """defaults: {cores: four}
+jobs:
+  - name: a
+    command: 'true'
+    memory: -1GB
+  - name: b
+    command: 'true'
+    cores: 1
+    memory: 0
+    walltimes: 3
+  - {name: fine, command: 'true', cores: 1}
+  - name: [3]
+    command: 'true'
+    cores: 1
+  - 7
+"""
+    with pytest.raises(CommandError) as caught:
+        JobFiles([file(text)])
+    faults = [caught.value, *caught.value.further]
+    places = [one.field.rpartition("z.yaml:")[2] for one in faults]
+    assert places == [
+        "5: jobs[0].memory",
+        "1: jobs[0].cores",
+        "10: jobs[1].walltimes",
+        "9: jobs[1].memory",
+        "12: jobs[3].name",
+        "15: jobs[4]",
+    ]
+
+
+def test_of_one_file_no_more_faults_are_told_than_people_read(file):
+    text = "".join(f"- {{name: a{nr}, command: x, cores: x}}\n" for nr in range(100))
+    with pytest.raises(CommandError) as caught:
+        JobFiles([file(text)])
+    assert len(caught.value.further) == MOST_FAULTS - 1
