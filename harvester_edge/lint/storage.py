@@ -27,6 +27,8 @@ from harvester_edge.site_storage import Protocols
 
 MOST_BYTES = 1 << 20
 """Of a file of settings that are looked at."""
+RSE = re.compile(r"[A-Za-z0-9_-]{0,255}")
+"""Rucio's rule, or blank."""
 PRINTED = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]*")
 
 
@@ -123,6 +125,9 @@ def storage_options(site: Site, tree: Tree) -> Iterator[Fault]:
                 message = f"there is no data plugin for {scheme}://"
                 yield tree.fault(at, rule, message, "name one in `storage.plugins`")
     storage = site.storage
+    if not RSE.fullmatch(storage.rse):
+        message = f"{storage.rse!r} is no name of an RSE"
+        yield tree.fault(("storage", "rse"), "E020", message, "letters, digits, _ and -")
     asks_rucio = (storage.rse or storage.rucio) and "rucio" not in storage.plugins
     if asks_rucio and not storage.rucio.get("config"):
         at = ("storage", "rucio", "config")
@@ -163,12 +168,27 @@ def _wrong(key: str, value: Any, options: Any, site: Site) -> tuple[str, str] | 
         return None
     if isinstance(value, str) and not PRINTED.fullmatch(value):
         return "it has a character that no path and no URL has", "write it anew"
+    if key == "endpoint" and isinstance(value, str) and value:
+        return _no_endpoint(value)
     if key == "stall" and isinstance(value, str):
         try:
             duration_s(value)
         except AilurusError as error:
             return error.message, "`stall: 60s`"
     return unlike(value, key, options)
+
+
+def _no_endpoint(text: str) -> tuple[str, str] | None:
+    """What is wrong with the address of a gateway, and what would help."""
+    like = "https://HOST or https://HOST:PORT"
+    try:
+        url = Url.parse(text)
+    except AilurusError as error:
+        return error.message, like
+    more = url.path.strip("/") or url.query or url.fragment or url.userinfo
+    if url.scheme not in {"http", "https"} or not url.host or more:
+        return f"{url} is not the address of a server alone", like
+    return None
 
 
 def _names() -> list[str]:
