@@ -141,7 +141,8 @@ class Node(Sampling, Protocol):
         be made.
 
         With `output` its streams go there instead of to files, in order and from one thread, and
-        before `done`: `WINDOW` bytes of both together, and as much more as `credit` gives back."""
+        before `done`: `WINDOW` bytes of both together, and as much more as `credit` gives back.
+        What is left when the process has ended comes in any case."""
 
     def stand(self, order: Order) -> Standing | None:
         """A box in which many processes of a payload are started; None: each has its own. Of

@@ -23,6 +23,9 @@ from pilot.node_ports import WINDOW, Output
 AFTER_S = 5.0
 """How long the end of a stream is waited for when the process has ended: another process, which is
 not the payload's, may have it open."""
+LAST_BYTES = 2 << 20
+"""What a process may have left in its FIFOs: more than they hold. Whether its reader still takes
+anything then does not matter: nobody may be left who does."""
 _log = Log("pilot.node.streams")
 
 
@@ -59,6 +62,7 @@ class Channel:
 
     def _finish(self, then: Callable[[], None]) -> None:
         self.then, self.ended_at = then, time.monotonic()
+        self.credit += LAST_BYTES
         for fd in self._writers:
             os.close(fd)
         self._writers = []
@@ -120,13 +124,11 @@ class Streams:
                 self._end(channel)
 
     def _patience(self) -> float:
-        ends = [one.ended_at + AFTER_S for one in self._ending if one.ended_at and one.credit > 0]
+        ends = [one.ended_at + AFTER_S for one in self._ending if one.ended_at is not None]
         return max(0.0, min(ends) - time.monotonic()) if ends else -1
 
     def _late(self, channel: Channel) -> bool:
-        if channel.ended_at is None or channel.credit <= 0:
-            return False
-        return time.monotonic() >= channel.ended_at + AFTER_S
+        return channel.ended_at is not None and time.monotonic() >= channel.ended_at + AFTER_S
 
     def look(self, channel: Channel) -> None:
         """Read a channel, or do not, as it has credit. By the thread."""
