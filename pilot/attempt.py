@@ -28,6 +28,9 @@ class Signallable(Protocol):
     def signal(self, number: int) -> None:
         """Send a signal to its processes; KILL ends all of them."""
 
+    def outlives(self, node: str) -> bool:
+        """A node of it is lost, and all that runs there. Whether it goes on."""
+
 
 class Attempt:
     """One attempt, from its acquisition to its report."""
@@ -146,6 +149,14 @@ class Attempt:
                     self._payload.signal(signal.SIGKILL)
         self.wakeup.set()
         self._on_change(self)
+
+    def lose(self, node: str, error: JobError) -> None:
+        """A node that it has a slot on is lost: end it with `error`, unless it goes on without."""
+        with self._lock:
+            if self._payload is not None and self._payload.outlives(node):
+                self.note(f"goes on without {node}: {error}")
+                return
+        self.stop(error)
 
     def terminate(self) -> None:
         """Send TERM to the payload; what it then returns is its result."""

@@ -25,7 +25,7 @@ from pilot.files.undeclared import undeclared
 from pilot.kit import Kit
 from pilot.launching import launcher_of
 from pilot.ports import JobError
-from pilot.run import Outcome, run, stderr_tail
+from pilot.run import Outcome, needs_network, run, stderr_tail
 from pilot.upstream.spool import Begun
 from pilot.workdir import SCRIPT, Workdir, size_of
 
@@ -149,8 +149,7 @@ def acceptable(spec: JobSpec, kit: Kit) -> None:
             field="inputs",
             remedy="give the input another name",
         )
-    # Processes on several nodes reach each other over the network.
-    kit.node.container.accepts(replace(spec, network=True) if spec.nodes > 1 else spec)
+    kit.node.container.accepts(replace(spec, network=needs_network(spec)))
     if spec.launcher != SINGLE:
         launcher_of(spec)
     # Where some of many have been lost, it is given back.

@@ -61,28 +61,48 @@ WINDOW = 64 << 10
 """Bytes of output that are on their way at most."""
 
 
+class Written(NamedTuple):
+    """What a process in a standing box wrote to a stream."""
+
+    data: bytes
+    """The end of it."""
+    size: int
+    """Bytes in all."""
+
+
+NOTHING = Written(b"", 0)
+TaskOutput = tuple[Written, Written]
+"""stdout, stderr."""
+
+
+class Finish(NamedTuple):
+    """The end of a process in a standing box."""
+
+    process: ProcessEnd
+    take: Callable[[], TaskOutput]
+    """What it wrote. To be called once, by one thread for all of a box, and before another process
+    gets its lane."""
+
+
 class Task(NamedTuple):
     """A process in a standing box."""
 
     argv: Sequence[str]
     environment: Mapping[str, str]
     """Its `AILURUS_ATTEMPT` is its alone."""
-    stdout: str
-    stderr: str
+    lane: int
+    """Where its output goes; no other that runs in the box has the same."""
     cpus: Sequence[int] = ()
 
 
 class Standing(Protocol):
-    """A box that stands, on one node. Processes in it are apart by nothing but their names."""
+    """What starts many processes of a payload on one node: in a box that stands for all of them,
+    where they are apart by nothing but their names, or where there can be none, in one each."""
 
-    logs: tuple[str, str]
-    """A directory for outputs: as tasks name it, and as it is read here."""
-
-    def start_all(
-        self, tasks: Sequence[tuple[Task, Callable[[ProcessEnd], None]]]
-    ) -> Sequence[int]:
-        """Start them and return their keys. `done` is called once for each, from another thread,
-        when it has ended and nothing of it is left."""
+    def start_all(self, tasks: Sequence[tuple[Task, Callable[[Finish], None]]]) -> Sequence[int]:
+        """Start them and return their keys. `done` is called once for each, from any thread, when
+        it has ended and nothing of it is left. Those of a node that is lost end at once, as by a
+        guardian that died."""
 
     def signal(self, key: int, number: int) -> None:
         """Send a signal to what a process started; KILL ends all of it."""
@@ -144,9 +164,9 @@ class Node(Sampling, Protocol):
         before `done`: `WINDOW` bytes of both together, and as much more as `credit` gives back.
         What is left when the process has ended comes in any case."""
 
-    def stand(self, order: Order) -> Standing | None:
-        """A box in which many processes of a payload are started; None: each has its own. Of
-        `order`, the program and its outputs do not count. Raises JobError."""
+    def stand(self, order: Order) -> Standing:
+        """What starts many processes of a payload there. Of `order`, the program and its outputs do
+        not count. Raises JobError."""
 
     def credit(self, key: int, count: int) -> None:
         """`count` more bytes of its output are taken."""

@@ -126,6 +126,10 @@ class Payload:
         for process in running:
             process.signal(number)
 
+    def outlives(self, node: str) -> bool:
+        """None: its processes are one program."""
+        return False
+
     def _ended(self, process: PayloadProcess, *, last: bool = False) -> None:
         with self._lock:
             self._running.discard(process)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.protocol.job import JobSpec
 from ailurus.protocol.launchers import SINGLE
 from ailurus.protocol.program import interpreter
 from ailurus.regular import open_regular
@@ -119,6 +120,11 @@ def _items(
     return Outcome(exit_code=0, error=attempt.stopped)
 
 
+def needs_network(spec: JobSpec) -> bool:
+    """Processes on several nodes reach each other over the network; items are each on one."""
+    return spec.network or (spec.nodes > 1 and spec.payloads is None)
+
+
 def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit, plan: Plan) -> Part:
     """The payload's place in a slot. Raises JobError."""
     spec = attempt.spec
@@ -137,7 +143,7 @@ def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit, pla
         tmp=tmp,
         environment=environment(attempt, slot, kit, work, inside, more),
         memory_mb=spec.memory_mb,
-        network=spec.network or wide,
+        network=needs_network(spec),
         host=node.name if wide else "",
         devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
         image=image,

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -29,6 +28,8 @@ from ailurus.logs import Log
 from ailurus.loops import Loop, Loops
 from ailurus.protocol.errors import AilurusError
 from pilot.agents import messages as a
+from pilot.agents.boxes import Boxes
+from pilot.agents.chores import Chores
 from pilot.agents.lease import AgentLease
 from pilot.agents.link import KEY_BYTES, Handshake, Stranger
 from pilot.agents.wire import Wire
@@ -178,6 +179,7 @@ class Agent:
         self._doors: dict[int, DoorHandle] = {}
         # Apart, so that an image or a large directory holds up no report.
         self._images = Chores("images", loops)
+        self._boxes = Boxes(node, self._wire, self._keys, loops)
         self._removals, self._slow = Chores("removals", loops), Chores("slow", loops)
         loops.thread("sampler", self._measure)
 
@@ -212,6 +214,12 @@ class Agent:
         elif isinstance(message, a.Credit):
             if (key := self._keys.get(message.key)) is not None:
                 self._node.credit(key, message.count)
+        elif isinstance(message, a.StartAll):
+            self._boxes.start_all(message)
+        elif isinstance(message, a.Stand):
+            self._boxes.stand(message, self._own(message.order.name))
+        elif isinstance(message, a.CloseBox):
+            self._boxes.close(message.box)
         elif isinstance(message, a.Prepare):
             self._images.add(lambda: self._ready(message))
         elif isinstance(message, a.Clear):
@@ -301,22 +309,6 @@ def _not_begun(key: int, error: JobError | OSError) -> a.ProcessOver:
         error = job_error(error, "cannot make the payload's directory", Target.NODE)
     end = ProcessEnd(key=key, errno=GUARDIAN_DIED, before=True)
     return a.ProcessOver(key, end, a.Explained.of(Explanation(error=error)))
-
-
-class Chores:
-    """What may take seconds, done in a thread of its own one after the other."""
-
-    def __init__(self, name: str, loops: Loops) -> None:
-        self._todo: SimpleQueue[Callable[[], object]] = SimpleQueue()
-        loops.thread(name, self._run)
-
-    def add(self, what: Callable[[], object]) -> None:
-        self._todo.put(what)
-
-    def _run(self, loop: Loop) -> None:
-        while True:
-            self._todo.get()()
-            loop.turned(None)
 
 
 class Ear:

@@ -162,7 +162,7 @@ class Allocated:
 
     def _left(self, name: str, why: str) -> None:
         for attempt in self.slots.leave(name) if name in self.nodes else ():
-            attempt.stop(lost(name, why))
+            attempt.lose(name, lost(name, why))
 
 
 def allocated(around: Surroundings) -> Allocated:

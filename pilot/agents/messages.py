@@ -1,8 +1,10 @@
 """What a pilot and its agents say to each other; in this order, then as it comes.
 
-agent → head    Arrived, then Joined or Unfit; Beat; Prepared, ProcessOver, Wrote, Looked, DoorSaid
-head → agent    Welcome or TurnedAway; Acknowledged; Prepare, Begin, Kill, Credit, Clear,
-                WatchPayload, ForgetPayload, OpenDoor, DoorTold, CloseDoor; Bye
+agent → head    Arrived, then Joined or Unfit; Beat; Prepared, ProcessOver, TasksOver, Wrote,
+                Looked, DoorSaid
+head → agent    Welcome or TurnedAway; Acknowledged; Prepare, Begin, Stand, StartAll, CloseBox,
+                Kill, Credit, Clear, WatchPayload, ForgetPayload, OpenDoor, DoorTold, CloseDoor;
+                Bye
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from ailurus.protocol.resources import Resources
 from pilot.agents.lease import LeaseTerms
 from pilot.node.gpus import Gpu
 from pilot.node.topology import Cpu
-from pilot.node_ports import Explanation, Order
+from pilot.node_ports import Explanation, Order, Task, Written
 from pilot.ports import Image, JobError, ProcessEnd
 from pilot.rsh.exchange import Said, Told
 from pilot.samples import Sample, Sampled
@@ -128,6 +130,8 @@ class Prepare(Struct, array_like=True, tag=True, frozen=True):
 
 
 class Prepared(Struct, array_like=True, tag=True, frozen=True):
+    """What came of a Prepare, or of a Stand."""
+
     ticket: int
     image: Image | None = None
     fault: Fault | None = None
@@ -148,6 +152,40 @@ class ProcessOver(Struct, array_like=True, tag=True, frozen=True):
     end: ProcessEnd
     told: Explained | None = None
     """Of a failed one."""
+
+
+class Stand(Struct, array_like=True, tag=True, frozen=True):
+    """Make a standing box, which then has the ticket's number."""
+
+    ticket: int
+    order: Order
+
+
+class StartAll(Struct, array_like=True, tag=True, frozen=True):
+    """Start processes in a standing box."""
+
+    box: int
+    tasks: list[tuple[int, Task]]
+    """Each with its key."""
+
+
+class TaskOver(Struct, array_like=True, frozen=True):
+    """A process in a standing box has ended, and what it wrote."""
+
+    key: int
+    end: ProcessEnd
+    out: Written
+    err: Written
+
+
+class TasksOver(Struct, array_like=True, tag=True, frozen=True):
+    ends: list[TaskOver]
+
+
+class CloseBox(Struct, array_like=True, tag=True, frozen=True):
+    """End a standing box, and all that runs in it."""
+
+    box: int
 
 
 class Kill(Struct, array_like=True, tag=True, frozen=True):
@@ -222,9 +260,12 @@ class Bye(Struct, array_like=True, tag=True, frozen=True):
     """Kill what runs, remove what was made, and end."""
 
 
-FromAgent = Arrived | Joined | Unfit | Beat | Prepared | ProcessOver | Wrote | Looked | DoorSaid
+FromAgent = (
+    Arrived | Joined | Unfit | Beat | Prepared | ProcessOver | TasksOver | Wrote | Looked | DoorSaid
+)  # fmt: skip
 ToAgent = (
-    Welcome | TurnedAway | Acknowledged | Prepare | Begin | Kill | Credit | Clear
+    Welcome | TurnedAway | Acknowledged | Prepare | Begin | Stand | StartAll | CloseBox
+    | Kill | Credit | Clear
     | WatchPayload | ForgetPayload | OpenDoor | DoorTold | CloseDoor | Bye
 )  # fmt: skip
 from_agent = msgspec.msgpack.Decoder(list[FromAgent]).decode

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from msgspec.structs import replace
 
-from ailurus.logs import Log
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.agents import messages as a
 from pilot.agents.wire import Wire
 from pilot.blame import GUARDIAN_DIED
 from pilot.clock import Clock
-from pilot.node_ports import DoorHandle, Exit, Explanation, Order, Output
+from pilot.node_ports import (
+    NOTHING,
+    DoorHandle,
+    Exit,
+    Explanation,
+    Finish,
+    Order,
+    Output,
+    Standing,
+    Task,
+    TaskOutput,
+    Written,
+)
 from pilot.ports import Check, Container, Image, JobError, ProcessEnd
 from pilot.rsh.exchange import Said, Told
 from pilot.samples import LocalFiles, Sample, Sampled
 
 STEP_S = 0.5
 """Between two looks whether a job is to stop while its image is fetched."""
-_log = Log("pilot.agents.remote")
+TOGETHER = 100
+"""Processes that one message starts."""
 
 
 class RemoteNode:
@@ -46,19 +58,25 @@ class RemoteNode:
         self._keys = itertools.count(1)
         self._running: dict[int, Callable[[Exit], None]] = {}
         self._outputs: dict[int, Output] = {}
+        self._tasks: dict[int, Callable[[Finish], None]] = {}
         self._tickets: dict[int, Callable[[a.Prepared], None]] = {}
         self._doors: dict[int, Callable[[Said], None]] = {}
         self._lost = ""
         self._samples: Sequence[Sample] | None = None
         self._files: dict[str, LocalFiles] = {}
 
-    def stand(self, order: Order) -> None:
-        """An agent makes none yet: each process has a box of its own."""
-        return
+    def stand(self, order: Order) -> Standing:
+        order = replace(order, spec=_plain(order.spec))
+        box = self._asked(lambda ticket: a.Stand(ticket, order), lambda: None).ticket
+        return _RemoteStanding(self, box)
 
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
         if not spec.container:
             return None
+        return self._asked(lambda ticket: a.Prepare(ticket, _plain(spec)), check).image
+
+    def _asked(self, ask: Callable[[int], a.Prepare | a.Stand], check: Check) -> a.Prepared:
+        """The agent's answer. Raises JobError."""
         answers: list[a.Prepared] = []
         answered = threading.Event()
 
@@ -67,7 +85,7 @@ class RemoteNode:
             answered.set()
 
         ticket = self._ticket(note)
-        self._wire.send(a.Prepare(ticket, _plain(spec)))
+        self._wire.send(ask(ticket))
         try:
             while not self._clock.wait(answered, STEP_S):
                 check()
@@ -76,7 +94,7 @@ class RemoteNode:
                 self._tickets.pop(ticket, None)
         if answers[0].fault is not None:
             raise answers[0].fault.error()
-        return answers[0].image
+        return answers[0]
 
     def _ticket(self, note: Callable[[a.Prepared], None]) -> int:
         with self._lock:
@@ -102,6 +120,27 @@ class RemoteNode:
         order = replace(order, spec=_plain(order.spec))
         self._wire.send(a.Begin(key, order, output is not None))
         return key
+
+    def start_all(
+        self, box: int, tasks: Sequence[tuple[Task, Callable[[Finish], None]]]
+    ) -> Sequence[int]:
+        """Start processes in a standing box."""
+        with self._lock:
+            keys = [next(self._keys) for _ in tasks]
+            ended = {key: done for key, (_, done) in zip(keys, tasks, strict=True)}
+            if not (lost := self._lost):
+                self._tasks |= ended
+        if lost:
+            self._lose(ended)
+        else:
+            wanted = [(key, task) for key, (task, _) in zip(keys, tasks, strict=True)]
+            for first in range(0, len(wanted), TOGETHER):
+                self._wire.send(a.StartAll(box, wanted[first : first + TOGETHER]))
+        return keys
+
+    def close_box(self, box: int) -> None:
+        """End a standing box."""
+        self._wire.send(a.CloseBox(box))
 
     def credit(self, key: int, count: int) -> None:
         self._wire.send(a.Credit(key, count))
@@ -154,6 +193,8 @@ class RemoteNode:
                 end = replace(message.end, key=message.key, at=self._clock.monotonic())
                 found = Explanation() if message.told is None else message.told.explanation()
                 done(Exit(end, lambda: found))
+        elif isinstance(message, a.TasksOver):
+            self._tasks_over(message.ends)
         elif isinstance(message, a.Wrote):
             if (output := self._outputs.get(message.key)) is not None:
                 output(message.stream, message.data)
@@ -169,6 +210,15 @@ class RemoteNode:
             if note is not None:
                 note(message)
 
+    def _tasks_over(self, ends: Sequence[a.TaskOver]) -> None:
+        now = self._clock.monotonic()
+        for one in ends:
+            with self._lock:
+                done = self._tasks.pop(one.key, None)
+            if done is not None:
+                end = replace(one.end, key=one.key, at=now)
+                done(Finish(end, partial(_both, one.out, one.err)))
+
     def lose(self, why: str) -> None:
         """The node is given up: all that ran there has ended, by the node's fault."""
         error = lost(self.name, why)
@@ -176,6 +226,7 @@ class RemoteNode:
             self._lost = why
             running, self._running = self._running, {}
             tickets, self._tickets = self._tickets, {}
+            tasks, self._tasks = self._tasks, {}
             self._outputs.clear()
             self._doors.clear()
         now = self._clock.monotonic()
@@ -184,6 +235,13 @@ class RemoteNode:
         for key, done in running.items():
             end = ProcessEnd(key=key, errno=GUARDIAN_DIED, at=now)
             done(Exit(end, partial(Explanation, error=error)))
+        self._lose(tasks)
+
+    def _lose(self, tasks: Mapping[int, Callable[[Finish], None]]) -> None:
+        now = self._clock.monotonic()
+        for key, done in tasks.items():
+            end = ProcessEnd(key=key, errno=GUARDIAN_DIED, at=now)
+            done(Finish(end, partial(_both, NOTHING, NOTHING)))
 
 
 class _RemoteDoor:
@@ -198,6 +256,26 @@ class _RemoteDoor:
     def close(self) -> None:
         self._doors.pop(self._number, None)
         self._wire.send(a.CloseDoor(self._number))
+
+
+class _RemoteStanding:
+    """A standing box on an agent's node."""
+
+    def __init__(self, node: RemoteNode, box: int) -> None:
+        self._node, self._box = node, box
+
+    def start_all(self, tasks: Sequence[tuple[Task, Callable[[Finish], None]]]) -> Sequence[int]:
+        return self._node.start_all(self._box, tasks)
+
+    def signal(self, key: int, number: int) -> None:
+        self._node.signal(key, number)
+
+    def close(self) -> None:
+        self._node.close_box(self._box)
+
+
+def _both(out: Written, err: Written) -> TaskOutput:
+    return out, err
 
 
 def lost(name: str, why: str) -> JobError:

@@ -32,6 +32,11 @@ class Wire:
         """Whether something waits for the socket to take more."""
         return bool(self._out)
 
+    @property
+    def backlog(self) -> int:
+        """How many bytes wait for it; none once it is closed."""
+        return len(self._out)
+
     def send(self, *messages: Any) -> None:
         """Send messages in one frame. One that cannot be sent is lost, with the connection: the
         loop finds that out."""

@@ -23,13 +23,12 @@ from ailurus.protocol.item import ItemOutcome, ItemSpec
 from pilot.attempt import Attempt
 from pilot.blame import GUARDIAN_DIED
 from pilot.items.command import argv, environment, need
-from pilot.items.each import EachItsOwn
 from pilot.items.lease import BEGUN_S, Ledger
-from pilot.items.logs import Lanes
+from pilot.items.logs import JobStreams, Lanes
 from pilot.node import gpus, topology
 from pilot.node.packing import Packer, Wish
 from pilot.node.shares import Placement, Slot
-from pilot.node_ports import Order, Standing, Task
+from pilot.node_ports import Finish, Order, Standing, Task
 from pilot.payload import Part
 from pilot.ports import JobError, ProcessEnd
 from pilot.upstream.untold import Untold, path_of
@@ -67,7 +66,13 @@ class Wake(Struct):
     """Look again: the job is to stop."""
 
 
-News = tuple[Item, ProcessEnd] | Answered | Wake
+class NodeLost(Struct):
+    """A node of the job is lost."""
+
+    node: str
+
+
+News = tuple[Item, Finish] | Answered | Wake | NodeLost
 
 
 def run_items(
@@ -111,7 +116,10 @@ class _Run:
             self._packer.join(slot.node, room, topology.look(slot.cpus), slot.gpus)
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._standing: dict[str, Standing] = {}
-        self._lanes: dict[str, Lanes] = {}
+        self._lanes = {slot.node: Lanes() for slot, _ in places}
+        self._kept = JobStreams(work)
+        # Nodes that are lost; any thread adds to it.
+        self._gone: set[str] = set()
         self._running: set[Item] = set()
         self._waiting: set[Item] = set()
         self._ended: list[m.ItemEnd] = []
@@ -125,18 +133,15 @@ class _Run:
 
     def open(self) -> None:
         """Let a box stand on each node. Raises JobError."""
-        attempt = self._attempt
         for name, part in self._parts.items():
             order = Order(
-                name=attempt.name,
-                spec=attempt.spec,
+                name=self._attempt.name,
+                spec=self._attempt.spec,
                 argv=(),
                 box=part.box,
                 stderr=str(self._work.stderr),
             )
-            standing: Standing = part.node.stand(order) or EachItsOwn(part.node, order)
-            self._standing[name] = standing
-            self._lanes[name] = Lanes(*standing.logs, self._work)
+            self._standing[name] = part.node.stand(order)
         try:
             self._asker.start()
         except RuntimeError:
@@ -148,8 +153,6 @@ class _Run:
         self._asks.put(None)
         for standing in self._standing.values():
             standing.close()
-        for lanes in self._lanes.values():
-            lanes.remove()
         untold = self._ledger.untold
         self._attempt.untold = untold.first()
         untold.close(remove=not untold)
@@ -162,6 +165,11 @@ class _Run:
         for item in list(self._running):
             self._standing[item.node].signal(item.key, number)
         self._inbox.put(Wake())
+
+    def outlives(self, node: str) -> bool:
+        self._gone.add(node)
+        self._inbox.put(NodeLost(node))
+        return len(self._gone) < len(self._parts)
 
     # the loop ---
 
@@ -196,6 +204,9 @@ class _Run:
     def _take(self, news: News) -> None:
         if isinstance(news, tuple):
             self._end(*news)
+        elif isinstance(news, NodeLost):
+            # What runs there ends by itself.
+            self._lose(news.node)
         elif isinstance(news, Answered):
             if news.answer is None:
                 self._ledger.failed()
@@ -253,10 +264,9 @@ class _Run:
         for item, placement in self._packer.take(now):
             self._waiting.discard(item)
             item.node, item.began = placement[0].node, now
-            lanes = self._lanes[item.node]
-            item.lane = lanes.take()
+            item.lane = self._lanes[item.node].take()
             self._running.add(item)
-            tasks.setdefault(item.node, []).append((item, self._task(item, placement, lanes)))
+            tasks.setdefault(item.node, []).append((item, self._task(item, placement)))
             if item.lease.spec.walltime_s is not None:
                 item.kill_at = now + item.lease.spec.walltime_s
         for node, several in tasks.items():
@@ -265,21 +275,19 @@ class _Run:
             for (item, _), key in zip(several, keys, strict=True):
                 item.key = key
 
-    def _done(self, item: Item, end: ProcessEnd) -> None:
-        self._inbox.put((item, end))
+    def _done(self, item: Item, finish: Finish) -> None:
+        self._inbox.put((item, finish))
 
-    def _task(self, item: Item, placement: Placement, lanes: Lanes) -> Task:
+    def _task(self, item: Item, placement: Placement) -> Task:
         slot = placement[0]
         spec = self._attempt.spec
         script = self._script if spec.script else ()
-        stdout, stderr = lanes.paths(item.lane)
         job = self._parts[item.node].box.environment
         fixed = gpus.visible(slot.gpus)
         return Task(
             argv=argv(item.lease.spec, spec.command, script),
             environment=environment(item.lease, self._attempt.name, job, fixed),
-            stdout=stdout,
-            stderr=stderr,
+            lane=item.lane,
             cpus=slot.cpus,
         )
 
@@ -297,18 +305,19 @@ class _Run:
             number = signal.SIGTERM if first else signal.SIGKILL
             self._standing[item.node].signal(item.key, number)
 
-    def _end(self, item: Item, end: ProcessEnd) -> None:
+    def _end(self, item: Item, finish: Finish) -> None:
+        end = finish.process
         self._running.discard(item)
         self._packer.give_back(item)
         self._cpu_s += end.cpu_s
-        if end.errno == GUARDIAN_DIED:
+        if end.errno == GUARDIAN_DIED and not end.before:
             self._lose(item.node)
         outcome, error = _judged(item, end, stopped=self._attempt.stopped is not None)
         index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
         title = f"item {index}, attempt {item.lease.attempt}: exit code {_exit_code(end)}"
-        lanes = self._lanes[item.node]
-        out, err = lanes.give_back(item.lane, title, failed=failed)
-        self._ended.append(self._told_end(item, outcome, error, end, (out, err)))
+        tails = self._kept.add(title, finish.take(), failed=failed)
+        self._lanes[item.node].give_back(item.lane)
+        self._ended.append(self._told_end(item, outcome, error, end, tails))
 
     def _lose(self, node: str) -> None:
         """What items ran in on a node is gone: start none there, and end when none is left."""
@@ -398,13 +407,15 @@ def _exit_code(end: ProcessEnd) -> int:
 
 def _judged(item: Item, end: ProcessEnd, *, stopped: bool) -> tuple[ItemOutcome, JobError | None]:
     """How an item ended, and why it did not finish."""
-    if end.errno == GUARDIAN_DIED:
+    if end.errno == GUARDIAN_DIED and not end.before:
         why = JobError(Code.INTERNAL, "what it ran in is gone", transient=True)
         return ItemOutcome.LOST, why
     if end.errno:
         why = JobError(
             Code.PAYLOAD_FAILED,
-            f"it cannot be started: {os.strerror(end.errno)}",
+            "no box can be made for it"
+            if end.errno == GUARDIAN_DIED
+            else f"it cannot be started: {os.strerror(end.errno)}",
             transient=end.before,
         )
         return ItemOutcome.FAILED, why

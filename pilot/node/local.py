@@ -16,9 +16,11 @@ from ailurus.logs import Log
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.blame import OSErrorsOn, Target
+from pilot.node.each import EachItsOwn
+from pilot.node.outputs import Outputs
 from pilot.node.sampler import Sampler
 from pilot.node.standing import IDLE, LocalStanding
-from pilot.node_ports import DoorHandle, Exit, Explanation, Order, Output
+from pilot.node_ports import DoorHandle, Exit, Explanation, Order, Output, Standing
 from pilot.ports import (
     Check,
     Container,
@@ -101,17 +103,17 @@ class LocalNode:
         self._sampler.started(order.name, mark, lambda: self._spawner.pid(key))
         return key
 
-    def stand(self, order: Order) -> LocalStanding | None:
+    def stand(self, order: Order) -> Standing:
         container = self.container.of(order.spec)
         if container.within((), order.box) is None:
-            return None
+            return EachItsOwn(self, order)
         process = container.wrap(IDLE, order.box)
         if isinstance(process, Direct):
-            own = order.box.own
-            return LocalStanding(container, order, self._spawner, self._sampler, (own, own))
+            outputs = Outputs(order.box.own, order.box.own, self.name)
+            return LocalStanding(container, order, self._spawner, self._sampler, outputs)
         tmp = order.box.tmp
-        logs = container.tmp(tmp), tmp
-        standing = LocalStanding(container, order, self._spawner, self._sampler, logs)
+        outputs = Outputs(container.tmp(tmp), tmp, self.name)
+        standing = LocalStanding(container, order, self._spawner, self._sampler, outputs)
         standing.stand(
             replace(
                 started_as(process, order.name),

@@ -15,14 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
 from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
+from pilot.node.outputs import Outputs
 from pilot.node.sampler import Sampler
-from pilot.node_ports import Order, Task
+from pilot.node_ports import Finish, Order, Task
 from pilot.ports import Container, Direct, JobError, ProcessEnd, ProcessSpec, Spawner
 from pilot.room_ports import Entrance
 
@@ -45,9 +47,9 @@ class LocalStanding:
         order: Order,
         spawner: Spawner,
         sampler: Sampler,
-        logs: tuple[str, str],
+        outputs: Outputs,
     ) -> None:
-        self.logs = logs
+        self._outputs = outputs
         self._container, self._order = container, order
         self._spawner, self._sampler = spawner, sampler
         self._room = self._box = 0
@@ -70,10 +72,8 @@ class LocalStanding:
         room = self._room
         self._sampler.started(self._order.name, self, lambda: self._spawner.pid(room))
 
-    def start_all(
-        self, tasks: Sequence[tuple[Task, Callable[[ProcessEnd], None]]]
-    ) -> Sequence[int]:
-        orders = [(self._spec(task), self._measured(task, done)) for task, done in tasks]
+    def start_all(self, tasks: Sequence[tuple[Task, Callable[[Finish], None]]]) -> Sequence[int]:
+        orders = [(self._spec(task), self._finishing(task, done)) for task, done in tasks]
         keys = self._spawner.spawn_all(orders)
         if not self._room:
             for (task, _), key in zip(tasks, keys, strict=True):
@@ -89,31 +89,34 @@ class LocalStanding:
             self._sampler.ended(self._order.name, self, 0.0)
         for key in filter(None, (self._room, self._box)):
             self._spawner.signal(key, signal.SIGKILL)
+        self._outputs.remove()
 
     def _spec(self, task: Task) -> ProcessSpec:
         box = replace(self._order.box, environment=task.environment)
         inside = self._container.within(task.argv, box)
         assert isinstance(inside, Direct)  # noqa: S101 - or there would be no such box
+        stdout, stderr = self._outputs.paths(task.lane)
         return ProcessSpec(
             argv=inside.argv,
             environment=inside.environment,
             directory=inside.directory,
-            stdout=task.stdout,
-            stderr=task.stderr,
+            stdout=stdout,
+            stderr=stderr,
             cpus=task.cpus,
             room=self._room,
         )
 
-    def _measured(
-        self, task: Task, done: Callable[[ProcessEnd], None]
+    def _finishing(
+        self, task: Task, done: Callable[[Finish], None]
     ) -> Callable[[ProcessEnd], None]:
-        if self._room:
-            return lambda end: done(self._seen(end))
-        mark = task.environment["AILURUS_ATTEMPT"]
-
         def ended(end: ProcessEnd) -> None:
-            self._sampler.ended(self._order.name, mark, end.cpu_s)
-            done(end)
+            if self._room:
+                end = self._seen(end)
+            else:
+                mark = task.environment["AILURUS_ATTEMPT"]
+                self._sampler.ended(self._order.name, mark, end.cpu_s)
+            failed = bool(end.exit_code or end.errno)
+            done(Finish(end, partial(self._outputs.take, task.lane, failed=failed)))
 
         return ended
 
@@ -122,7 +125,7 @@ class LocalStanding:
         has ended says nothing of itself. Any process in it may end it, by killing the first."""
         odd = end.errno or end.exit_code == -signal.SIGKILL
         over = odd and (self._over.is_set() or _ends(self._first))
-        return replace(end, errno=GUARDIAN_DIED) if over else end
+        return replace(end, errno=GUARDIAN_DIED, before=False) if over else end
 
     def _told(self, ready: int, over: threading.Event) -> int:
         """The process id of the box's program, once the box stands. Raises JobError."""

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -52,6 +52,7 @@ class Cluster:
         self.nodes: dict[str, RemoteNode] = {}
         self.joined: dict[str, Joined] = {}
         self.left: list[tuple[str, str]] = []
+        self.losing: Callable[[str, str], None] = lambda name, why: None
         welcoming = Welcoming(
             key=self.key,
             shares=[Share(name=name, address=f"{name}.invalid") for name in names],
@@ -83,6 +84,7 @@ class Cluster:
     def _on_leave(self, name: str, why: str) -> None:
         del self.nodes[name]
         self.left.append((name, why))
+        self.losing(name, why)
 
     def launch(self, name: str, *, key_file: Path | None = None) -> subprocess.Popen[bytes]:
         """Start an agent, whoever lets it in."""

@@ -1,0 +1,96 @@
+"""The standing boxes of an agent's node: many processes a second start there and end.
+
+What they wrote lies on the node and is read here: the pilot would have to ask the shared file
+system for two files a process. It goes with their ends, many in a frame, and no faster than the
+link takes it: then ends wait, and with them what would be started next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import MutableMapping
+from functools import partial
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from ailurus.loops import Loops
+from pilot.agents import messages as a
+from pilot.agents.chores import Chores
+from pilot.agents.wire import Wire
+from pilot.blame import Target, job_error
+from pilot.node.local import LocalNode
+from pilot.node_ports import Finish, Standing
+from pilot.ports import JobError
+
+FRAME_BYTES = 1 << 20
+"""Of output in a frame, and the last process's more."""
+BACKLOG_BYTES = 8 << 20
+"""When so much waits for the pilot, ends do too."""
+_PAUSE_S = 0.01
+
+
+class Boxes:
+    """The boxes, by the pilot's numbers. The agent's loop calls it."""
+
+    def __init__(
+        self, node: LocalNode, wire: Wire, keys: MutableMapping[int, int], loops: Loops
+    ) -> None:
+        """`keys`: the pilot's key of a process → the node's."""
+        self._node, self._wire, self._keys = node, wire, keys
+        self._standing: dict[int, Standing] = {}
+        self._making = Chores("boxes", loops)
+        self._telling = Chores("ends", loops)
+        self._ended: deque[tuple[int, Finish]] = deque()
+
+    def stand(self, message: a.Stand, own: Path) -> None:
+        """Make one, beside the loop. `own`: what the payload has on this node."""
+        self._making.add(lambda: self._make(message, own))
+
+    def start_all(self, message: a.StartAll) -> None:
+        standing = self._standing[message.box]
+        for key, _ in message.tasks:
+            # Before it can have ended.
+            self._keys[key] = -1
+        own = standing.start_all([(task, partial(self._done, key)) for key, task in message.tasks])
+        for (key, _), number in zip(message.tasks, own, strict=True):
+            if key in self._keys:
+                self._keys[key] = number
+
+    def close(self, box: int) -> None:
+        if (standing := self._standing.pop(box, None)) is not None:
+            standing.close()
+
+    def _make(self, message: a.Stand, own: Path) -> None:
+        order = message.order
+        try:
+            # Its own files are not for those on other nodes to see.
+            own.mkdir(mode=0o700, parents=True, exist_ok=True)
+            box = replace(order.box, own=str(own))
+            self._standing[message.ticket] = self._node.stand(replace(order, box=box))
+        except JobError as error:
+            self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(error)))
+        except OSError as error:
+            told = job_error(error, "cannot make a box for many processes", Target.NODE)
+            self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(told)))
+        else:
+            self._wire.send(a.Prepared(message.ticket))
+
+    def _done(self, key: int, finish: Finish) -> None:
+        self._keys.pop(key, None)
+        self._ended.append((key, finish))
+        self._telling.add(self._tell)
+
+    def _tell(self) -> None:
+        while self._ended:
+            while self._wire.backlog > BACKLOG_BYTES:
+                time.sleep(_PAUSE_S)
+            ends: list[a.TaskOver] = []
+            size = 0
+            while self._ended and size < FRAME_BYTES:
+                key, finish = self._ended.popleft()
+                out, err = finish.take()
+                ends.append(a.TaskOver(key, finish.process, out, err))
+                size += len(out.data) + len(err.data) + 100
+            self._wire.send(a.TasksOver(ends))

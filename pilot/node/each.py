@@ -1,0 +1,55 @@
+"""Many processes of a payload on a node where no box stands for them: each gets one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from msgspec.structs import replace
+
+from ailurus.logs import Log
+from pilot.blame import GUARDIAN_DIED
+from pilot.node.outputs import Outputs
+from pilot.node_ports import Exit, Explanation, Finish, Node, Order, Task
+from pilot.ports import JobError, ProcessEnd
+
+_log = Log("pilot.node.each")
+
+
+class EachItsOwn:
+    """A box a process, made by its node."""
+
+    def __init__(self, node: Node, order: Order) -> None:
+        self._node, self._order = node, order
+        self._outputs = Outputs(order.box.own, order.box.own, node.name)
+
+    def start_all(self, tasks: Sequence[tuple[Task, Callable[[Finish], None]]]) -> Sequence[int]:
+        return [self._start(task, done) for task, done in tasks]
+
+    def signal(self, key: int, number: int) -> None:
+        self._node.signal(key, number)
+
+    def close(self) -> None:
+        """All of it ends with its processes."""
+        self._outputs.remove()
+
+    def _start(self, task: Task, done: Callable[[Finish], None]) -> int:
+        def ended(exit_: Exit) -> None:
+            process = exit_.process
+            failed = bool(process.exit_code or process.errno)
+            done(Finish(process, lambda: self._outputs.take(task.lane, failed=failed)))
+
+        stdout, stderr = self._outputs.paths(task.lane)
+        order = replace(
+            self._order,
+            argv=task.argv,
+            box=replace(self._order.box, environment=task.environment),
+            stdout=stdout,
+            stderr=stderr,
+            cpus=task.cpus,
+        )
+        try:
+            return self._node.start(order, ended)
+        except JobError as error:
+            _log.warning("no_box", name=order.name, what=str(error))
+            ended(Exit(ProcessEnd(key=0, errno=GUARDIAN_DIED, before=True), Explanation))
+            return 0

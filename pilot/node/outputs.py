@@ -1,0 +1,91 @@
+"""What processes in a standing box write: a pair of files a lane, used by one after the other."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pilot.node_ports import NOTHING, TaskOutput, Written
+from pilot.workdir import remove_tree, tail_of
+
+MOST_BYTES = 256 << 10
+"""Of one stream of one process; of more the end is kept."""
+KEPT_BYTES = 64 << 20
+"""Of all processes of a box in one stream; those that failed may have as much again."""
+SHORT_BYTES = 8000
+"""Of each after that."""
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class Outputs:
+    """The files of one box. One thread takes what is in them."""
+
+    def __init__(self, inside: str, outside: str, node: str) -> None:
+        """`inside`: the directory as the processes name it; `outside`: as it is here. Boxes of
+        other nodes may have the same one."""
+        self._inside, self._outside = inside, outside
+        self._name = f".item-{node}-" if node else ".item-"
+        self._lanes: set[int] = set()
+        self._kept = [0, 0]
+
+    def paths(self, lane: int) -> tuple[str, str]:
+        """Where the process of a lane writes."""
+        self._lanes.add(lane)
+        return (
+            f"{self._inside}/{self._name}{lane}.out",
+            f"{self._inside}/{self._name}{lane}.err",
+        )
+
+    def take(self, lane: int, *, failed: bool) -> TaskOutput:
+        """What the process of a lane wrote, once it has ended; then another may have the lane."""
+        return self._taken(lane, 0, failed=failed), self._taken(lane, 1, failed=failed)
+
+    def remove(self) -> None:
+        """Leave none of the files."""
+        for lane in self._lanes:
+            for stream in (0, 1):
+                _remove(Path(self._path(lane, stream)))
+
+    def _path(self, lane: int, stream: int) -> str:
+        return f"{self._outside}/{self._name}{lane}.{('out', 'err')[stream]}"
+
+    def _taken(self, lane: int, stream: int, *, failed: bool) -> Written:
+        path = self._path(lane, stream)
+        try:
+            found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - thousands a second
+            if not found.st_size and stat.S_ISREG(found.st_mode):
+                return NOTHING
+            most = MOST_BYTES if self._kept[stream] < KEPT_BYTES * (1 + failed) else SHORT_BYTES
+            with _own(path) as fd:
+                start, data = tail_of(fd, most)
+                os.ftruncate(fd, 0)
+        except (OSError, ValueError):
+            # It has put something else there: the next one makes it anew.
+            _remove(Path(path))
+            return NOTHING
+        self._kept[stream] += len(data)
+        return Written(data, start + len(data))
+
+
+def _remove(path: Path) -> None:
+    """Remove what is there, whatever a process has made of it."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        remove_tree(path)
+
+
+@contextmanager
+def _own(path: str) -> Iterator[int]:
+    """A regular file without another name. Raises OSError, ValueError."""
+    fd = os.open(path, _OPEN)
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise ValueError(path)
+        yield fd
+    finally:
+        os.close(fd)

@@ -1,0 +1,178 @@
+"""Items of a job on several nodes of agents: one box a node, and what a lost one costs."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.item import ItemOutcome, ItemSpec
+from ailurus.protocol.payloads import Payloads
+from ailurus.protocol.resources import Resources
+from pilot.agents.lease import LeaseTerms
+from pilot.agents.remote import lost
+from pilot.attempt import Attempt, killed_by_server
+from pilot.clock import SYSTEM
+from pilot.node.local import LocalNode
+from pilot.node.shares import Slot
+from pilot.node.supervisor import Supervisor
+from pilot.process.spawner import GuardedSpawner
+from pilot.run import Outcome, run
+from pilot.site import ContainerChoice, Limits, Site, bounds_of
+from pilot.workdir import Workdir
+from tests.pilot.agents.cluster import Cluster
+from tests.pilot.attempts import attempt_of
+from tests.pilot.helpers import guarded, processes_with
+from tests.rig.waiting import until
+
+NAMES = ("n1", "n2")
+SHORT = LeaseTerms(beat_s=0.2, lease_s=0.8, margin_s=0.5)
+
+
+@pytest.fixture(scope="module")
+def spawner() -> Iterator[GuardedSpawner]:
+    with guarded() as made:
+        yield made
+
+
+class Queue:
+    """Gives a job's items, and those that were lost once more."""
+
+    heartbeat_s = 0.2
+
+    def __init__(self, items: Sequence[ItemSpec]) -> None:
+        self._items = items
+        self._waiting = deque((index, 1) for index in range(len(items)))
+        self._left = len(items)
+        self.ends: list[m.ItemEnd] = []
+
+    def exchange(self, attempt: Attempt, request: m.ItemsRequest) -> m.ItemsAnswer:
+        for end in request.ended:
+            self.ends.append(end)
+            if end.outcome is ItemOutcome.LOST:
+                self._waiting.append((end.index, end.attempt + 1))
+            else:
+                self._left -= 1
+        count = min(request.count, len(self._waiting))
+        given = [self._waiting.popleft() for _ in range(count)]
+        leases = tuple(
+            m.ItemLease(index=index, attempt=number, spec=self._items[index])
+            for index, number in given
+        )
+        return m.ItemsAnswer(items=leases, waiting=len(self._waiting), settled=not self._left)
+
+    def outcomes(self) -> Counter[str]:
+        return Counter(str(end.outcome) for end in self.ends)
+
+
+class Job:
+    """A job of two cores on each of the nodes, which runs in a thread of its own."""
+
+    def __init__(
+        self, cluster: Cluster, spawner: GuardedSpawner, items: Sequence[ItemSpec]
+    ) -> None:
+        for name in NAMES:
+            cluster.launch(name)
+        until(lambda: len(cluster.nodes) == len(NAMES))
+        self.cluster, self.queue = cluster, Queue(items)
+        cluster.losing = lambda name, why: self.attempt.lose(name, lost(name, why))
+        self.work = Workdir(cluster.shared / "1.1")
+        self.work.make()
+        nodes = {**cluster.nodes, "": LocalNode(cluster.nodes["n1"].container, spawner)}
+        self.attempt = attempt_of(
+            nodes=2, cores=2, memory_mb=200, payloads=Payloads(list="list", count=len(items))
+        )
+        kit: Any = SimpleNamespace(
+            node=nodes[""],
+            nodes=nodes,
+            host="here",
+            clock=SYSTEM,
+            leases=self.queue,
+            journal=SimpleNamespace(path=cluster.directory / "journal"),
+            supervisor=Supervisor(bounds_of(Limits()), nodes),
+        )
+        need = Resources(cores=2, memory_mb=200)
+        placement = tuple(Slot(need, node=name) for name in NAMES)
+        self.outcome: Outcome | None = None
+
+        def main() -> None:
+            self.outcome = run(self.attempt, self.work, placement, kit)
+
+        self.thread = threading.Thread(target=main, daemon=True)
+        self.thread.start()
+
+    def ended(self, seconds: float = 20.0) -> Outcome:
+        self.thread.join(seconds)
+        assert self.outcome is not None
+        return self.outcome
+
+
+@pytest.fixture
+def job(tmp_path: Path, spawner: GuardedSpawner) -> Iterator[Callable[..., Job]]:
+    made: list[Cluster] = []
+
+    def start(items: Sequence[ItemSpec], runtime: str = "bare") -> Job:
+        site = Site(container=ContainerChoice(default=runtime, bare=runtime == "bare"))
+        cluster = Cluster(tmp_path, spawner, NAMES, SHORT, site)
+        made.append(cluster)
+        return Job(cluster, spawner, items)
+
+    yield start
+    for cluster in made:
+        cluster.end()
+
+
+@pytest.mark.parametrize("runtime", ["bare", "bubblewrap"])
+def test_items_run_in_one_box_on_each_node_and_all_that_they_say_arrives(job, runtime):
+    items = [ItemSpec(command=f"echo {index}; echo oops >&2; sleep 0.05") for index in range(40)]
+    items.append(ItemSpec(command="head -c 3000 /dev/zero | tr '\\0' x; exit 3"))
+    done = job(items, runtime)
+    assert done.ended().error is None
+    ends = sorted(done.queue.ends, key=lambda end: end.index)
+    assert [end.stdout_tail for end in ends[:-1]] == [f"{index}\n" for index in range(40)]
+    assert {end.stderr_tail for end in ends[:-1]} == {"oops\n"}
+    assert {end.host for end in ends} == {*NAMES}
+    assert (ends[-1].exit_code, ends[-1].stdout_tail) == (3, "x" * 2000)
+    out = done.work.stdout.read_text()
+    assert out.count("--- item") == 41
+    assert "x" * 3000 in out
+
+
+@pytest.mark.parametrize("runtime", ["bare", "bubblewrap"])
+def test_a_node_that_is_lost_costs_the_attempts_of_its_items_and_the_others_go_on(job, runtime):
+    items = [ItemSpec(command="sleep 0.4") for _ in range(12)]
+    running = job(items, runtime)
+    until(lambda: len(processes_with("AILURUS_ATTEMPT=1.1.")) >= 4)
+    running.cluster.agents["n2"].kill()
+    assert running.ended().error is None
+    found = running.queue.outcomes()
+    assert found == {"finished": 12, "lost": 2}
+    again = [end for end in running.queue.ends if end.attempt == 2]
+    assert {end.host for end in again} == {"n1"}
+
+
+def test_a_job_ends_with_the_last_of_its_nodes(job):
+    running = job([ItemSpec(command="sleep 60") for _ in range(4)])
+    until(lambda: len(processes_with("AILURUS_ATTEMPT=1.1.")) >= 4)
+    for name in NAMES:
+        running.cluster.agents[name].kill()
+    error = running.ended().error
+    assert error is not None
+    assert (error.code, error.transient) == (Code.LOST_HEARTBEAT, True)
+    assert {str(end.outcome) for end in running.attempt.untold} <= {"lost"}
+    until(lambda: not processes_with("AILURUS_ATTEMPT=1.1."))
+
+
+def test_a_job_that_is_stopped_leaves_nothing_on_any_node(job):
+    running = job([ItemSpec(command="setsid sleep 60 & sleep 60") for _ in range(4)], "bubblewrap")
+    until(lambda: len(processes_with("AILURUS_ATTEMPT=1.1.")) >= 4)
+    running.attempt.stop(killed_by_server())
+    assert running.ended().error is not None
+    assert not processes_with("AILURUS_ATTEMPT=1.1.")
