@@ -21,6 +21,7 @@ import select
 import signal
 import stat
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ class Doors:
         # What to call when a descriptor is ready, and for what.
         self._ready: dict[int, tuple[int, Callable[[], None]]] = {}
         self._resting: list[int] = []
+        self._rest_until = 0.0
         self._serving = False
         self.watch(self._bell, select.EPOLLIN, self._rung)
 
@@ -93,6 +95,8 @@ class Doors:
         """Look away from a descriptor that keeps us busy, for a moment."""
         if fd in self._ready and fd not in self._resting:
             self._poll.unregister(fd)
+            if not self._resting:
+                self._rest_until = time.monotonic() + REST_S
             self._resting.append(fd)
 
     def close(self, fd: int) -> None:
@@ -111,12 +115,13 @@ class Doors:
     def _serve(self, loop: Loop) -> None:
         while True:
             loop.turned(None)
-            events = self._poll.poll(REST_S if self._resting else -1)
-            for fd, _ in events:
+            left_s = max(0.0, self._rest_until - time.monotonic()) if self._resting else -1
+            for fd, _ in self._poll.poll(left_s):
                 # One of the same turn may have closed it.
                 if (found := self._ready.get(fd)) is not None:
                     found[1]()
-            if not events:
+            # By the clock: others may be ready all the time.
+            if self._resting and time.monotonic() >= self._rest_until:
                 resting, self._resting = self._resting, []
                 for fd in resting:
                     self._poll.register(fd, self._ready[fd][0])

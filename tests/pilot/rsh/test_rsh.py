@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import threading
@@ -353,3 +354,29 @@ def test_a_closed_door_keeps_no_descriptor(tmp_path: Path) -> None:
     for n in range(10):
         made.open(tmp_path / str(n), lambda said: None).close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_door_that_rests_is_looked_at_again_however_busy_the_others_are(tmp_path: Path) -> None:
+    made = Doors(Loops(Log("tests")))
+    door = made.open(tmp_path / "door", lambda said: None)
+    pipes = [os.pipe() for _ in range(2)]
+    for _, writer in pipes:
+        os.write(writer, b"!")
+    (busy, _), (resting, _) = pipes
+    looks: list[None] = []
+    again = threading.Event()
+
+    def look() -> None:
+        looks.append(None)
+        made.rest(resting)
+        if len(looks) > 1:
+            again.set()
+
+    made.soon(lambda: made.watch(busy, select.EPOLLIN, lambda: None))
+    made.soon(lambda: made.watch(resting, select.EPOLLIN, look))
+    assert again.wait(10)
+    for fd in (busy, resting):
+        made.soon(lambda fd=fd: made.close(fd))  # type: ignore[misc]
+    door.close()
+    for _, writer in pipes:
+        os.close(writer)
