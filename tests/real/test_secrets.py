@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import secrets
 import sqlite3
 import stat
 import tarfile
@@ -32,6 +33,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(120)]
 
 JWT = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]+")
 KEY = re.compile(rb'"report_key":"([\x21\x23-\x7e]{20,})"')
+S3_SECRET = secrets.token_hex(20)
 LOOK = "env; cat /proc/*/environ /proc/*/cmdline; ls -laR / ..; find / -name '*token*' -exec cat {} +; "
 
 
@@ -105,9 +107,12 @@ def test_t6_p2_no_token_and_no_key_leaves_its_place():
             delegated = token(time.time() + 3600)
             ask = m.NewCredential(name="storage", secret=delegated)
             rig.client.call("keep_credential", ask, answer=m.CredentialRow)
+            keys = f"[default]\naws_access_key_id = AK\naws_secret_access_key = {S3_SECRET}\n"
+            ask = m.NewCredential(name="bucket", secret=keys)
+            assert rig.client.call("keep_credential", ask, answer=m.CredentialRow).kind == "keys"
             mark = {
                 "environment": {"AILURUS_RIG": rig.mark},
-                "credentials": (CredentialUse(name="storage"),),
+                "credentials": (CredentialUse(name="storage"), CredentialUse(name="bucket")),
             }
             job_ids = rig.client.submit(
                 [
@@ -123,13 +128,14 @@ def test_t6_p2_no_token_and_no_key_leaves_its_place():
             shown = dict(answers(rig, job_ids))
             leftovers = settled(rig)
         said = b"\n".join(proxy.kept)
-        secrets = {*JWT.findall(said), *KEY.findall(said)}
-        secrets |= {path.read_bytes().strip() for path in own_files(rig) if "token" in path.name}
-        secrets.add(
+        known = {*JWT.findall(said), *KEY.findall(said)}
+        known |= {path.read_bytes().strip() for path in own_files(rig) if "token" in path.name}
+        known.add(
             msgspec.json.decode(rig.store.with_suffix(".keys.json").read_bytes())["secret"].encode()
         )
+        known.add(S3_SECRET.encode())
         everywhere = [*texts(rig), *shown.items(), *(("a process", one) for one in watch.seen)]
-        needles = {needle for secret in secrets for needle in (secret, secret.rpartition(b".")[2])}
+        needles = {needle for secret in known for needle in (secret, secret.rpartition(b".")[2])}
         found = sorted(
             f"{name}: {needle[:12].decode()}…"
             for name, text in everywhere
@@ -142,8 +148,9 @@ def test_t6_p2_no_token_and_no_key_leaves_its_place():
     assert leftovers == []
     # the scanner scans: tokens of a user, an edge, a worker and its bootstrap, a credential of the
     # user's, and keys of three reports
-    assert len(secrets) >= 4 + 2 + 1 + 3
-    assert delegated.encode() in secrets
+    assert len(known) >= 4 + 2 + 1 + 3
+    assert delegated.encode() in known
+    assert S3_SECRET.encode() in said
     assert any(b"out.txt" in one for one in watch.seen)
     assert any(name.endswith("tgz:stdout") or "tgz:" in name for name, _ in everywhere)
     assert found == []
