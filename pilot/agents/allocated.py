@@ -20,6 +20,7 @@ from ailurus.loops import Loops
 from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.units import duration_s
 from pilot.agents.allocation import allocation_of
+from pilot.agents.chores import Chores
 from pilot.agents.head import Head, Welcoming
 from pilot.agents.lease import LeaseTerms
 from pilot.agents.link import new_key
@@ -145,6 +146,7 @@ class Allocated:
             key_file,
             key,
             around.directory / "agents.log",
+            Chores("starting", self.loops).add,
         )
         # They start while the pilot registers.
         names = [share.name for share in welcoming.shares]

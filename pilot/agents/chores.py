@@ -1,4 +1,4 @@
-"""What an agent does beside its loop."""
+"""What an agent, or a head, does beside its loop."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from ailurus.logs import Log
@@ -42,14 +43,19 @@ class Starting:
         key_file: Path,
         key: bytes,
         output: Path,
+        later: Callable[[Callable[[], None]], None],
     ) -> None:
-        """`output`: a file for what the starters and agents write."""
+        """`output`: a file for what the starters and agents write. `later`: has what may take
+        seconds done, in order, by another thread than that of `look`."""
         self._allocation, self._spawner, self._argv = allocation, spawner, list(argv)
         self._key_file, self._key, self._output = key_file, key, output
+        self._later = later
         self._tries: dict[str, _Try] = {}
+        self._key_wanted = False
 
     def look(self, missing: Sequence[str], now: float) -> None:
-        """Start agents on the nodes of `missing` for which it is time; forget the others."""
+        """Start agents on the nodes of `missing` for which it is time; forget the others. Waits for
+        no command and no file: agents are not heard meanwhile."""
         for name, one in self._tries.items():
             if name not in missing:
                 one.here, one.pause_s = True, FIRST_PAUSE_S
@@ -65,8 +71,9 @@ class Starting:
                 due.append(name)
         if due:
             self._start(due, now)
-        elif not missing:
-            self._key_file.unlink(missing_ok=True)
+        elif not missing and self._key_wanted:
+            self._key_wanted = False
+            self._later(self._remove_key)
 
     def _start(self, names: list[str], now: float) -> None:
         for name in names:
@@ -76,6 +83,10 @@ class Starting:
             one.next_at = now + max(PATIENCE_S, one.pause_s)
             one.pause_s = min(2 * one.pause_s, LONGEST_PAUSE_S)
         apart = any(self._tries[name].count > 1 for name in names)
+        self._key_wanted = True
+        self._later(partial(self._run_starters, names, apart=apart))
+
+    def _run_starters(self, names: list[str], *, apart: bool) -> None:
         try:
             self._write_key()
             for starter in self._allocation.starters(self._argv, names, apart=apart):
@@ -100,6 +111,12 @@ class Starting:
             stderr=str(self._output),
         )
         self._spawner.spawn(order, done)
+
+    def _remove_key(self) -> None:
+        try:
+            self._key_file.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("key_not_removed", what=str(error))
 
     def _write_key(self) -> None:
         """Raises OSError."""
