@@ -15,6 +15,7 @@ from ailurus.protocol.file_rules import check_inputs
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.payloads import MOST_ITEMS, Payloads, needed
+from ailurus.protocol.program import LONGEST_CHARACTER, LONGEST_IN_ALL
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_records, item_views, records
@@ -71,6 +72,14 @@ def check(items: Sequence[ItemSpec], first: int) -> None:
                 field=f"items[{nr}].arguments",
                 remedy="`arguments` are for the job's program; put them into the command",
             )
+        if (size := _length(item)) > LONGEST_IN_ALL:
+            raise Rejected(
+                422,
+                f"payload {first + nr} has {size} bytes, and Linux hands no program more than "
+                f"{LONGEST_IN_ALL}",
+                field=f"items[{nr}]",
+                remedy="put the longest into input files",
+            )
         for place, file in enumerate(item.inputs):
             if not file.url:
                 raise Rejected(
@@ -84,6 +93,15 @@ def check(items: Sequence[ItemSpec], first: int) -> None:
                 check_inputs(item.inputs, f"items[{nr}].inputs")
             except AilurusError as error:
                 raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
+
+
+def _length(item: ItemSpec) -> int:
+    """Bytes of the texts that its program gets, at most."""
+    texts = (item.command, *item.arguments, *item.environment, *item.environment.values())
+    characters = sum(map(len, texts))
+    if LONGEST_CHARACTER * characters <= LONGEST_IN_ALL:
+        return characters
+    return sum(len(text.encode()) for text in texts)
 
 
 def add(tx: Tx, owner: str, name: str, part: Slice, *, now: float) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -136,6 +136,13 @@ def page_before(
         most=most,
     )
     return [_item(row) for row in rows]
+
+
+def slice_sizes(tx: Tx, list_id: int, index: int, last: int) -> Iterator[tuple[int, int]]:
+    """The last item of each of the slices that hold the items from `index` to `last`, and its
+    bytes."""
+    for first, items, size in tx.all("slice.sizes", list_id=list_id, index=index, last=last):
+        yield first + items - 1, size
 
 
 def slices(tx: Tx, list_id: int, index: int, last: int) -> Sequence[SliceRecord]:

@@ -66,10 +66,12 @@ def page(
     made = []
     for item in found:
         spec = specs.get(item.index)
+        if spec is None and not item.attempt:
+            # The names of the others are too far away.
+            break
         made.append(row(item, item.name if spec is None else items.name_of(spec)))
-    return m.ItemPage(
-        items=tuple(made), next=made[-1].index if made and len(made) == most else None
-    )
+    more = len(made) == most or len(made) < len(found)
+    return m.ItemPage(items=tuple(made), next=made[-1].index if made and more else None)
 
 
 def _merged(

@@ -12,7 +12,7 @@ Only this module runs a statement that writes the state of an item, and asks the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,6 +39,8 @@ from dispatcher.rules.item_records import ClusterRecord, ItemRecord
 from dispatcher.rules.records import JobRecord
 
 S = ItemState
+READ_BYTES = 8 << 20
+"""Of a list of items, for one answer: a slice may be long."""
 _encode = msgspec.json.Encoder().encode
 _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
@@ -216,18 +218,18 @@ def lease(tx: Tx, job: JobRecord, attempt_nr: int, *, request: str, count: int) 
     if cluster.request == request and cluster.mark == mark:
         held = _held(tx, cluster, mark)
         again = [item for item in held if item.request_nr == cluster.request_nr]
-        return _given(cluster, _specified(tx, cluster, again))
+        return _given(cluster, _all_of(tx, cluster, again))
     before = cluster
     if cluster.mark != mark:
         cluster = replace(cluster, mark=mark, held=0, swept=0)
     if not cluster.swept:
         cluster = _sweep(tx, cluster)
-    taken: list[ItemRecord] = []
+    taken: list[m.RawItemLease] = []
     if count:
         cluster, taken = _take(tx, cluster, request, count)
     if cluster != before:
         item_records.put(tx, cluster)
-    return _given(cluster, _specified(tx, cluster, taken))
+    return _given(cluster, taken)
 
 
 def _given(cluster: ClusterRecord, items: Iterable[m.RawItemLease]) -> GivenItems:
@@ -280,29 +282,40 @@ def _sweep(tx: Tx, cluster: ClusterRecord) -> ClusterRecord:
 
 def _take(
     tx: Tx, cluster: ClusterRecord, request: str, count: int
-) -> tuple[ClusterRecord, list[ItemRecord]]:
+) -> tuple[ClusterRecord, list[m.RawItemLease]]:
     """Lease up to `count` items: first those that were never leased, then those that failed or were
     lost before, so that one that takes nodes with it does so last."""
     number = cluster.request_nr + 1
     base = ItemRecord(index=0, mark=cluster.mark, request_nr=number)
     last = min(cluster.fresh + count, cluster.items)
-    names = _names(tx, cluster, range(cluster.fresh, last)) if last > cluster.fresh else {}
-    new = [
-        _leased(replace(base, index=index, name=names[index]))
-        for index in range(cluster.fresh, last)
-    ]
-    left = count - len(new)
-    waiting = item_records.page_in(tx, cluster.cluster_id, S.WAITING, 0, -1, left) if left else []
-    again = [_leased(replace(item, mark=cluster.mark, request_nr=number)) for item in waiting]
+    found = specs(tx, cluster.list_id, range(cluster.fresh, last)) if last > cluster.fresh else {}
+    new = [_leased(replace(base, index=index, name=name_of(spec))) for index, spec in found.items()]
+    again: list[ItemRecord] = []
+    if len(new) == last - cluster.fresh < count:
+        waiting = item_records.page_in(tx, cluster.cluster_id, S.WAITING, 0, -1, count - len(new))
+        left = READ_BYTES - sum(len(bytes(spec)) for spec in found.values())
+        known = specs(tx, cluster.list_id, [item.index for item in waiting], left)
+        again = [
+            _leased(replace(item, mark=cluster.mark, request_nr=number))
+            for item in waiting
+            if item.index in known
+        ]
+        found |= known
     taken = new + again
     if not taken:
-        return cluster, taken
+        return cluster, []
     if new:
         tx.many("item.add", [_row(cluster, item, "name") for item in new])
     if again:
         tx.many("item.lease", [_row(cluster, item, "failures", "lost") for item in again])
-    held = cluster.held + len(taken)
-    return replace(cluster, fresh=last, held=held, request=request, request_nr=number), taken
+    cluster = replace(
+        cluster,
+        fresh=cluster.fresh + len(new),
+        held=cluster.held + len(taken),
+        request=request,
+        request_nr=number,
+    )
+    return cluster, _specified(taken, found)
 
 
 def _leased(item: ItemRecord) -> ItemRecord:
@@ -323,23 +336,29 @@ def _row(cluster: ClusterRecord, item: ItemRecord, *more: str) -> dict[str, Any]
     }
 
 
-def _names(tx: Tx, cluster: ClusterRecord, indexes: range) -> dict[int, str]:
-    return {index: name_of(spec) for index, spec in specs(tx, cluster.list_id, indexes).items()}
-
-
 def name_of(spec: msgspec.Raw) -> str:
     """What an item calls itself; blank: nothing."""
     # Most have none, and are not read for it.
     return (_named(spec).name or "") if b'"name"' in bytes(spec) else ""
 
 
-def specs(tx: Tx, list_id: int, indexes: Sequence[int]) -> dict[int, msgspec.Raw]:
-    """The specifications of items, encoded, by index; ascending indexes are read together."""
+def specs(
+    tx: Tx, list_id: int, indexes: Sequence[int], most: int = READ_BYTES
+) -> dict[int, msgspec.Raw]:
+    """The specifications of items, encoded, by index; ascending indexes are read together. Those in
+    `most` bytes of their list, and at least the first: whoever wants the others asks again."""
     found: dict[int, msgspec.Raw] = {}
     for first, last in _spans(indexes):
-        for part in item_records.slices(tx, list_id, first, last):
+        end = -1
+        for slice_end, size in item_records.slice_sizes(tx, list_id, first, last):
+            if size > most and (found or end >= 0):
+                break
+            end, most = slice_end, most - size
+        for part in item_records.slices(tx, list_id, first, min(end, last)) if end >= 0 else ():
             all_of_it = enumerate(_raws(part.body), start=part.first)
             found.update(one for one in all_of_it if first <= one[0] <= last)
+        if end < last:
+            break
     return found
 
 
@@ -356,9 +375,19 @@ def _spans(indexes: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
+def _all_of(tx: Tx, cluster: ClusterRecord, items: Sequence[ItemRecord]) -> list[m.RawItemLease]:
+    """What was leased together once, and so is not too much if it is read as it was then."""
+    found: dict[int, msgspec.Raw] = {}
+    for new in (True, False):
+        indexes = sorted(item.index for item in items if (item.attempt == 1) is new)
+        found |= specs(tx, cluster.list_id, indexes, most=2 * READ_BYTES)
+    return _specified(items, found)
+
+
 def _specified(
-    tx: Tx, cluster: ClusterRecord, items: Sequence[ItemRecord]
-) -> Iterator[m.RawItemLease]:
-    found = specs(tx, cluster.list_id, sorted(item.index for item in items))
-    for item in items:
-        yield m.RawItemLease(index=item.index, attempt=item.attempt, spec=found[item.index])
+    items: Iterable[ItemRecord], found: Mapping[int, msgspec.Raw]
+) -> list[m.RawItemLease]:
+    return [
+        m.RawItemLease(index=item.index, attempt=item.attempt, spec=found[item.index])
+        for item in items
+    ]

@@ -57,6 +57,13 @@ select first, body from item_slice where list_id = :list_id and first <= :last
     and first >= (select max(first) from item_slice where list_id = :list_id and first <= :index)
     order by first
 
+-- name: slice.sizes
+-- How many items and how many bytes those slices have.
+-- reads: item_slice
+select first, items, length(body) from item_slice where list_id = :list_id and first <= :last
+    and first >= (select max(first) from item_slice where list_id = :list_id and first <= :index)
+    order by first
+
 -- name: slice.trim
 -- Delete some slices of a list; returns them.
 -- writes: item_slice

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.item import ItemOutcome, ItemSpec
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_lists, retention
 from tests.dispatcher.helpers import ALICE, BOB, job, new_id
@@ -81,3 +81,49 @@ async def test_what_a_job_had_goes_with_it(b):
                     tx.all("item.page", cluster_id=job_id, after=-1, most=5)]
     )  # fmt: skip
     assert left == [(0,), None, []]
+
+
+async def long_ones(b, count: int) -> int:
+    """A job with items of 1.5 MB, each in a slice of its own."""
+    for nr in range(count):
+        spec = ItemSpec(name=f"i{nr}", arguments=("x" * 125_000,) * 12)
+        await b.service.items.add_items(m.AddItems(list="long", first=nr, items=(spec,)), ALICE)
+    (job_id,) = await b.submit(job(payloads=await listed("long", count)))
+    return job_id
+
+
+async def test_however_long_items_are_no_answer_is(b):
+    job_id = await long_ones(b, 14)
+    page = await b.items(job_id, limit=1000)
+    assert 1 <= len(page.items) < 10
+    names = [row.name for row in page.items]
+    while page.next is not None:
+        page = await b.items(job_id, limit=1000, after=page.next)
+        names += [row.name for row in page.items]
+    assert names == [f"i{nr}" for nr in range(14)]
+
+
+async def test_long_items_are_leased_some_at_a_time_and_all_in_the_end(b):
+    await long_ones(b, 14)
+    worker = await b.worker()
+    (one,) = await worker.acquire()
+    first = await worker.exchange(one, 1000, request="r")
+    assert 1 <= len(first.items) < 10
+    assert first.waiting == 14 - len(first.items)
+    assert await worker.exchange(one, 1000, request="r") == first
+    failed = [
+        m.ItemEnd(index=i.index, attempt=1, outcome=ItemOutcome.FAILED, transient=True)
+        for i in first.items
+    ]
+    second = await worker.exchange(one, 1000, request="s", ended=tuple(failed))
+    again = await worker.exchange(one, 1000, request="s")
+    assert [i.index for i in again.items] == [i.index for i in second.items]
+    assert sum(len(bytes(i.spec)) for i in second.items) < 20 << 20
+    assert (await all_done(worker, one)).waiting == 0
+
+
+async def test_an_item_that_is_too_long_for_linux_is_refused(b):
+    spec = ItemSpec(arguments=("x" * 130_000,) * 20)
+    with pytest.raises(Rejected) as refused:
+        await b.service.items.add_items(m.AddItems(list="l", first=0, items=(spec,)), ALICE)
+    assert refused.value.field == "items[0]"
