@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -227,7 +228,9 @@ class Agent:
             self._removals.add(lambda: remove_tree(own))
         elif isinstance(message, a.WatchPayload):
             tmp = self._own(message.name) / "tmp"
-            tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Why it cannot be made is told when a process is to start there.
+            with suppress(OSError):
+                tmp.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._node.watch(message.name, replace(message.sampled, local=(str(tmp),)))
         elif isinstance(message, a.ForgetPayload):
             name = message.name
@@ -280,10 +283,14 @@ class Agent:
             _log.warning("no_door", what=str(error))
 
     def _measure(self, loop: Loop) -> None:
+        told = False
         while True:
             used = time.thread_time()
-            if samples := self._node.samples(time.monotonic()):
+            samples = self._node.samples(time.monotonic())
+            # That nothing runs any more is told, too, once.
+            if samples or told:
                 self._wire.send(a.Looked([*samples]))
+            told = bool(samples)
             loop.turned(None)
             time.sleep(rest_s(time.thread_time() - used))
 

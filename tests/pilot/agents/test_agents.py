@@ -17,6 +17,7 @@ from pilot.agents.link import Stranger
 from pilot.node_ports import WINDOW
 from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
+from pilot.samples import Sampled
 from tests.pilot.agents.cluster import Cluster, Run, cluster, order
 from tests.pilot.helpers import guarded, processes_with
 from tests.rig.waiting import until
@@ -104,6 +105,25 @@ def test_output_is_streamed_in_order_and_waits_for_its_reader(nodes):
     assert run.ended().process.exit_code == 0
     assert sum(len(data) for stream, data in came if stream == 1) == size
     assert b"".join(data for stream, data in came if stream == 2) == b"end\n"
+
+
+def test_a_directory_that_cannot_be_made_costs_its_own_payload_alone(nodes):
+    node = nodes.agent("n1")
+    Path(nodes.joined["n1"].scratch, "1.1").touch()
+    node.watch("1.1", Sampled(memory_kb=100, directory=str(nodes.shared)))
+    end = Run(node, order(node, nodes.shared, "true")).ended()
+    assert end.explain().error is not None
+    assert Run(node, order(node, nodes.shared, "true", "1.2")).ended().process.exit_code == 0
+
+
+def test_it_is_told_when_nothing_of_a_payload_runs_there_any_more(nodes):
+    node = nodes.agent("n1")
+    node.watch("1.1", Sampled(memory_kb=1 << 20, directory=str(nodes.shared)))
+    run = Run(node, order(node, nodes.shared, "sleep 60"))
+    until(lambda: [one.key for one in node.samples(0.0) or ()] == ["1.1"])
+    node.signal(run.key, signal.SIGKILL)
+    run.ended()
+    until(lambda: node.samples(0.0) == [])
 
 
 def test_nothing_is_left_of_a_cluster_that_ended(tmp_path, spawner):
