@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from ailurus.protocol.api import ItemsQuery
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.messages import ItemRow, JobDetail
 from ailurus.protocol.states import FINAL, JobState
 from tests.pilot.helpers import BIN, Dispatcher
 from tests.rig.batch_systems import Slurm
@@ -63,6 +66,18 @@ class Queue:
                 self.dispatcher.submit(line, queue="q", max_attempts=3, **fields)
                 for _ in range(count)
             ]
+
+    def carry(self, items: list[ItemSpec], **fields: Any) -> int:
+        with self.nodes.network("n1"):
+            payloads = self.dispatcher.client.upload("items", items)
+            return self.dispatcher.submit(queue="q", payloads=payloads, max_attempts=1, **fields)
+
+    def ended(self, job: int) -> tuple[JobDetail, tuple[ItemRow, ...]]:
+        """A job once it is over, and its payloads."""
+        self.final([job])
+        with self.nodes.network("n1"):
+            client = self.dispatcher.client
+            return client.show(job), client.items(job, ItemsQuery(limit=1000)).items
 
     def final(self, jobs: list[int], seconds: float = 60.0) -> dict[int, JobState]:
         with self.nodes.network("n1"):
@@ -133,3 +148,26 @@ def test_a_node_that_is_lost_costs_what_ran_there_and_no_more(queue, nodes, loss
     ran = queue.where()
     assert set(ran) == {str(job) for job in jobs}
     assert all(len(hosts) == 1 for hosts in ran.values()), ran
+
+
+def test_the_payloads_of_one_job_fill_three_nodes_and_outlive_two_of_them(queue, nodes):
+    queue.start()
+    until(lambda: len(queue.said("node_joined")) == 2, 20, "both agents are there")
+    job = queue.carry(
+        [ItemSpec(command=f"sleep 0.8; echo {n} on $(hostname)") for n in range(60)],
+        nodes=3,
+        cores=4,
+    )
+    time.sleep(2.5)
+    nodes.kill("n3")
+    until(lambda: queue.said("node_lost"), 20, "the loss is found")
+    nodes.kill("n2")
+    found, rows = queue.ended(job)
+    assert found.row.state is JobState.FINISHED, found
+    assert found.row.attempt_nr == 1
+    assert {row.state for row in rows} == {"finished"}
+    assert {row.host for row in rows} == {"n1", "n2", "n3"}
+    again = [row for row in rows if row.attempt > 1]
+    # What ran on the two that were lost.
+    assert 1 <= len(again) <= 8
+    assert {row.host for row in again} <= {"n1", "n2"}
