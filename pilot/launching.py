@@ -18,7 +18,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.launchers import SINGLE
 from ailurus.protocol.program import interpreter
 from pilot.blame import OSErrorsOn, Target
-from pilot.node.slots import Slot
+from pilot.node.shares import Slot
 from pilot.node_ports import DoorHandle, Exit, JobNode, Launcher, Node, Plan, Program
 from pilot.payload import Part, Payload, PayloadProcess
 from pilot.ports import PATH, JobError

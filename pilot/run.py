@@ -22,7 +22,7 @@ from pilot.items.run import run_items
 from pilot.launching import RemoteShells, job_node, planned, variables
 from pilot.node import gpus
 from pilot.node.containers import user_name
-from pilot.node.slots import Placement, Slot
+from pilot.node.shares import Placement, Slot
 from pilot.node_ports import Exit, Explanation, Node, Plan
 from pilot.payload import Part, Payload
 from pilot.ports import PATH, JobError, ProcessEnd, Sandbox
@@ -99,7 +99,7 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
         processes=0,
         gpu_memory_mb=0,
     )
-    return _outcome(attempt, work, payload.exit, kit)
+    return _outcome(attempt, work, payload.exit)
 
 
 def _items(
@@ -141,7 +141,7 @@ def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit, pla
     box = Sandbox(
         directory=str(work.directory),
         tmp=tmp,
-        environment=environment(attempt, slot, kit, work, inside, more),
+        environment=environment(attempt, slot, work, inside, more),
         memory_mb=spec.memory_mb,
         network=needs_network(spec),
         host=node.name if wide else "",
@@ -167,7 +167,7 @@ def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> N
 
 
 def environment(
-    attempt: Attempt, slot: Slot, kit: Kit, work: Workdir, tmp: str, more: Mapping[str, str]
+    attempt: Attempt, slot: Slot, work: Workdir, tmp: str, more: Mapping[str, str]
 ) -> Mapping[str, str]:
     """The payload's environment, from nothing: the pilot's own is not its affair. `tmp`: where it
     finds its /tmp; `more`: what it has of its launcher."""
@@ -212,7 +212,7 @@ def _argv(attempt: Attempt, work: Workdir) -> list[str]:
     return ["/bin/sh", path]
 
 
-def _outcome(attempt: Attempt, work: Workdir, ended: Exit, kit: Kit) -> Outcome:
+def _outcome(attempt: Attempt, work: Workdir, ended: Exit) -> Outcome:
     process = ended.process
     exit_code = process.exit_code if process.exit_code >= 0 else 128 - process.exit_code
     error = attempt.stopped

@@ -86,13 +86,11 @@ def _merged(
             read(tx, cluster_id, stored, mark, after, most)
             for read, stored, mark in _ranges(job, cluster, state)
         ]
-    fresh = [ItemRecord(index=0, mark=0)]
     unleased = S.CANCELLED if over else S.WAITING
     if state in (None, unleased):
         begin = max(after + 1, cluster.fresh)
         end = min(begin + most, cluster.items)
-        fresh = [ItemRecord(index=nr, mark=0, state=S.WAITING) for nr in range(begin, end)]
-        parts.append(fresh)
+        parts.append([ItemRecord(index=nr, mark=0) for nr in range(begin, end)])
     for item in heapq.merge(*parts, key=lambda one: one.index):
         stands = items.seen(item, cluster, job)
         if state in (None, stands.state):

@@ -175,11 +175,6 @@ class RemoteNode:
         samples, self._samples = self._samples, None
         return samples
 
-    @property
-    def busy(self) -> int:
-        """How many processes run there."""
-        return len(self._running)
-
     # by the loop that hears the agents -----------------------------------------------------------
 
     def heard(self, message: a.FromAgent) -> None:

@@ -255,7 +255,7 @@ class Packer(Generic[T]):
             started.append((entry.item, self._start(entry, nodes, now)))
             self._filled += width
             if entry.batch > self._claim.batch:
-                self._pass(self._claim, first, width, now)
+                self._pass(self._claim, first, width)
         self._grown.clear()
         self._batch += 1
         for lane in self._order:
@@ -361,7 +361,7 @@ class Packer(Generic[T]):
 
     # whose turn it is ----------------------------------------------------------------------------
 
-    def _pass(self, claim: _Claim, first: _Lane[T], width: float, now: float) -> None:
+    def _pass(self, claim: _Claim, first: _Lane[T], width: float) -> None:
         """Note that something was started past the first, and close nodes for that once it has been
         passed over often enough."""
         claim.passed += width

@@ -17,11 +17,9 @@ from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
 from pilot.node.gpus import Gpu
 from pilot.node.packing import Packer, Wish
-from pilot.node.shares import OWN, Placement, Slot
+from pilot.node.shares import OWN, Placement
 from pilot.node.topology import Cpu
 from pilot.ports import JobError
-
-__all__ = ["OWN", "Placement", "Slot", "Slots"]
 
 NODES_S, LATE_NODES_S = 1.0, 60.0
 """How long jobs wait for nodes that are going to join, and how long there is hope of one."""
@@ -87,8 +85,8 @@ class Slots:
         return bool(self._awaited) and self._awaited_for_s() < LATE_NODES_S
 
     def wait_for_nodes(self) -> bool:
-        """Wait for the nodes that are going to join, for the first request for jobs tells the room;
-        under the lock. Returns False if there are none, or they are late."""
+        """Wait a moment for nodes that are going to join, so that the first request for jobs tells
+        of their room, too. Called under the lock. False: there are none, or they are late."""
         left_s = NODES_S - self._awaited_for_s()
         if not self._awaited or left_s <= 0:
             return False

@@ -20,7 +20,7 @@ from pilot.attempt import Attempt
 from pilot.clock import SYSTEM
 from pilot.node.containers import user_name
 from pilot.node.local import LocalNode
-from pilot.node.slots import Slot
+from pilot.node.shares import Slot
 from pilot.node.supervisor import Supervisor
 from pilot.ports import ContainerSetup, JobError
 from pilot.process.spawner import GuardedSpawner

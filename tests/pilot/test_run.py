@@ -15,7 +15,7 @@ from pilot.attempt import Attempt
 from pilot.node import containers
 from pilot.node.gpus import Gpu
 from pilot.node.local import started_as
-from pilot.node.slots import Slot
+from pilot.node.shares import Slot
 from pilot.ports import Direct, JobError, ProcessEnd, ProcessSpec, Runtime, Sandbox
 from pilot.process.oom import OomKills
 from pilot.run import Outcome, run

@@ -24,7 +24,7 @@ from pilot.clock import SystemClock
 from pilot.files.stage import Stage
 from pilot.node import sampler
 from pilot.node.local import LocalNode
-from pilot.node.slots import Slot
+from pilot.node.shares import Slot
 from pilot.node.supervisor import Supervisor
 from pilot.ports import JobError
 from pilot.process.proc import Process
