@@ -34,6 +34,9 @@ MOST_REQUESTS = 500
 """Of one payload and node at once. Each holds four descriptors."""
 REST_S = 0.05
 """How long a door that keeps us busy is not looked at."""
+SIGNALS_AT_ONCE, SIGNAL_S = 200, 0.005
+"""Of one door: so many signals, and then one each so many seconds. A guardian looks through all that a
+command has started for each, and serves other payloads, too."""
 CLOSED_S = 10.0
 # Bytes taken in one turn: a payload that writes without end gets no more of this thread.
 _PIECE = 4096
@@ -139,6 +142,7 @@ class Door:
         self._buffer = b""
         self._requests: dict[int, _Request] = {}
         self._count = 0
+        self._signals = _Allowance()
         self._closed = False
 
     def begin(self) -> None:
@@ -200,7 +204,9 @@ class Door:
                     if len(self._requests) >= MOST_REQUESTS:
                         raise ValueError(f"{MOST_REQUESTS} commands run from this node already")
                     self._count += 1
-                    request = _Request(self._doors, here, answer, self._tell, self._count)
+                    request = _Request(
+                        self._doors, here, answer, self._tell, self._count, self._signals
+                    )
                 except (OSError, ValueError) as error:
                     os.write(answer, f"no {error}\n".encode("utf-8", "replace"))
                     return
@@ -223,13 +229,30 @@ class _Stream:
         self.broken = False
 
 
+class _Allowance:
+    """How many signals may be passed on by now."""
+
+    def __init__(self) -> None:
+        self._paid_until = 0.0
+
+    def take(self) -> bool:
+        now = time.monotonic()
+        self._paid_until = max(self._paid_until, now - SIGNALS_AT_ONCE * SIGNAL_S)
+        if self._paid_until > now:
+            return False
+        self._paid_until += SIGNAL_S
+        return True
+
+
 class _Request:
     """A command that a payload has asked for, from its door's side."""
 
-    def __init__(self, doors: Doors, here: int, answer: int, tell: Tell, number: int) -> None:
-        """`here`, its directory, and `answer` become the request's. Raises OSError or ValueError,
-        and then they do not."""
-        self.number = number
+    def __init__(
+        self, doors: Doors, here: int, answer: int, tell: Tell, number: int, signals: _Allowance
+    ) -> None:
+        """`here`, its directory, and `answer` become the request's. `signals`: the door's. Raises
+        OSError or ValueError, and then they do not."""
+        self.number, self._signals = number, signals
         self._doors, self._here, self._answer, self._tell = doors, here, answer, tell
         self._asked = _asked(number, here)
         opened: list[int] = []
@@ -277,6 +300,10 @@ class _Request:
         os.close(self._here)
 
     def _controlled(self) -> None:
+        if not self._signals.take():
+            # What it says stays where it is.
+            self._doors.rest(self._control)
+            return
         try:
             data = os.read(self._control, _PIECE)
         except BlockingIOError:
@@ -292,7 +319,8 @@ class _Request:
             self._doors.rest(self._control)
         *words, rest = (self._words + data).split(b"\n")
         self._words = rest[-100:]
-        for word in words:
+        # Nothing becomes of one that comes twice at once.
+        for word in dict.fromkeys(words):
             if (number := _SIGNALS.get(word)) is not None:
                 self._tell(Signalled(self.number, number))
 

@@ -16,7 +16,7 @@ from ailurus.logs import Log
 from ailurus.loops import Loops
 from pilot.rsh import doors
 from pilot.rsh.doors import Doors
-from pilot.rsh.exchange import Asked, Finished, Output, Taken
+from pilot.rsh.exchange import Asked, Finished, Output, Signalled, Taken
 from tests.pilot.helpers import processes_with
 from tests.pilot.rsh.rig import PILOT_RSH, SIGNALS, Cluster, cluster
 from tests.rig.waiting import until
@@ -345,6 +345,33 @@ def test_a_payload_that_writes_to_its_door_without_end_costs_little(hand: Hand) 
     hand.serves()
     stop.set()
     thread.join()
+
+
+def test_signals_without_end_are_passed_on_a_few_at_a_time(hand: Hand) -> None:
+    """Each costs the node's guardian a look through processes, while other payloads wait for it."""
+    fds = hand.held(hand.request())
+    hand.knock(b"1\n")
+    hand.hears(Asked(1, "q2", b"true"))
+    stop = threading.Event()
+
+    def flood() -> None:
+        while not stop.is_set():
+            try:
+                os.write(fds["control"], b"TERM\n" * 600)
+            except BlockingIOError:
+                stop.wait(0.001)
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    stop.wait(0.5)
+    stop.set()
+    thread.join()
+    many = [said for said in hand.said if isinstance(said, Signalled)]
+    assert 1 <= len(many) <= doors.SIGNALS_AT_ONCE + 1 / doors.SIGNAL_S
+    os.write(fds["control"], b"\nINT\n")
+    hand.hears(Signalled(1, signal.SIGINT))
+    for fd in fds.values():
+        os.close(fd)
 
 
 def test_a_closed_door_keeps_no_descriptor(tmp_path: Path) -> None:
