@@ -76,5 +76,7 @@ Key = Annotated[
 """An id that a client made, or the name of a site or queue, on the wire."""
 Label = Annotated[str, Meta(max_length=500)]
 """One short line."""
+Moment = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Seconds since 1970, until the year 9999: what every program can show as a date."""
 LongText = Annotated[str, Meta(max_length=8000)]
 """A diagnosis, or the end of a log."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from ailurus.protocol.fields import Count, Key, Label, LongText, Whole
+from ailurus.protocol.fields import Count, Key, Label, LongText, Moment, Whole
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.messages.base import Answer, LenientRequest
 from ailurus.protocol.resources import Room, Shape
@@ -74,7 +74,7 @@ class SiteBound(LenientRequest):
 class SiteDecision(LenientRequest):
     """An edge's last decision as text, shown to operators and used for nothing else."""
 
-    at: float
+    at: Moment
     sentence: Annotated[str, Meta(max_length=2000)]
     binding: Label
     bounds: Annotated[tuple[SiteBound, ...], Meta(max_length=50)] = ()

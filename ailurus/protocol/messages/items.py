@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Raw
 
-from ailurus.protocol.fields import Count, Key, Label, LongText, Whole
+from ailurus.protocol.fields import Count, Key, Label, LongText, Moment, Whole
 from ailurus.protocol.item import TOGETHER, ItemOutcome, ItemSpec, ItemState
 from ailurus.protocol.messages.base import Answer, LenientRequest, StrictRequest
 from ailurus.protocol.messages.usage import Usage
@@ -45,7 +45,7 @@ class ItemBegun(LenientRequest):
 
     index: Whole
     attempt: Whole
-    at: float
+    at: Moment
     host: Label = ""
     # Which share of the node, as the pilot names it.
     slot: Label = ""
@@ -62,8 +62,8 @@ class ItemEnd(LenientRequest):
     code: Count = 0
     diagnosis: LongText = ""
     transient: bool = False
-    started: float = 0.0
-    ended: float = 0.0
+    started: Moment = 0.0
+    ended: Moment = 0.0
     host: Label = ""
     slot: Label = ""
     usage: Usage | None = None

@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Raw, Struct, field
 
 from ailurus.protocol.did import Mark
-from ailurus.protocol.fields import Adler32, Count, Key, Label, LongText, Md5, Whole
+from ailurus.protocol.fields import Adler32, Count, Key, Label, LongText, Md5, Moment, Whole
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, LenientRequest
@@ -131,7 +131,7 @@ class Update(LenientRequest):
     # One of sent, starting, running, holding.
     state: JobState
     # When that state began.
-    since: float
+    since: Moment
     usage: Usage | None = None
     # The answer to a `tail` command.
     tail: LongText | None = None
@@ -205,7 +205,7 @@ class Report(LenientRequest):
     usage: Usage | None = None
     # Seconds by phase: stage_in, wait, run, stage_out.
     timing: Annotated[dict[Label, float], Meta(max_length=1000)] = field(default_factory=dict)
-    ended: float = 0.0
+    ended: Moment = 0.0
     host: Label = ""
     runtime: Label = ""
     stderr_tail: LongText = ""

@@ -17,7 +17,7 @@ from ailurus.protocol.api import ItemsQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Room
-from ailurus.wire.client import Client
+from ailurus.wire.client import Client, Refused
 from ailurus.wire.credentials import fixed_token
 from dispatcher.cli.exits import DATA, CommandError
 from dispatcher.cli.payloads import PayloadLists
@@ -183,3 +183,17 @@ def test_no_kill_of_the_dispatcher_loses_or_doubles_an_item(serve):
     assert told == dict.fromkeys(range(count), 1)
     counts = client.show(job_id).items
     assert (counts.finished, counts.failed, counts.waiting) == (count, 0, 0)
+
+
+@pytest.mark.parametrize("at", [1e300, -1e18])
+def test_no_pilot_tells_a_time_that_show_cannot_write(run, jobfile, server, at):
+    (job,) = ids(run("submit", jobfile(JOB + "payloads: [{name: a}]\n")))
+    worker = worker_of(server)
+    acquire = acquired(worker)
+    (item,) = exchange(worker, acquire, 1).items
+    begun = m.ItemBegun(index=item.index, attempt=item.attempt, at=at)
+    ask = m.ItemsRequest(request_id="r", job_id=int(job), attempt_nr=1, begun=(begun,))
+    with pytest.raises(Refused, match="begun"):
+        worker.call("exchange_items", ask, answer=m.ItemsAnswer)
+    assert run("show", job, "--items").code == 0
+    ids(run("cancel", job))
