@@ -172,7 +172,7 @@ class RemoteShells:
             done(code if code >= 0 else 128 - code, f"{node}: {os.strerror(number)}" * bool(number))
 
         argv = ["/bin/sh", "-c", text]
-        return _Started(self._payload.start_on(node, argv, {}, written, ended))
+        return _Started(self._payload.start_on(node, argv, written, ended))
 
 
 class _Started:

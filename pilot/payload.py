@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
-
-from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
@@ -85,13 +83,12 @@ class Payload:
         self,
         node: str,
         argv: Sequence[str],
-        environment: Mapping[str, str],
         output: Output,
         done: Callable[[Exit], None],
     ) -> PayloadProcess:
         """Start one more process on a node of the payload, with what it writes told to `output` as
-        `Node.start` does it, and its end to `done`. `environment`: beside what the payload's first
-        process would have there. Raises JobError."""
+        `Node.start` does it, and its end to `done`. It has the environment that the first process
+        would have there. Raises JobError."""
         part = next((part for part in self._parts if part.node.name == node), None)
         if part is None:
             raise JobError(Code.PAYLOAD_FAILED, f"the job has no node {node!r}")
@@ -100,10 +97,7 @@ class Payload:
             if self._ending:
                 raise JobError(Code.PAYLOAD_FAILED, "the job's first process has ended")
             self._running.add(process)
-        box = part.box
-        if environment:
-            box = replace(box, environment={**box.environment, **environment})
-        order = Order(name=self._name, spec=self._spec, argv=argv, box=box, cpus=part.cpus)
+        order = Order(name=self._name, spec=self._spec, argv=argv, box=part.box, cpus=part.cpus)
 
         def ended(end: Exit) -> None:
             self._ended(process)

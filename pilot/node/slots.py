@@ -58,12 +58,6 @@ class Slots:
             self._grant()
             self.changed.notify_all()
 
-    def drain(self, node: str) -> None:
-        """Start nothing more on a node."""
-        with self._lock:
-            self._packer.drain(node)
-            self._return_misfits()
-
     def leave(self, node: str) -> list[Attempt]:
         """Forget a node. Returns the jobs that hold a slot there, for the caller to stop: those on
         several nodes hold the others until their payload has ended."""

@@ -140,7 +140,7 @@ def test_a_job_for_which_there_are_not_the_nodes_any_more_is_given_back() -> Non
         thread = threading.Thread(target=wait)
         thread.start()
         until(slots.waiting)
-        slots.drain("n2")
+        slots.leave("n2")
         thread.join(5)
     assert "2 nodes, and the pilot has 1 such nodes" in raised[0].message
     assert (raised[0].transient, waiting.give_back) == (True, True)
