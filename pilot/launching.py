@@ -91,11 +91,12 @@ def executable(spec: JobSpec) -> str:
     return found if _PLAIN.fullmatch(found) else ""
 
 
-def job_node(slot: Slot, node: Node) -> JobNode:
-    """A node of a job as launchers see it."""
+def job_node(slot: Slot, node: Node, *, alone: bool) -> JobNode:
+    """A node of a job as launchers see it. `alone`: it is the job's only one, whose sandbox is not
+    called as the node is, and has no way to its address."""
     return JobNode(
-        name=node.name,
-        address=node.address,
+        name="" if alone else node.name,
+        address="" if alone else node.address,
         cores=slot.need.cores,
         memory_mb=slot.need.memory_mb,
         gpus=len(slot.gpus),
@@ -103,13 +104,13 @@ def job_node(slot: Slot, node: Node) -> JobNode:
 
 
 def variables(plan: Plan, work: Workdir, node: str, tmp: str) -> Mapping[str, str]:
-    """What a payload's environment has on `node` by its launcher. `tmp`: where it finds its /tmp
-    there."""
+    """What a payload's environment has on `node` by its launcher; "": the job has no other. `tmp`:
+    where it finds its /tmp there."""
     directory = work.directory / LAUNCH
     return {
         **plan.environment,
         "PATH": f"{PATH}:{directory}",
-        "AILURUS_RSH": f"{tmp}/{DOOR}{node}",
+        **({"AILURUS_RSH": f"{tmp}/{DOOR}{node}"} if node else {}),
         "AILURUS_PILOT_RSH": str(directory / RSH),
     }
 

@@ -60,7 +60,8 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
     """Run the payload in its slots; returns when it has ended and nothing of it is left."""
     nodes = [kit.nodes[slot.node] for slot in placement]
     argv = _argv(attempt, work)
-    seen = [job_node(slot, node) for slot, node in zip(placement, nodes, strict=True)]
+    alone = len(nodes) == 1
+    seen = [job_node(slot, node, alone=alone) for slot, node in zip(placement, nodes, strict=True)]
     plan = planned(attempt.spec, attempt.name, argv, seen, work)
     parts = [
         _part(attempt, work, slot, node, kit, plan)
@@ -137,14 +138,15 @@ def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit, pla
         image = node.prepare(spec, attempt.check)
     wide = spec.nodes > 1
     inside = kit.node.container.of(spec).tmp(tmp)
-    more = variables(plan, work, node.name, inside) if spec.launcher != SINGLE else {}
+    name = node.name if wide else ""
+    more = variables(plan, work, name, inside) if spec.launcher != SINGLE else {}
     box = Sandbox(
         directory=str(work.directory),
         tmp=tmp,
         environment=environment(attempt, slot, work, inside, more),
         memory_mb=spec.memory_mb,
         network=needs_network(spec),
-        host=node.name if wide else "",
+        host=name,
         devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
         image=image,
         own=str(work.path),

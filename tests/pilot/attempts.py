@@ -49,13 +49,13 @@ def attempt_of(
     return Attempt(assignment, lambda attempt: None)
 
 
-def kit_of(spawner: GuardedSpawner, container: Any = None) -> Any:
-    node = LocalNode(container or Bubblewrap(container_setup()), spawner)
+def kit_of(spawner: GuardedSpawner, container: Any = None, node: LocalNode | None = None) -> Any:
+    node = node or LocalNode(container or Bubblewrap(container_setup()), spawner)
     return SimpleNamespace(
         node=node,
-        nodes={"": node},
+        nodes={node.name: node},
         clock=SYSTEM,
-        supervisor=Supervisor(bounds_of(Limits()), {"": node}),
+        supervisor=Supervisor(bounds_of(Limits()), {node.name: node}),
     )
 
 

@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 
 from ailurus.protocol.job import JobSpec
+from ailurus.protocol.resources import Resources
 from pilot.launching import RemoteShells, executable, planned, variables
+from pilot.node.local import LocalNode
+from pilot.node.shares import Slot
 from pilot.node_ports import JobNode
 from pilot.payload import Part, Payload
 from pilot.ports import PATH, Sandbox
 from pilot.process.spawner import GuardedSpawner
+from pilot.run import run
 from pilot.site import ContainerChoice, Site
 from pilot.workdir import Workdir
+from plugins.container.bubblewrap import Bubblewrap
 from tests.pilot.agents.cluster import Cluster
+from tests.pilot.attempts import attempt_of, container_setup, kit_of
 from tests.pilot.helpers import guarded
 
 ON_ALL = """
@@ -85,6 +91,29 @@ def test_the_first_process_starts_others_in_the_jobs_sandbox_on_each_node(
         assert said == ("n1 on n1\nn2 on n2\n", "err\nerr\n")
     else:
         assert [line.split()[0] for line in said[0].splitlines()] == ["n1", "n2"]
+
+
+ON_ITSELF = """
+read -r node <"$AILURUS_NODES"
+pilot-rsh -x "$node" "echo '$node:'" '"$(cat)${PWD##*/}"; exit 7' || echo "$?"
+pilot-rsh n1 true
+"""
+
+
+def test_a_job_of_one_node_of_an_allocation_is_alone_as_on_a_node_without_one(
+    tmp_path: Path, spawner: GuardedSpawner
+) -> None:
+    """Its sandbox is not called as the node is: a name of the node would be another machine's."""
+    node = LocalNode(Bubblewrap(container_setup()), spawner, name="n1", address="192.0.2.1")
+    kit = kit_of(spawner, node=node)
+    attempt = attempt_of(ON_ITSELF, launcher="script")
+    with Workdir(tmp_path / "attempt") as work:
+        work.make()
+        attempt.work = work
+        outcome = run(attempt, work, (Slot(Resources(cores=1), node="n1"),), kit)
+        assert work.stdout.read_text() == f"localhost: {work.directory.name}\n7\n"
+        assert "one node" in work.stderr.read_text()
+    assert outcome.exit_code == 255
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
-"""Agents are started where none is, by whoever the allocation says, and never by the loop that hears
-them."""
+"""Agents are started where none is, by whoever the allocation says, and never by the loop that
+hears them."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def test_without_a_door_it_says_what_is_wrong(nodes: Cluster, tmp_path: Path) ->
         check=False,
     )
     assert process.returncode == 255
-    assert b"no job of several nodes" in process.stderr
+    assert b"the door of this node is closed" in process.stderr
 
 
 class Hand:
