@@ -23,6 +23,8 @@ KINDS = (
     ("nodes", "nodes"),
 )
 """The fields that a shape and a room have in common, and what an amount of each is called."""
+MOST_NODES = 1_000_000
+"""Of a room, in all of its groups."""
 MOST_GROUPS = 64
 """Of a room that is told. What a room of many different nodes has beyond them, it tells next time."""
 
@@ -145,6 +147,11 @@ class Room(Resources, frozen=True, kw_only=True, gc=False):
     """Until the worker must end; None: no end is known."""
     more: Annotated[tuple[Group, ...], Meta(max_length=1000)] | UnsetType = UNSET
     """Further groups of nodes; absent: there are none."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for more nodes than can be told once some groups have become equal."""
+        if self.more is not UNSET and self.most("nodes") > MOST_NODES:
+            raise ValueError(f"a room of more than {MOST_NODES} nodes")
 
     @classmethod
     def of(cls, free: Resources, *, seconds_left: float | None) -> Self:

@@ -216,3 +216,13 @@ def test_groups_stand_behind_what_versions_before_know():
         b'"more":[{"cores":1,"memory_mb":0,"disk_mb":0,"gpus":0,"nodes":1}]}'
     )
     assert room.more == (Group(cores=1, nodes=1),)
+
+
+def test_a_room_has_no_more_nodes_than_can_be_told() -> None:
+    """Groups become equal, and one, when jobs take of them."""
+    few, many = Group(cores=3, nodes=400_000), Group(cores=3, nodes=600_000)
+    room = Room(cores=4, nodes=400_000, more=(few,))
+    assert msgspec.convert(msgspec.to_builtins(room), Room) == room
+    told = msgspec.to_builtins(room) | {"more": [msgspec.to_builtins(one) for one in (few, many)]}
+    with pytest.raises(msgspec.ValidationError, match="1000000 nodes"):
+        msgspec.convert(told, Room)
