@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from ailurus.logs import Log
-from pilot.blame import GUARDIAN_DIED
+from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
 from pilot.node.outputs import Outputs
 from pilot.node_ports import Exit, Explanation, Finish, Node, Order, Task
 from pilot.ports import JobError, ProcessEnd
+from pilot.workdir import remove_tree
 
 _log = Log("pilot.node.each")
 
@@ -33,21 +35,27 @@ class EachItsOwn:
         self._outputs.remove()
 
     def _start(self, task: Task, done: Callable[[Finish], None]) -> int:
+        # What a container's program reads at its start is this process's alone.
+        own = Path(self._order.box.own, f".box-{self._node.name}-{task.lane}")
+
         def ended(exit_: Exit) -> None:
             process = exit_.process
             failed = bool(process.exit_code or process.errno)
+            remove_tree(own)
             done(Finish(process, lambda: self._outputs.take(task.lane, failed=failed)))
 
         stdout, stderr = self._outputs.paths(task.lane)
         order = replace(
             self._order,
             argv=task.argv,
-            box=replace(self._order.box, environment=task.environment),
+            box=replace(self._order.box, environment=task.environment, own=str(own)),
             stdout=stdout,
             stderr=stderr,
             cpus=task.cpus,
         )
         try:
+            with OSErrorsOn(Target.NODE, "cannot make what a payload's container needs"):
+                own.mkdir(mode=0o700)
             return self._node.start(order, ended)
         except JobError as error:
             _log.warning("no_box", name=order.name, what=str(error))

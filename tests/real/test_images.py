@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
 from tests.pilot.helpers import Dispatcher, Field, processes_with
@@ -105,6 +107,25 @@ def test_a_job_runs_in_its_image_and_its_output_is_kept(
     assert [one.runtime for one in detail.attempts] == [
         "apptainer" if runtime == "apptainer" else "bubblewrap"
     ]
+    assert pilot.ended() == 0
+    assert until(lambda: not left_of(site))
+
+
+@pytest.mark.parametrize("runtime", ["bubblewrap", "apptainer"])
+def test_the_payloads_of_a_job_run_in_its_image_each_with_its_own_variables(
+    site: Field, user: int | None, apptainer: Path, runtime: str
+) -> None:
+    runs_by(site, runtime, apptainer=str(apptainer.parent))
+    items = [ItemSpec(command="ls /usr/bin; echo $AILURUS_ITEM; exec sleep 0.2") for _ in range(12)]
+    client = site.dispatcher.client
+    payloads = client.upload(uuid.uuid4().hex, items)
+    image = str(site.directory / "images/busybox.sif")
+    job = site.submit(container=image, payloads=payloads, cores=4)
+    pilot = pilot_of(site, user)
+    detail = site.dispatcher.final(job, 60)
+    assert detail.row.state is JobState.FINISHED, detail.row.diagnosis
+    said = [client.item(job, number).stdout_tail for number in range(12)]
+    assert said == [f"env\n{number}\n" for number in range(12)]
     assert pilot.ended() == 0
     assert until(lambda: not left_of(site))
 
