@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.launchers import SINGLE
 from ailurus.protocol.program import interpreter
@@ -115,7 +117,8 @@ def _items(
     devices = [gpus.uuids(slot.gpus) for slot, _ in places]
     with kit.supervisor.watching(attempt, work, [part.node for _, part in places], devices):
         granted.write(attempt.credentials, work)
-        run_items(attempt, argv, work, places, kit)
+        with _renewing(attempt, work, kit):
+            run_items(attempt, argv, work, places, kit)
     wall_s = round(kit.clock.monotonic() - began, 3)
     attempt.usage = replace(attempt.usage, wall_s=wall_s, rss_kb=0, processes=0)
     return Outcome(exit_code=0, error=attempt.stopped)
@@ -166,6 +169,30 @@ def _wait(over: threading.Event, attempt: Attempt, work: Workdir, kit: Kit) -> N
             granted.write(attempt.credentials, work)
         except JobError as error:
             attempt.note(f"credentials not renewed: {error}")
+
+
+@contextmanager
+def _renewing(attempt: Attempt, work: Workdir, kit: Kit) -> Iterator[None]:
+    """Renew the credentials that the payload was granted, as `_wait` does, in a thread."""
+    if not granted.granted(attempt.credentials):
+        yield
+        return
+    over = threading.Event()
+    thread = threading.Thread(
+        target=_wait,
+        args=(over, attempt, work, kit),
+        name=f"credentials-{attempt.name}",
+        daemon=True,
+    )
+    try:
+        thread.start()
+    except RuntimeError:
+        raise JobError(Code.INTERNAL, "the pilot cannot start a thread", transient=True) from None
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def environment(

@@ -113,13 +113,18 @@ class LocalNode:
             return LocalStanding(container, order, self._spawner, self._sampler, outputs)
         tmp = order.box.tmp
         outputs = Outputs(container.tmp(tmp), tmp, self.name)
-        standing = LocalStanding(container, order, self._spawner, self._sampler, outputs)
+        group = self._group(order) if container.private else None
+        entrance = group.entrance if group else ()
+        standing = LocalStanding(
+            container, order, self._spawner, self._sampler, outputs, cgroup=entrance
+        )
         standing.stand(
             replace(
                 started_as(process, order.name),
                 stderr=order.stderr,
                 depth=container.depth,
                 status_fd=container.status_fd,
+                cgroup=entrance,
             )
         )
         return standing

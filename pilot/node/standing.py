@@ -48,7 +48,11 @@ class LocalStanding:
         spawner: Spawner,
         sampler: Sampler,
         outputs: Outputs,
+        *,
+        cgroup: Sequence[int] = (),
     ) -> None:
+        """`cgroup`: how processes come into the payload's, as in `ProcessSpec`."""
+        self._cgroup = cgroup
         self._outputs = outputs
         self._container, self._order = container, order
         self._spawner, self._sampler = spawner, sampler
@@ -104,6 +108,7 @@ class LocalStanding:
             stderr=stderr,
             cpus=task.cpus,
             room=self._room,
+            cgroup=self._cgroup,
         )
 
     def _finishing(

@@ -14,6 +14,7 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemOutcome, ItemSpec
+from ailurus.protocol.messages import CredentialKind
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Resources
 from pilot.agents.lease import LeaseTerms
@@ -76,8 +77,13 @@ class Job:
     """A job of two cores on each of the nodes, which runs in a thread of its own."""
 
     def __init__(
-        self, cluster: Cluster, spawner: GuardedSpawner, items: Sequence[ItemSpec]
+        self,
+        cluster: Cluster,
+        spawner: GuardedSpawner,
+        items: Sequence[ItemSpec],
+        secrets: Sequence[str],
     ) -> None:
+        """`secrets`: of the credential that it is granted, in turn."""
         for name in NAMES:
             cluster.launch(name)
         until(lambda: len(cluster.nodes) == len(NAMES))
@@ -89,12 +95,22 @@ class Job:
         self.attempt = attempt_of(
             nodes=2, cores=2, memory_mb=200, payloads=Payloads(list="list", count=len(items))
         )
+        granted = deque(
+            (m.Credential(name="t", kind=CredentialKind.TOKEN, secret=secret, payload=True),)
+            for secret in secrets
+        )
+        if granted:
+            self.attempt.credentials = granted.popleft()
         kit: Any = SimpleNamespace(
             node=nodes[""],
             nodes=nodes,
             host="here",
             clock=SYSTEM,
             leases=self.queue,
+            delegation=SimpleNamespace(
+                next_look_s=lambda _: 0.2 if granted else 60.0,
+                fetch=lambda _: granted.popleft(),
+            ),
             journal=SimpleNamespace(path=cluster.directory / "journal"),
             supervisor=Supervisor(bounds_of(Limits()), nodes),
         )
@@ -118,11 +134,11 @@ class Job:
 def job(tmp_path: Path, spawner: GuardedSpawner) -> Iterator[Callable[..., Job]]:
     made: list[Cluster] = []
 
-    def start(items: Sequence[ItemSpec], runtime: str = "bare") -> Job:
+    def start(items: Sequence[ItemSpec], runtime: str = "bare", secrets: Sequence[str] = ()) -> Job:
         site = Site(container=ContainerChoice(default=runtime, bare=runtime == "bare"))
         cluster = Cluster(tmp_path, spawner, NAMES, SHORT, site)
         made.append(cluster)
-        return Job(cluster, spawner, items)
+        return Job(cluster, spawner, items, secrets)
 
     yield start
     for cluster in made:
@@ -176,3 +192,11 @@ def test_a_job_that_is_stopped_leaves_nothing_on_any_node(job):
     running.attempt.stop(killed_by_server())
     assert running.ended().error is not None
     assert not processes_with("AILURUS_ATTEMPT=1.1.")
+
+
+def test_credentials_are_renewed_on_all_nodes_while_items_run(job):
+    item = ItemSpec(command='until grep new "$BEARER_TOKEN_FILE"; do sleep 0.05; done')
+    running = job([item] * 4, "bubblewrap", ("old", "new"))
+    assert running.ended().error is None
+    assert {end.stdout_tail for end in running.queue.ends} == {"new\n"}
+    assert {end.host for end in running.queue.ends} == {*NAMES}
