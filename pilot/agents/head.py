@@ -293,6 +293,8 @@ class Head:
             return
         if not self.closed:
             self._log.warning("node_lost", node=peer.share.name, why=why)
+        if peer.node is None and self.starting is not None:
+            self.starting.gone(peer.share.name)
         if peer.node is not None:
             # First no slot of it, then its payloads' ends: none is given out there again.
             self._on_leave(peer.share.name, why)

@@ -12,8 +12,9 @@ from ailurus.protocol.errors import AilurusError
 from pilot.node_ports import Allocation, Starter
 from pilot.ports import ProcessEnd, ProcessSpec, Spawner
 
-PATIENCE_S = 60.0
-"""For an agent to come; then its node is tried by itself."""
+PATIENCE_S = 30.0
+"""For an agent to come; then its node is tried by itself. One that comes after all is turned away
+if there is another."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
 """Between an agent's end, or its start that came to nothing, and the next start."""
 _log = Log("pilot.agents.starting")
@@ -74,6 +75,11 @@ class Starting:
         elif not missing and self._key_wanted:
             self._key_wanted = False
             self._later(self._remove_key)
+
+    def gone(self, name: str) -> None:
+        """An agent of this node came, and went before it was ready."""
+        if (one := self._tries.get(name)) is not None:
+            one.ended = True
 
     def _start(self, names: list[str], now: float) -> None:
         for name in names:

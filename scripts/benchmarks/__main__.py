@@ -19,9 +19,10 @@ NAMES = {
     "submit": "10,000 jobs in one request, beside bare decode and insert",
     "pilot": "start, exit, memory, supervision, 1,000 jobs through one pilot",
     "packing": "2,000 × /bin/true, ragged and mixed loads, beside the bare loop and HyperQueue",
+    "nodes": "payloads on three nodes of Slurm, beside a bare head with agents and mpi4py.futures",
     "slots": "which of 100,000 that wait starts next, and on which of 256 nodes",
     "container": "12 payloads at once in an image, beside bare bubblewrap and Apptainer",
-    "chaos": "kill -9 of pilot, edge and dispatcher in turn while jobs run",
+    "chaos": "kill -9 of pilot, edge and dispatcher in turn while jobs run; --nodes: of machines",
     "registration": "kill -9 around upload and registration of outputs in a real Rucio",
     "console": "1,000 open pages, 20 changes a second",
     "edge": "the edge at 10,000 and 100,000 simulated workers; 0 to 10,000 and back; its caps by chance",
@@ -108,6 +109,11 @@ def _arguments() -> Namespace:
         choices=["file", "http", "root", "s3", "rucio"],
         help="data: only these (file, http, root, s3, rucio)",
     )  # fmt: skip
+    parser.add_argument(
+        "--nodes",
+        action="store_true",
+        help="chaos: only agents, pilots and machines of allocations of three nodes, as root",
+    )
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
     parser.add_argument(
         "--postgres",

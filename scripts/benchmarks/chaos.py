@@ -12,7 +12,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks import killed_submit
-from tests.rig import batch_kills, history
+from tests.rig import batch_kills, history, node_kills
 from tests.rig.figure import Figure, figure
 from tests.rig.programs import Postgres, Rig, null_job
 from tests.rig.proxy import Fault, Proxy
@@ -29,6 +29,9 @@ def run(args: Namespace) -> Iterator[Figure]:
     """Kills; then what --stop and --proxy ask for; then submissions killed half-way."""
     if args.backend:
         yield from batch_kills.run(args.backend, args.kills, args.seed)
+        return
+    if args.nodes:
+        yield from node_kills.run(args.kills, args.seed)
         return
     yield from killed(
         args.seed,

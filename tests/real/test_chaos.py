@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.rig.nodes import nodes_needed
+
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -52,3 +54,10 @@ def test_r1_r2_r3_every_job_finishes_exactly_once(options: tuple[str, ...], need
     if "full-disk" in options and os.geteuid() != 0:
         pytest.skip("mounting a small disk needs root")
     assert all(figure["met"] for figure in chaos(*options) if figure["met"] is not None)
+
+
+def test_each_payload_counts_once_though_machines_and_agents_are_lost(need) -> None:
+    nodes_needed(need)
+    need("slurmctld", package="slurm-wlm", option="--slurm")
+    need("bwrap", package="bubblewrap")
+    assert all(figure["met"] for figure in chaos("--nodes", "--kills", "4", "--seed", "1"))

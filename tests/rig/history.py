@@ -7,10 +7,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 from zlib import adler32
 
 from tests.rig.programs import Rig
+
+
+class Store(Protocol):
+    """Whatever has a dispatcher with a store."""
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]: ...
 
 
 def faults(rig: Rig, job_ids: Sequence[int], expected: Mapping[int, bytes]) -> Iterator[str]:
@@ -30,7 +37,7 @@ def faults(rig: Rig, job_ids: Sequence[int], expected: Mapping[int, bytes]) -> I
     yield from (f"stray file {path.relative_to(rig.storage)}" for path in strays)
 
 
-def states(rig: Rig, job_ids: Sequence[int]) -> Iterator[str]:
+def states(rig: Store, job_ids: Sequence[int]) -> Iterator[str]:
     """The same of jobs and attempts alone: each job has finished, once."""
     jobs = {nr: rest for nr, *rest in rig.rows("select job_id, state, diagnosis from job")}
     for job_id in job_ids:

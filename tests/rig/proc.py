@@ -39,6 +39,13 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICK
 
 
+def cpu_with_children_s(pid: int) -> float:
+    """CPU time of one process and of those that it has waited for; 0 for one that is gone."""
+    with contextlib.suppress(OSError):
+        return sum(map(int, _stat(pid)[11:15])) / _TICK
+    return 0.0
+
+
 def pss_mb(pid: int) -> float:
     """Its memory, pages shared with others counted in part."""
     text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")

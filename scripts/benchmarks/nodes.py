@@ -1,0 +1,234 @@
+"""Payloads packed on three nodes of a Slurm allocation by one pilot, beside a bare head with agents
+and mpi4py.futures in an allocation of the same nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import secrets
+import statistics
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ailurus.protocol.api import ItemsQuery
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.states import FINAL, JobState
+from benchmarks.bare.pack import Task, area
+from tests.rig import proc
+from tests.rig.batch import QUEUE
+from tests.rig.figure import ROOT, Figure, figure
+from tests.rig.heads import CORES, Heads, heads
+from tests.rig.waiting import until
+
+NODES = 3
+SLOTS = NODES * CORES
+TRUE, SLEEPS, MIXED = 2000, 300, 60
+ROUNDS = 3
+BARE = Path(__file__).parent / "bare"
+MPI = ROOT / ".venv-openmpi" / "bin"
+
+
+def run(args: Namespace) -> Iterator[Figure]:
+    """Ours in one allocation, which ends; then the peers, each in its own."""
+    true = [Task(("/bin/true",))] * TRUE
+    sleeps = [Task(("/bin/sleep", "0.2"), 1, 0.2)] * SLEEPS
+    wide = mixed(args.seed)
+    with heads(NODES) as site:
+        pilot = Pilot(site)
+        yield from pilot.started()
+        trues = [pilot.took(true) for _ in range(ROUNDS)]
+        slept = pilot.took(sleeps)
+        blind = pilot.took([task._replace(seconds=0.0) for task in wide])
+        told = pilot.took(wide)
+        yield from pilot.memory()
+        pilot.end()
+        peers = Peers(site)
+        loops = [peers.bare(true) for _ in range(ROUNDS)]
+        bare_slept, bare_wide = peers.bare(sleeps), peers.bare(wide, "widest")
+        futures = peers.mpi(true)
+    loop = statistics.median(one["seconds"] for one in loops)
+    ours = statistics.median(one["seconds"] for one in trues)
+    name = "nodes: 2,000 × /bin/true"
+    yield figure(name, TRUE / ours, "/s", peer=TRUE / loop, at_least=0.8,
+                 note="items, submitted to finished; peer: bare head with agents")  # fmt: skip
+    if futures:
+        yield figure(name, TRUE / ours, "/s", peer=TRUE / futures["seconds"], at_least=1.15,
+                     note="peer: mpi4py.futures")  # fmt: skip
+    bare_ms = 1000 * loops[-1]["cpu_s"] / TRUE
+    yield figure("nodes: CPU a task", 1000 * trues[-1]["cpu_s"] / TRUE, "ms", at_most=1.0,
+                 note=f"all but the dispatcher; bare {bare_ms:.2f}")  # fmt: skip
+    yield figure("nodes: 300 × sleep 0.2", slept["seconds"], "s", peer=bare_slept["seconds"],
+                 at_most=1.01, note="first begin to last end; peer: bare")  # fmt: skip
+    yield figure("nodes: the same, use of slots", area(sleeps, SLOTS) / slept["seconds"],
+                 at_least=0.97)  # fmt: skip
+    yield figure("nodes: mixed, no estimates", blind["seconds"], "s", at_most=1.01,
+                 peer=simulated(wide), seed=args.seed,
+                 note="peer: simulated back-fill")  # fmt: skip
+    yield figure("nodes: mixed, with estimates", told["seconds"], "s", at_most=1.02,
+                 peer=simulated(widest(wide)), seed=args.seed,
+                 note="peer: simulated widest, then longest")  # fmt: skip
+    yield figure("nodes: the same, use of slots", area(wide, SLOTS) / told["seconds"],
+                 at_least=0.96, seed=args.seed,
+                 note=f"bare {area(wide, SLOTS) / bare_wide['seconds']:.3f}")  # fmt: skip
+
+
+def mixed(seed: int) -> list[Task]:
+    """Sleeps of 0.1 to 1 s on 1 to 4 cores."""
+    chance = random.Random(seed)
+    lengths = [round(chance.uniform(0.1, 1.0), 3) for _ in range(MIXED)]
+    return [Task(("/bin/sleep", str(one)), chance.randint(1, CORES), one) for one in lengths]
+
+
+def widest(tasks: Sequence[Task]) -> list[Task]:
+    """Widest first, then longest."""
+    return sorted(tasks, key=lambda task: (-task.cores, -task.seconds))
+
+
+def simulated(tasks: Sequence[Task]) -> float:
+    """How long this order takes with back-fill if nothing costs any time."""
+    waiting, free, now = list(tasks), [CORES] * NODES, 0.0
+    running: list[tuple[float, int, int]] = []
+    while waiting or running:
+        for task in list(waiting):
+            node = max(range(NODES), key=free.__getitem__)
+            if task.cores <= free[node]:
+                waiting.remove(task)
+                free[node] -= task.cores
+                running.append((now + task.seconds, node, task.cores))
+        running.sort(reverse=True)
+        now, node, cores = running.pop()
+        free[node] += cores
+    return now
+
+
+class Pilot:
+    """One of ours for all nodes."""
+
+    def __init__(self, site: Heads) -> None:
+        self._site = site
+        self._seen = site.rig.directory / "first"
+        probe = f"echo $(hostname) $(date +%s.%N) >> {self._seen}; sleep 0.2"
+        self._probes = site.rig.submit(2 * SLOTS, probe)
+        site.start()
+
+    def started(self) -> Iterator[Figure]:
+        """How long until the first payload on each node."""
+        if not self._site.rig.finished(self._probes, 60):
+            raise RuntimeError("probes failed")
+        began = float((self._site.rig.directory / "began").read_text())
+        first: dict[str, float] = {}
+        for line in self._seen.read_text().splitlines():
+            name, at = line.split()
+            first[name] = min(first.get(name, float(at)), float(at))
+        last = max(first.values()) - began if len(first) == NODES else float("inf")
+        each = ", ".join(f"{name} {at - began:.2f}" for name, at in sorted(first.items()))
+        yield figure("nodes: allocation to first payload on every node", last, "s", at_most=0.45,
+                     note=f"from the batch script's first line; {each}")  # fmt: skip
+        until(lambda: len(self._site.said("node_joined")) == NODES - 1, 30)
+
+    def took(self, tasks: Sequence[Task]) -> dict[str, float]:
+        """A job of these items: seconds of makespan, and CPU. With no length known it is the whole
+        way that counts, from submitted to finished; else from the first begin to the last end."""
+        client = self._site.client
+        items = [
+            ItemSpec(command=" ".join(task.argv), cores=task.cores, estimate_s=task.seconds or None)
+            for task in tasks
+        ]
+        payloads = client.upload(secrets.token_hex(8), items)
+        spec = JobSpec(name="items", command="true", queue=QUEUE, payloads=payloads, nodes=NODES,
+                       cores=CORES, memory_mb=4000, disk_mb=10)  # fmt: skip
+        before, began = self._cpu_s(), time.perf_counter()
+        (job,) = client.submit([spec]).job_ids
+        while client.wait([job], 60).states[job] not in FINAL:
+            pass
+        took = time.perf_counter() - began
+        if client.show(job).row.state is not JobState.FINISHED:
+            raise RuntimeError(f"a task failed: {client.show(job)}")
+        cpu_s = self._cpu_s() - before
+        if any(task.argv[0] != "/bin/true" for task in tasks):
+            rows = client.items(job, ItemsQuery(limit=1000)).items
+            took = max(row.ended or 0 for row in rows) - min(row.started or 0 for row in rows)
+        return {"seconds": took, "cpu_s": cpu_s}
+
+    def _cpu_s(self) -> float:
+        return sum(proc.cpu_with_children_s(pid) for pid in self._ours())
+
+    def _ours(self) -> list[int]:
+        """Processes of the pilot and the agents, not those of Slurm."""
+        return [pid for pid in self._site.processes() if b"srun" not in proc.words(pid)[:60]]
+
+    def memory(self) -> Iterator[Figure]:
+        """Of an agent, and of the head, with all their processes."""
+        sums: dict[str, float] = {}
+        for pid in self._ours():
+            with suppress(OSError):
+                name = self._site.node_of(pid)
+                sums[name] = sums.get(name, 0.0) + proc.pss_mb(pid)
+        head = sums.pop("n1")
+        yield figure("nodes: an agent's memory", max(sums.values()), "MB", at_most=20, note="PSS")
+        yield figure("nodes: the head's memory", head, "MB", at_most=45, note="PSS, with 2 agents")
+
+    def end(self) -> None:
+        self._site.slurm.run("scancel", "--me")
+        until(lambda: not self._site.jobs() and not self._site.processes(), 30)
+
+
+class Peers:
+    """Others in an allocation of the same nodes."""
+
+    def __init__(self, site: Heads) -> None:
+        self._site = site
+        self._count = 0
+
+    def bare(self, tasks: Sequence[Task], order: str = "fifo") -> dict[str, Any]:
+        """By a bare head with agents."""
+        argv = [sys.executable, "-S", "-E", BARE / "nodes.py", "head"]
+        return self._measured(tasks, lambda file: [*argv, file, CORES, order])
+
+    def mpi(self, tasks: Sequence[Task]) -> dict[str, Any] | None:
+        """By mpi4py.futures, one worker a slot; None where it is not installed."""
+        if not (MPI / "mpirun").exists():
+            return None
+        argv = [
+            MPI / "mpirun", "--allow-run-as-root", "--oversubscribe", "-n", SLOTS + 1,
+            MPI / "python", "-m", "mpi4py.futures", BARE / "mpi_futures.py",
+        ]  # fmt: skip
+        try:
+            return self._measured(tasks, lambda file: [*argv, file], ntasks=SLOTS)
+        except TimeoutError as error:
+            sys.stderr.write(f"  mpi4py.futures: {error}\n")
+            return None
+
+    def _measured(
+        self, tasks: Sequence[Task], argv: Callable[[Path], list[object]], ntasks: int = 0
+    ) -> dict[str, Any]:
+        self._count += 1
+        site = self._site
+        file = site.rig.directory / f"peer{self._count}.json"
+        file.write_text(json.dumps(tasks))
+        script = Path(f"{file}.sh")
+        words = " ".join(f"'{word}'" for word in argv(file))
+        script.write_text(
+            f"#!/bin/sh\nexport PATH={os.environ['PATH']} HOME={file.parent}\nexec {words}\n",
+            encoding="utf-8",
+        )
+        options = ["--no-kill", f"--nodes={NODES}", "--exclusive", "--time=5"]
+        options += [f"--ntasks={ntasks}"] if ntasks else []
+        site.slurm.run("sbatch", *options, f"--output={file}.log", script)
+        done = Path(f"{file}.done")
+        try:
+            until(lambda: done.exists() or not site.jobs(), 60, "a peer ends")
+            found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        except (TimeoutError, OSError):
+            raise TimeoutError(Path(f"{file}.log").read_text(encoding="utf-8")[-800:]) from None
+        finally:
+            site.slurm.run("scancel", "--me")
+            until(lambda: not site.jobs(), 30)
+        return found
