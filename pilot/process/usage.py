@@ -76,7 +76,8 @@ class Disk:
             self._linked, self._walk = set(), self._entries()
         for _ in range(most):
             if (found := next(self._walk, None)) is None:
-                self.used, self.mark, self._walk = self._so_far(), self._mark, None
+                # A sum of many hashes has more bits than a number of MessagePack.
+                self.used, self.mark, self._walk = self._so_far(), self._mark & (1 << 63) - 1, None
                 self.entries = self._seen
                 return True
             self._count(found)

@@ -146,3 +146,13 @@ def test_looks_take_a_four_hundredth_of_a_core():
     assert rest_s(0.01) == 4.0
     assert disk_rest_s(0.0, 1000) == 5.0
     assert disk_rest_s(0.01, 10) == 40.0
+
+
+def test_the_mark_of_many_files_fits_a_message_and_tells_any_change(sampler, tmp_path):
+    marks = set()
+    for n in range(100):
+        (tmp_path / f"file-{n}").touch()
+        sampler.watch("1.1", sampled(tmp_path, local=(tmp_path,)))
+        files = sampler.forget("1.1")
+        marks.add(msgspec.msgpack.decode(msgspec.msgpack.encode(files), type=LocalFiles).mark)
+    assert len(marks) == 100
