@@ -95,7 +95,8 @@ class Allocated:
         """The slots, which have this machine's now, and the room of all nodes: of those that are
         not there yet as far as the batch system tells of them. `total`: of this machine."""
         total = within(total, self._shares[0])
-        self.slots.join(self.node.name, total, pinned(self._around.site, total, seen), gpus)
+        pin = pinned(self._around.site, total, seen)
+        self.slots.join(self.node.name, total, pin, gpus[: total.gpus])
         self.slots.await_nodes(share.name for share in self._shares[1:])
         each = [total, *(within(total, share) for share in self._shares[1:])]
         return self.slots, Room.over(Counter(each), seconds_left=seconds_left)
@@ -179,7 +180,7 @@ def within(total: Resources, share: Share) -> Resources:
         cores=total.cores if share.cores is None else share.cores,
         memory_mb=total.memory_mb if share.memory_mb is None else share.memory_mb,
         disk_mb=total.disk_mb,
-        gpus=total.gpus,
+        gpus=total.gpus if share.gpus is None else share.gpus,
     )
     return total.at_most(given)
 

@@ -51,6 +51,7 @@ class Welcoming(Struct, frozen=True, kw_only=True):
     """Of the nodes on which an agent is to be."""
     site: Site
     gpus: int | None
+    """How many the slot has on a node, at most those of its share; None: all of those."""
     terms: LeaseTerms
     probe: tuple[str, str]
 
@@ -156,7 +157,8 @@ class Head:
         while self._full:
             if (peer := self._peers.get(self._full.pop())) is not None:
                 self._poll.modify(peer.link, select.EPOLLIN | select.EPOLLOUT)
-        busy = self._peers or self._doomed or self.starting
+        # `close` may have taken the bell that was for this turn.
+        busy = self._peers or self._doomed or self.starting or self.closed
         for fd, event in self._poll.poll(most_s if busy else None):
             if fd == self._bell:
                 os.eventfd_read(self._bell)
@@ -265,7 +267,8 @@ class Head:
             return
         peer.share = share
         self._present[share.name] = peer
-        wire.send(a.Welcome(share.name, known.site, known.gpus, known.terms, known.probe))
+        gpus = fewer(known.gpus, share.gpus)
+        wire.send(a.Welcome(share.name, known.site, gpus, known.terms, known.probe))
 
     def _joined(self, peer: _Peer, share: Share, wire: Wire, message: a.Joined) -> None:
         peer.lease = HeadLease(self._welcoming.terms, self._clock.monotonic())
@@ -316,6 +319,11 @@ class Head:
         if now - self._said_at >= 1.0 and not self.closed:
             self._log.warning("stranger", why=why, peer=address, times=self._unsaid)
             self._said_at, self._unsaid = now, 0
+
+
+def fewer(one: int | None, other: int | None) -> int | None:
+    """The lower of two bounds, of which None is none."""
+    return min((bound for bound in (one, other) if bound is not None), default=None)
 
 
 def _listening(address: str, backlog: int) -> socket.socket:

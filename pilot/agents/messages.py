@@ -88,7 +88,7 @@ class Welcome(Struct, array_like=True, tag=True, frozen=True):
     site: Site
     """The parts that concern processes."""
     gpus: int | None
-    """How many the slot has on a node; None: all."""
+    """How many this node may hand out; None: all."""
     terms: LeaseTerms
     probe: tuple[str, str]
     """A file in the pilot's work directory, and what is in it."""

@@ -60,5 +60,5 @@ def parse_ad(text: str, name: str) -> Share:
         address=name,
         cores=found.get("cpus") or None,
         memory_mb=found.get("memory") or None,
-        gpus=found.get("gpus", 0),
+        gpus=found.get("gpus"),
     )

@@ -55,7 +55,8 @@ class Given(Struct, frozen=True):
 
     cores: int = 0
     memory_kb: int = 0
-    gpus: int = 0
+    gpus: int | None = None
+    """None: of no host does it say how many, so PBS does not count them."""
 
 
 class PBS(Allocation):
@@ -169,14 +170,15 @@ def given_hosts(exec_host: str, exec_vnode: str) -> dict[str, Given]:
             "exec_vnode", exec_vnode, f"it does not go with exec_host {exec_host[:100]!r}"
         )
     given: dict[str, Given] = {}
+    nothing = Given(gpus=0 if ":ngpus=" in exec_vnode else None)
     for host, chunk in zip(hosts, chunks, strict=True):
-        so_far = given.get(host, Given())
+        so_far = given.get(host, nothing)
         parts = [word.split(":")[1:] for word in chunk.split("+")]
         pairs = [one.partition("=") for part in parts for one in part]
         given[host] = Given(
             so_far.cores + _sum(pairs, "ncpus"),
             so_far.memory_kb + sum(_kb(value) for name, _, value in pairs if name == "mem"),
-            so_far.gpus + _sum(pairs, "ngpus"),
+            None if so_far.gpus is None else so_far.gpus + _sum(pairs, "ngpus"),
         )
     return given
 

@@ -287,7 +287,7 @@ def test_pbs_as_a_server_has_answered(tmp_path):
     (tmp_path / "nodefile").write_text("pbshost\npbshost\n")
     environ = {"PBS_JOBID": "58.pbshost", "PBS_NODEFILE": str(tmp_path / "nodefile")}
     allocation = made("pbs", environ, ask=lambda argv: QSTAT, hostname="pbshost")
-    assert allocation.nodes() == (Share(name="pbshost", address="pbshost", cores=4, gpus=0),)
+    assert allocation.nodes() == (Share(name="pbshost", address="pbshost", cores=4),)
     assert allocation.seconds_left() is None
 
 

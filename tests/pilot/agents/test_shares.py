@@ -1,0 +1,64 @@
+"""No node is used wider than the batch system gave it."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ailurus import __version__
+from ailurus.protocol.resources import Resources
+from pilot.agents import messages as a
+from pilot.agents.agent import connect
+from pilot.agents.allocated import within
+from pilot.agents.head import Head, Welcoming
+from pilot.agents.lease import LeaseTerms
+from pilot.agents.link import new_key
+from pilot.node_ports import Share
+from pilot.site import Site
+from tests.rig.waiting import until
+
+
+@pytest.mark.parametrize(
+    ("of_slot", "given", "told"),
+    [(None, None, None), (4, None, 4), (None, 1, 1), (4, 1, 1), (1, 2, 1)],
+)
+def test_an_agent_is_told_of_no_more_gpus_than_slot_and_batch_system_give(
+    of_slot: int | None, given: int | None, told: int | None, tmp_path: Path
+) -> None:
+    """Where the batch system fences no devices in, nothing else keeps it from others' GPUs."""
+    welcoming = Welcoming(
+        key=new_key(),
+        shares=[Share(name="n1", address="n1.invalid", gpus=given)],
+        site=Site(),
+        gpus=of_slot,
+        terms=LeaseTerms(),
+        probe=("", ""),
+    )
+    head = Head(welcoming, None, lambda *_: None, lambda *_: None, "127.0.0.1")  # type: ignore[arg-type]
+
+    def run() -> None:
+        while not head.closed:
+            head.turn()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        agent = connect(head.at, welcoming.key, lambda: None)
+        agent.send(a.Arrived(("n1",), __version__))
+        (body,) = until(agent.receive)
+        (welcome,) = a.to_agent(body)
+        assert isinstance(welcome, a.Welcome)
+        assert welcome.gpus == told
+        agent.close()
+    finally:
+        head.close()
+        thread.join()
+
+
+def test_a_node_offers_what_the_batch_system_gave_of_it() -> None:
+    seen = Resources(cores=64, memory_mb=500_000, disk_mb=10_000, gpus=4)
+    assert within(seen, Share(name="n1", address="n1")) == seen
+    share = Share(name="n1", address="n1", cores=4, memory_mb=8000, gpus=1)
+    assert within(seen, share) == Resources(cores=4, memory_mb=8000, disk_mb=10_000, gpus=1)
