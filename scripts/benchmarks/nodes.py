@@ -7,6 +7,7 @@ import json
 import os
 import random
 import secrets
+import signal
 import statistics
 import sys
 import time
@@ -31,6 +32,7 @@ NODES = 3
 SLOTS = NODES * CORES
 TRUE, SLEEPS, MIXED = 2000, 300, 60
 ROUNDS = 3
+AGENTS, IDLE = 256, 20_000
 BARE = Path(__file__).parent / "bare"
 MPI = ROOT / ".venv-openmpi" / "bin"
 
@@ -49,6 +51,7 @@ def run(args: Namespace) -> Iterator[Figure]:
         told = pilot.took(wide)
         yield from pilot.memory()
         pilot.end()
+        yield from idle_agents(site)
         peers = Peers(site)
         loops = [peers.bare(true) for _ in range(ROUNDS)]
         bare_slept, bare_wide = peers.bare(sleeps), peers.bare(wide, "widest")
@@ -178,6 +181,35 @@ class Pilot:
     def end(self) -> None:
         self._site.slurm.run("scancel", "--me")
         until(lambda: not self._site.jobs() and not self._site.processes(), 30)
+
+
+def idle_agents(site: Heads) -> Iterator[Figure]:
+    """The head with very many agents that run nothing."""
+    names = [f"idle{nr}" for nr in range(AGENTS)]
+    start = [sys.executable, "-P", str(BARE.parent / "idle_agents.py"), "{nodes}"]
+    options = {"nodes": ["n1", *names], "start": start}
+    site.configure(pilot={"allocation": {"kind": "host", "options": options}})
+    head = site.nodes.start("n1", *site.words())
+    try:
+        until(lambda: len(site.said("node_joined")) >= AGENTS, 60, "all agents are there")
+        pid = next(pid for pid in proc.below(head.pid) if b"idle" not in proc.words(pid))
+        items = [ItemSpec(command="/bin/true")] * IDLE
+        payloads = site.client.upload(secrets.token_hex(8), items)
+        spec = JobSpec(name="items", command="true", queue=QUEUE, payloads=payloads,
+                       nodes=AGENTS + 1, cores=CORES, memory_mb=4000, disk_mb=10)  # fmt: skip
+        before, began = proc.cpu_s(pid), time.perf_counter()
+        (job,) = site.client.submit([spec]).job_ids
+        if not site.rig.finished([job], 120):
+            raise RuntimeError(f"{site.client.show(job)}")
+        rate = IDLE / (time.perf_counter() - began)
+        yield figure(f"nodes: {AGENTS} agents that run nothing, the head's CPU a task",
+                     1e6 * (proc.cpu_s(pid) - before) / IDLE, "µs", at_most=120,
+                     note=f"{IDLE} items, {rate:.0f}/s")  # fmt: skip
+        yield figure("nodes: the head's memory then", proc.pss_mb(pid), "MB", at_most=80,
+                     note="PSS of the pilot itself")  # fmt: skip
+    finally:
+        site.nodes.signal(head, signal.SIGTERM)
+        until(lambda: not site.processes(), 30)
 
 
 class Peers:

@@ -52,16 +52,22 @@ class Heads:
         }
         self._site.write_text(json.dumps(usual | site))
 
-    def start(self, *options: object) -> None:
-        """Submit a batch job for the machines that are there; its pilot has these options."""
+    def words(self, *options: object) -> list[str]:
+        """The command line of a pilot."""
         words = [
             BIN / "pilot", "--head", "--url", self.rig.url, "--ca", self.rig.directory / "ca.pem",
             "--queue", QUEUE, "--site", self._site, "--slot", "std", "--workdir", self.work,
             "--log", self.log, "--grace", "1", "--token-file", self._token, *options,
         ]  # fmt: skip
+        return [*map(str, words)]
+
+    def start(self, *options: object) -> None:
+        """Submit a batch job for the machines that are there; its pilot has these options."""
         script = self.rig.directory / "script"
         began = self.rig.directory / "began"
-        script.write_text(f"#!/bin/sh\ndate +%s.%N > {began}\nexec {shlex.join(map(str, words))}\n")
+        script.write_text(
+            f"#!/bin/sh\ndate +%s.%N > {began}\nexec {shlex.join(self.words(*options))}\n"
+        )
         nodes = f"--nodes=1-{len(self.nodes.names)}"
         output = f"--output={self.rig.directory}/batch.log"
         kept = ("--no-kill", "--no-requeue", "--open-mode=append")

@@ -103,3 +103,11 @@ def test_when_its_starter_has_ended_an_agent_is_not_waited_for(rig: Rig) -> None
     rig.look("n1", now=10.0)
     rig.look("n1", now=10.0 + 2 * FIRST_PAUSE_S)
     assert len(rig.batch.asked) == 2
+
+
+def test_one_that_went_before_it_was_ready_is_started_after_a_pause(rig: Rig) -> None:
+    rig.look("n1", "n2", now=0.0)
+    rig.starting.gone("n2")
+    rig.look("n1", "n2", now=1.0)
+    rig.look("n1", "n2", now=1.0 + 2 * FIRST_PAUSE_S)
+    assert rig.batch.asked[1:] == [(["n2"], True)]
