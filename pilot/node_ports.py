@@ -95,6 +95,14 @@ class Task(NamedTuple):
     cpus: Sequence[int] = ()
 
 
+class Look(NamedTuple):
+    """What is wanted of the output of a process in a standing box while it runs."""
+
+    lane: int
+    starts: tuple[int, int]
+    """From which byte of stdout and of stderr on."""
+
+
 class Standing(Protocol):
     """What starts many processes of a payload on one node: in a box that stands for all of them,
     where they are apart by nothing but their names, or where there can be none, in one each."""
@@ -103,6 +111,10 @@ class Standing(Protocol):
         """Start them and return their keys. `done` is called once for each, from any thread, when
         it has ended and nothing of it is left. Those of a node that is lost end at once, as by a
         guardian that died."""
+
+    def look(self, wanted: Sequence[Look], told: Callable[[Sequence[TaskOutput]], None]) -> None:
+        """Read what has been written, a little of each. `told` is called once with what was found,
+        in this order and from any thread; never, where the node is lost."""
 
     def signal(self, key: int, number: int) -> None:
         """Send a signal to what a process started; KILL ends all of it."""

@@ -219,6 +219,8 @@ class Agent:
             self._boxes.start_all(message)
         elif isinstance(message, a.Stand):
             self._boxes.stand(message, self._own(message.order.name))
+        elif isinstance(message, a.LookAt):
+            self._boxes.look(message)
         elif isinstance(message, a.CloseBox):
             self._boxes.close(message.box)
         elif isinstance(message, a.Prepare):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from pilot.agents.chores import Chores
 from pilot.agents.wire import Wire
 from pilot.blame import Target, job_error
 from pilot.node.local import LocalNode
-from pilot.node_ports import Finish, Standing
+from pilot.node_ports import Finish, Standing, TaskOutput
 from pilot.ports import JobError
 
 FRAME_BYTES = 1 << 20
@@ -57,6 +57,15 @@ class Boxes:
         for (key, _), number in zip(message.tasks, own, strict=True):
             if key in self._keys:
                 self._keys[key] = number
+
+    def look(self, message: a.LookAt) -> None:
+        """Look beside the loop, and before ends that come later are told."""
+
+        def told(outputs: Sequence[TaskOutput]) -> None:
+            self._wire.send(a.Saw(message.ticket, [*outputs]))
+
+        if (standing := self._standing.get(message.box)) is not None:
+            self._telling.add(lambda: standing.look(message.wanted, told))
 
     def close(self, box: int) -> None:
         if (standing := self._standing.pop(box, None)) is not None:

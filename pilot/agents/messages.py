@@ -1,10 +1,10 @@
 """What a pilot and its agents say to each other; in this order, then as it comes.
 
-agent → head    Arrived, then Joined or Unfit; Beat; Prepared, ProcessOver, TasksOver, Wrote,
-                Looked, DoorSaid
-head → agent    Welcome or TurnedAway; Acknowledged; Prepare, Begin, Stand, StartAll, CloseBox,
-                Kill, Credit, Clear, WatchPayload, ForgetPayload, OpenDoor, DoorTold, CloseDoor;
-                Bye
+agent → head    Arrived, then Joined or Unfit; Beat; Prepared, ProcessOver, TasksOver, Saw,
+                Wrote, Looked, DoorSaid
+head → agent    Welcome or TurnedAway; Acknowledged; Prepare, Begin, Stand, StartAll, LookAt,
+                CloseBox, Kill, Credit, Clear, WatchPayload, ForgetPayload, OpenDoor, DoorTold,
+                CloseDoor; Bye
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ailurus.protocol.resources import Resources
 from pilot.agents.lease import LeaseTerms
 from pilot.node.gpus import Gpu
 from pilot.node.topology import Cpu
-from pilot.node_ports import Explanation, Order, Task, Written
+from pilot.node_ports import Explanation, Look, Order, Task, TaskOutput, Written
 from pilot.ports import Image, JobError, ProcessEnd
 from pilot.rsh.exchange import Said, Told
 from pilot.samples import Sample, Sampled
@@ -182,6 +182,19 @@ class TasksOver(Struct, array_like=True, tag=True, frozen=True):
     ends: list[TaskOver]
 
 
+class LookAt(Struct, array_like=True, tag=True, frozen=True):
+    """Tell what processes in a standing box have written by now."""
+
+    box: int
+    ticket: int
+    wanted: list[Look]
+
+
+class Saw(Struct, array_like=True, tag=True, frozen=True):
+    ticket: int
+    outputs: list[TaskOutput]
+
+
 class CloseBox(Struct, array_like=True, tag=True, frozen=True):
     """End a standing box, and all that runs in it."""
 
@@ -261,11 +274,12 @@ class Bye(Struct, array_like=True, tag=True, frozen=True):
 
 
 FromAgent = (
-    Arrived | Joined | Unfit | Beat | Prepared | ProcessOver | TasksOver | Wrote | Looked | DoorSaid
+    Arrived | Joined | Unfit | Beat | Prepared | ProcessOver | TasksOver | Saw | Wrote | Looked
+    | DoorSaid
 )  # fmt: skip
 ToAgent = (
-    Welcome | TurnedAway | Acknowledged | Prepare | Begin | Stand | StartAll | CloseBox
-    | Kill | Credit | Clear
+    Welcome | TurnedAway | Acknowledged | Prepare | Begin | Stand | StartAll | LookAt
+    | CloseBox | Kill | Credit | Clear
     | WatchPayload | ForgetPayload | OpenDoor | DoorTold | CloseDoor | Bye
 )  # fmt: skip
 from_agent = msgspec.msgpack.Decoder(list[FromAgent]).decode

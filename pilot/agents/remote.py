@@ -21,6 +21,7 @@ from pilot.node_ports import (
     Exit,
     Explanation,
     Finish,
+    Look,
     Order,
     Output,
     Standing,
@@ -58,6 +59,7 @@ class RemoteNode:
         self._keys = itertools.count(1)
         self._running: dict[int, Callable[[Exit], None]] = {}
         self._outputs: dict[int, Output] = {}
+        self._looks: dict[int, Callable[[Sequence[TaskOutput]], None]] = {}
         self._tasks: dict[int, Callable[[Finish], None]] = {}
         self._tickets: dict[int, Callable[[a.Prepared], None]] = {}
         self._doors: dict[int, Callable[[Said], None]] = {}
@@ -138,6 +140,17 @@ class RemoteNode:
                 self._wire.send(a.StartAll(box, wanted[first : first + TOGETHER]))
         return keys
 
+    def look(
+        self, box: int, wanted: Sequence[Look], told: Callable[[Sequence[TaskOutput]], None]
+    ) -> None:
+        """Have the outputs of processes in a standing box looked at."""
+        with self._lock:
+            if self._lost:
+                return
+            ticket = next(self._keys)
+            self._looks[ticket] = told
+        self._wire.send(a.LookAt(box, ticket, [*wanted]))
+
     def close_box(self, box: int) -> None:
         """End a standing box."""
         self._wire.send(a.CloseBox(box))
@@ -190,6 +203,9 @@ class RemoteNode:
                 done(Exit(end, lambda: found))
         elif isinstance(message, a.TasksOver):
             self._tasks_over(message.ends)
+        elif isinstance(message, a.Saw):
+            if (told := self._looks.pop(message.ticket, None)) is not None:
+                told(message.outputs)
         elif isinstance(message, a.Wrote):
             if (output := self._outputs.get(message.key)) is not None:
                 output(message.stream, message.data)
@@ -222,6 +238,7 @@ class RemoteNode:
             running, self._running = self._running, {}
             tickets, self._tickets = self._tickets, {}
             tasks, self._tasks = self._tasks, {}
+            self._looks.clear()
             self._outputs.clear()
             self._doors.clear()
         now = self._clock.monotonic()
@@ -261,6 +278,9 @@ class _RemoteStanding:
 
     def start_all(self, tasks: Sequence[tuple[Task, Callable[[Finish], None]]]) -> Sequence[int]:
         return self._node.start_all(self._box, tasks)
+
+    def look(self, wanted: Sequence[Look], told: Callable[[Sequence[TaskOutput]], None]) -> None:
+        self._node.look(self._box, wanted, told)
 
     def signal(self, key: int, number: int) -> None:
         self._node.signal(key, number)

@@ -6,7 +6,6 @@ A second one waits for the dispatcher.
 
 from __future__ import annotations
 
-import os
 import queue
 import signal
 import threading
@@ -23,12 +22,14 @@ from ailurus.protocol.item import ItemOutcome, ItemSpec
 from pilot.attempt import Attempt
 from pilot.blame import GUARDIAN_DIED
 from pilot.items.command import argv, environment, need
+from pilot.items.item import Item, exit_code, judged, key_of
 from pilot.items.lease import BEGUN_S, Ledger
+from pilot.items.live import Live
 from pilot.items.logs import JobStreams, Lanes
 from pilot.node import gpus, topology
 from pilot.node.packing import Packer, Wish
 from pilot.node.shares import Placement, Slot
-from pilot.node_ports import Finish, Order, Standing, Task
+from pilot.node_ports import Finish, Look, Order, Standing, Task, TaskOutput
 from pilot.payload import Part
 from pilot.ports import JobError, ProcessEnd
 from pilot.upstream.untold import Untold, path_of
@@ -40,21 +41,6 @@ if TYPE_CHECKING:
 TERM_S = 5.0
 """Between TERM and KILL for an item whose time is over."""
 _LOOK_S = 1.0
-
-
-class Item(Struct, eq=False):
-    """An item that is here."""
-
-    lease: m.ItemLease
-    # While it runs.
-    node: str = ""
-    lane: int = 0
-    key: int = 0
-    began: float = 0.0
-    kill_at: float = float("inf")
-    told: bool = False
-    # Why it was killed.
-    killed: JobError | None = None
 
 
 class Answered(Struct):
@@ -72,7 +58,14 @@ class NodeLost(Struct):
     node: str
 
 
-News = tuple[Item, Finish] | Answered | Wake | NodeLost
+class LookedAt(Struct):
+    """What a look at the output of items that run has found."""
+
+    items: list[tuple[Item, Look]]
+    outputs: Sequence[TaskOutput]
+
+
+News = tuple[Item, Finish] | LookedAt | Answered | Wake | NodeLost
 
 
 def run_items(
@@ -128,7 +121,10 @@ class _Run:
         untold = Untold(path_of(kit.journal.path, attempt.name))
         capacity = sum(slot.need.cores for slot, _ in places)
         self._ledger = Ledger(attempt.id, untold, capacity)
-        self._asks: queue.SimpleQueue[m.ItemsRequest | None] = queue.SimpleQueue()
+        self._asks: queue.SimpleQueue[m.ItemsRequest | m.LogPieces | None] = queue.SimpleQueue()
+        self._live = Live(attempt, kit.reporter.watches, kit.leases.heartbeat_s)
+        # Pieces of logs are on their way.
+        self._showing = False
         self._asker = threading.Thread(target=self._ask, name=f"items-{attempt.name}", daemon=True)
 
     def open(self) -> None:
@@ -180,6 +176,7 @@ class _Run:
             if self._attempt.stopped is None:
                 self._start(now)
                 self._exchange(now)
+                self._show(now)
             self._kill_late(now)
             try:
                 news = self._inbox.get(timeout=_LOOK_S)
@@ -204,6 +201,10 @@ class _Run:
     def _take(self, news: News) -> None:
         if isinstance(news, tuple):
             self._end(*news)
+        elif isinstance(news, LookedAt):
+            for (item, look), output in zip(news.items, news.outputs, strict=True):
+                if item in self._running:
+                    self._live.seen(item, look.starts, output)
         elif isinstance(news, NodeLost):
             # What runs there ends by itself.
             self._lose(news.node)
@@ -249,11 +250,11 @@ class _Run:
         )
 
     def _stop(self, keys: set[tuple[int, int]]) -> None:
-        for item in [one for one in self._waiting if _key(one) in keys]:
+        for item in [one for one in self._waiting if key_of(one) in keys]:
             self._packer.remove(item)
             self._waiting.discard(item)
         for item in self._running:
-            if _key(item) in keys:
+            if key_of(item) in keys:
                 self._standing[item.node].signal(item.key, signal.SIGKILL)
 
     def _start(self, now: float) -> None:
@@ -312,10 +313,12 @@ class _Run:
         self._cpu_s += end.cpu_s
         if end.errno == GUARDIAN_DIED and not end.before:
             self._lose(item.node)
-        outcome, error = _judged(item, end, stopped=self._attempt.stopped is not None)
+        outcome, error = judged(item, end, stopped=self._attempt.stopped is not None)
         index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
-        title = f"item {index}, attempt {item.lease.attempt}: exit code {_exit_code(end)}"
-        tails = self._kept.add(title, finish.take(), failed=failed)
+        title = f"item {index}, attempt {item.lease.attempt}: exit code {exit_code(end)}"
+        wrote = finish.take()
+        self._live.ended(item, wrote)
+        tails = self._kept.add(title, wrote, failed=failed)
         self._lanes[item.node].give_back(item.lane)
         self._ended.append(self._told_end(item, outcome, error, end, tails))
 
@@ -345,7 +348,7 @@ class _Run:
             index=item.lease.index,
             attempt=item.lease.attempt,
             outcome=outcome,
-            exit_code=None if end is None or end.errno else _exit_code(end),
+            exit_code=None if end is None or end.errno else exit_code(end),
             code=0 if error is None else error.code,
             diagnosis="" if error is None else error.message[:1000],
             transient=error is not None and error.transient,
@@ -381,49 +384,42 @@ class _Run:
             for item in self._running
             if not item.told and now - item.began >= BEGUN_S
         )
+        # Before the ends of those that wrote it: whoever follows one stops there.
+        self._send_pieces()
         self._asks.put(ledger.request(len(self._waiting), begun, now))
         for item in self._running:
             item.told = item.told or now - item.began >= BEGUN_S
+
+    def _show(self, now: float) -> None:
+        """Let users see what items that they watch have written."""
+        if self._showing or self._ledger.busy:
+            return
+        self._send_pieces()
+        looks: dict[str, list[tuple[Item, Look]]] = {}
+        for item in self._live.due(self._running, now):
+            looks.setdefault(item.node, []).append((item, Look(item.lane, item.shown)))
+        for node, several in looks.items():
+            self._standing[node].look([look for _, look in several], partial(self._saw, several))
+
+    def _saw(self, items: list[tuple[Item, Look]], outputs: Sequence[TaskOutput]) -> None:
+        self._inbox.put(LookedAt(items, outputs))
+
+    def _send_pieces(self) -> None:
+        if (pieces := self._live.take()) is not None:
+            self._showing = True
+            self._asks.put(pieces)
 
     def _ask(self) -> None:
         """The thread that waits for the dispatcher; whatever it meets comes to the other."""
         while (request := self._asks.get()) is not None:
             try:
+                if isinstance(request, m.LogPieces):
+                    self._kit.leases.show(request)
+                    self._showing = False
+                    continue
                 self._inbox.put(Answered(self._kit.leases.exchange(self._attempt, request)))
             except JobError as error:
                 self._inbox.put(Answered(None, error))
             except Exception as error:  # noqa: BLE001 - the job ends by it, and the pilot does not
                 what = f"the pilot itself failed: {type(error).__name__}: {error}"
                 self._inbox.put(Answered(None, JobError(Code.INTERNAL, what)))
-
-
-def _key(item: Item) -> tuple[int, int]:
-    return item.lease.index, item.lease.attempt
-
-
-def _exit_code(end: ProcessEnd) -> int:
-    return end.exit_code if end.exit_code >= 0 else 128 - end.exit_code
-
-
-def _judged(item: Item, end: ProcessEnd, *, stopped: bool) -> tuple[ItemOutcome, JobError | None]:
-    """How an item ended, and why it did not finish."""
-    if end.errno == GUARDIAN_DIED and not end.before:
-        why = JobError(Code.INTERNAL, "what it ran in is gone", transient=True)
-        return ItemOutcome.LOST, why
-    if end.errno:
-        why = JobError(
-            Code.PAYLOAD_FAILED,
-            "no box can be made for it"
-            if end.errno == GUARDIAN_DIED
-            else f"it cannot be started: {os.strerror(end.errno)}",
-            transient=end.before,
-        )
-        return ItemOutcome.FAILED, why
-    if end.exit_code == 0 and item.killed is None:
-        return ItemOutcome.FINISHED, None
-    if item.killed is not None:
-        return ItemOutcome.FAILED, item.killed
-    if stopped:
-        return ItemOutcome.LOST, JobError(Code.PAYLOAD_FAILED, "its job was stopped")
-    how = f"signal {-end.exit_code}" if end.exit_code < 0 else f"exit code {end.exit_code}"
-    return ItemOutcome.FAILED, JobError(Code.PAYLOAD_FAILED, how)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from ailurus.logs import Log
 from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
 from pilot.node.outputs import Outputs
-from pilot.node_ports import Exit, Explanation, Finish, Node, Order, Task
+from pilot.node_ports import Exit, Explanation, Finish, Look, Node, Order, Task, TaskOutput
 from pilot.ports import JobError, ProcessEnd
 from pilot.workdir import remove_tree
 
@@ -26,6 +26,9 @@ class EachItsOwn:
 
     def start_all(self, tasks: Sequence[tuple[Task, Callable[[Finish], None]]]) -> Sequence[int]:
         return [self._start(task, done) for task, done in tasks]
+
+    def look(self, wanted: Sequence[Look], told: Callable[[Sequence[TaskOutput]], None]) -> None:
+        told([self._outputs.look(one) for one in wanted])
 
     def signal(self, key: int, number: int) -> None:
         self._node.signal(key, number)

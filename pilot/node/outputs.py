@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pilot.node_ports import NOTHING, TaskOutput, Written
+from pilot.node_ports import NOTHING, Look, TaskOutput, Written
 from pilot.workdir import remove_tree, tail_of
 
 MOST_BYTES = 256 << 10
@@ -17,6 +17,8 @@ KEPT_BYTES = 64 << 20
 """Of all processes of a box in one stream; those that failed may have as much again."""
 SHORT_BYTES = 8000
 """Of each after that."""
+LOOK_BYTES = 8 << 10
+"""Of a stream at one look while its process runs."""
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
 
@@ -43,6 +45,11 @@ class Outputs:
         """What the process of a lane wrote, once it has ended; then another may have the lane."""
         return self._taken(lane, 0, failed=failed), self._taken(lane, 1, failed=failed)
 
+    def look(self, wanted: Look) -> TaskOutput:
+        """What the process of a lane has written by now, from where it is wanted."""
+        out, err = (self._seen(wanted.lane, stream, wanted.starts[stream]) for stream in (0, 1))
+        return out, err
+
     def remove(self) -> None:
         """Leave none of the files."""
         for lane in self._lanes:
@@ -51,6 +58,14 @@ class Outputs:
 
     def _path(self, lane: int, stream: int) -> str:
         return f"{self._outside}/{self._name}{lane}.{('out', 'err')[stream]}"
+
+    def _seen(self, lane: int, stream: int, start: int) -> Written:
+        try:
+            with _own(self._path(lane, stream)) as fd:
+                data = os.pread(fd, LOOK_BYTES, start)
+        except (OSError, ValueError):
+            return NOTHING
+        return Written(data, start + len(data))
 
     def _taken(self, lane: int, stream: int, *, failed: bool) -> Written:
         path = self._path(lane, stream)

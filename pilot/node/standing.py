@@ -24,7 +24,7 @@ from ailurus.protocol.errors import Code
 from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
 from pilot.node.outputs import Outputs
 from pilot.node.sampler import Sampler
-from pilot.node_ports import Finish, Order, Task
+from pilot.node_ports import Finish, Look, Order, Task, TaskOutput
 from pilot.ports import Container, Direct, JobError, ProcessEnd, ProcessSpec, Spawner
 from pilot.room_ports import Entrance
 
@@ -84,6 +84,9 @@ class LocalStanding:
                 mark = task.environment["AILURUS_ATTEMPT"]
                 self._sampler.started(self._order.name, mark, _pid_of(self._spawner, key))
         return keys
+
+    def look(self, wanted: Sequence[Look], told: Callable[[Sequence[TaskOutput]], None]) -> None:
+        told([self._outputs.look(one) for one in wanted])
 
     def signal(self, key: int, number: int) -> None:
         self._spawner.signal(key, number)

@@ -17,7 +17,8 @@ class Leases:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._trouble = ThrottledLog(Log("pilot.upstream.leases"))
+        self._log = Log("pilot.upstream.leases")
+        self._trouble = ThrottledLog(self._log)
 
     @property
     def heartbeat_s(self) -> float:
@@ -44,6 +45,13 @@ class Leases:
                     return answer
                 self._trouble.warning("dispatcher_silent", authority.UNKNOWN)
                 self._wait(attempt, next(pauses))
+
+    def show(self, pieces: m.LogPieces) -> None:
+        """Send what items have written. Never raises: a live log is a service."""
+        try:
+            self._link.call("log_pieces", pieces, answer=m.Done)
+        except AilurusError as error:
+            self._log.info("log_not_sent", what=str(error))
 
     def _wait(self, attempt: Attempt, seconds: float) -> None:
         attempt.check()

@@ -53,6 +53,10 @@ class LogSender:
                 end.shorten(SHORT_END)
             self._ends.append(end)
 
+    def is_watched(self, attempt: Attempt) -> bool:
+        """Whether users watch an attempt's output."""
+        return attempt.id in self._watched
+
     def watch(self, attempt: Attempt, until: float) -> None:
         """Send an attempt's output as it grows, until `until` (monotonic)."""
         with self._lock:

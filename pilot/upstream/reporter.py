@@ -119,6 +119,10 @@ class Reporter:
         with self._news:
             self._attempts[attempt.id] = attempt
 
+    def watches(self, attempt: Attempt) -> bool:
+        """Whether users watch its output."""
+        return self._logs.is_watched(attempt)
+
     def changed(self, attempt: Attempt) -> None:
         """Report an attempt soon: something about it has changed."""
         with self._news:

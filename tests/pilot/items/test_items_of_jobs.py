@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import ItemsQuery
+from ailurus.protocol.api import ItemsQuery, LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.states import JobState
@@ -166,3 +166,21 @@ def test_an_item_that_kills_their_box_fails_no_other(field: Field) -> None:
     assert found.row.state is JobState.FINISHED, found
     assert {row.state for row in rows(field, job_id)} == {"finished"}
     assert "has ended" in found.attempts[0].diagnosis
+
+
+def test_the_output_of_an_item_is_followed_while_it_runs(field: Field) -> None:
+    field.write_site(container=BOXES["bare"])
+    go = field.directory / "go"
+    say = f"echo first; until test -e {go}; do sleep 0.05; done; echo last"
+    job_id = carrying(field, [ItemSpec(command=say)], cores=1)
+    client = field.dispatcher.client
+    field.pilot()
+    until(lambda: client.item(job_id, 0).row.state == "running", 20)
+    chunk = client.log(job_id, LogQuery(item=0, wait_s=20))
+    assert (chunk.text, chunk.final) == ("first\n", False)
+    go.touch()
+    text = chunk.text
+    while not chunk.final:
+        chunk = client.log(job_id, LogQuery(item=0, offset=chunk.end, wait_s=20))
+        text += chunk.text
+    assert text == "first\nlast\n"

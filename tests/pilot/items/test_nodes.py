@@ -53,6 +53,10 @@ class Queue:
         self._waiting = deque((index, 1) for index in range(len(items)))
         self._left = len(items)
         self.ends: list[m.ItemEnd] = []
+        self.pieces: list[m.LogPiece] = []
+
+    def show(self, pieces: m.LogPieces) -> None:
+        self.pieces += pieces.pieces
 
     def exchange(self, attempt: Attempt, request: m.ItemsRequest) -> m.ItemsAnswer:
         for end in request.ended:
@@ -107,6 +111,7 @@ class Job:
             host="here",
             clock=SYSTEM,
             leases=self.queue,
+            reporter=SimpleNamespace(watches=lambda _: True),
             delegation=SimpleNamespace(
                 next_look_s=lambda _: 0.2 if granted else 60.0,
                 fetch=lambda _: granted.popleft(),
@@ -200,3 +205,16 @@ def test_credentials_are_renewed_on_all_nodes_while_items_run(job):
     assert running.ended().error is None
     assert {end.stdout_tail for end in running.queue.ends} == {"new\n"}
     assert {end.host for end in running.queue.ends} == {*NAMES}
+
+
+def test_what_a_long_item_writes_is_shown_while_it_runs_on_any_node(job):
+    say = "echo first; until test -e go; do sleep 0.05; done; echo last"
+    running = job([ItemSpec(command=say)] * 4 + [ItemSpec(command="echo short")], "bubblewrap")
+    until(lambda: len(running.queue.pieces) == 4, 10)
+    assert {one.text for one in running.queue.pieces} == {"first\n"}
+    assert not any(one.final for one in running.queue.pieces)
+    Path(running.work.directory, "go").touch()
+    assert running.ended().error is None
+    first, last = running.queue.pieces[:4], running.queue.pieces[4:]
+    assert {one.item for one in first} == {one.item for one in last} == {0, 1, 2, 3}
+    assert {(one.offset, one.text, one.final) for one in last} == {(6, "last\n", True)}

@@ -10,9 +10,14 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.item import TOGETHER, ItemOutcome, ItemSpec
 from ailurus.protocol.resources import Resources
 from pilot.items import command
+from pilot.items import live as live_logs
+from pilot.items.item import Item
 from pilot.items.lease import Ledger
+from pilot.items.live import Live
+from pilot.node_ports import NOTHING, TaskOutput, Written
 from pilot.upstream import untold
 from pilot.upstream.untold import Untold
+from tests.pilot.attempts import attempt_of
 
 
 def end(index: int) -> m.ItemEnd:
@@ -89,3 +94,54 @@ def test_what_was_not_told_is_found_by_the_next_pilot(
     assert [one.name for one in tmp_path.iterdir()] == ["x.items"]
     ends.close(remove=True)
     assert untold.left_by(path) == ()
+
+
+def lively(after_s: float = 10.0) -> Live:
+    return Live(attempt_of(), lambda _: True, after_s)
+
+
+def item(index: int, began: float = 0.0) -> Item:
+    return Item(m.ItemLease(index=index, attempt=1, spec=ItemSpec()), began=began)
+
+
+def output(data: bytes, size: int) -> TaskOutput:
+    return Written(data, size), NOTHING
+
+
+def test_only_long_items_are_looked_at_and_each_in_its_turn() -> None:
+    live = lively()
+    items = [item(index) for index in range(live_logs.TOGETHER + 1)]
+    young = item(99, began=5.0)
+    first = live.due([*items, young], 11.0)
+    assert live.due(items, 11.5) == []
+    second = live.due([*items, young], 12.0)
+    assert {one.lease.index for one in [*first, second[0]]} == set(range(live_logs.TOGETHER + 1))
+    assert young not in second
+    unwatched = Live(attempt_of(), lambda _: False, 1.0)
+    assert unwatched.due(items, 99.0) == []
+
+
+def test_what_is_shown_of_an_item_is_in_order_once_and_bounded() -> None:
+    live, one = lively(), item(3)
+    live.seen(one, (0, 0), output("aé".encode()[:2], 2))
+    live.seen(one, (0, 0), output(b"a", 1))
+    live.seen(one, (1, 0), output("é".encode(), 3))
+    sent = live.take()
+    assert sent is not None
+    assert [(piece.item, piece.offset, piece.text) for piece in sent.pieces] == [
+        (3, 0, "a"), (3, 1, "é"),
+    ]  # fmt: skip
+    one.shown = (live_logs.SHOWN_BYTES, live_logs.SHOWN_BYTES)
+    assert live.due([one], 99.0) == []
+    live.ended(one, output(b"x" * 400_000, 900_000))
+    sent = live.take()
+    assert sent is not None
+    (last,) = sent.pieces
+    assert (last.offset + len(last.text), last.final) == (900_000, True)
+    assert len(last.text) <= live_logs.FINAL_BYTES
+
+
+def test_of_an_item_that_was_not_shown_no_end_is_sent() -> None:
+    live = lively()
+    live.ended(item(3), output(b"all of it", 9))
+    assert live.take() is None

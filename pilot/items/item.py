@@ -1,0 +1,63 @@
+"""An item that is here, and how it ended."""
+
+from __future__ import annotations
+
+import os
+
+from msgspec import Struct
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.item import ItemOutcome
+from pilot.blame import GUARDIAN_DIED
+from pilot.ports import JobError, ProcessEnd
+
+
+class Item(Struct, eq=False):
+    """An item that is here."""
+
+    lease: m.ItemLease
+    # While it runs.
+    node: str = ""
+    lane: int = 0
+    key: int = 0
+    began: float = 0.0
+    kill_at: float = float("inf")
+    told: bool = False
+    # How much of its output has been shown while it ran, and when (monotonic) that was asked for.
+    shown: tuple[int, int] = (0, 0)
+    shown_at: float = 0.0
+    # Why it was killed.
+    killed: JobError | None = None
+
+
+def key_of(item: Item) -> tuple[int, int]:
+    return item.lease.index, item.lease.attempt
+
+
+def exit_code(end: ProcessEnd) -> int:
+    return end.exit_code if end.exit_code >= 0 else 128 - end.exit_code
+
+
+def judged(item: Item, end: ProcessEnd, *, stopped: bool) -> tuple[ItemOutcome, JobError | None]:
+    """How an item ended, and why it did not finish."""
+    if end.errno == GUARDIAN_DIED and not end.before:
+        why = JobError(Code.INTERNAL, "what it ran in is gone", transient=True)
+        return ItemOutcome.LOST, why
+    if end.errno:
+        why = JobError(
+            Code.PAYLOAD_FAILED,
+            "no box can be made for it"
+            if end.errno == GUARDIAN_DIED
+            else f"it cannot be started: {os.strerror(end.errno)}",
+            transient=end.before,
+        )
+        return ItemOutcome.FAILED, why
+    if end.exit_code == 0 and item.killed is None:
+        return ItemOutcome.FINISHED, None
+    if item.killed is not None:
+        return ItemOutcome.FAILED, item.killed
+    if stopped:
+        return ItemOutcome.LOST, JobError(Code.PAYLOAD_FAILED, "its job was stopped")
+    how = f"signal {-end.exit_code}" if end.exit_code < 0 else f"exit code {end.exit_code}"
+    return ItemOutcome.FAILED, JobError(Code.PAYLOAD_FAILED, how)
