@@ -24,8 +24,15 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def frame(messages: Sequence[Any]) -> bytes:
+    """The frame of these messages; several, where one would be too long. Raises ValueError for a
+    message that is too long by itself."""
     body = encode(messages)
-    return struct.pack("!I", len(body)) + body
+    if len(body) <= LONGEST:
+        return struct.pack("!I", len(body)) + body
+    if len(messages) == 1:
+        raise ValueError(f"a message of {len(body)} bytes")
+    half = len(messages) // 2
+    return frame(messages[:half]) + frame(messages[half:])
 
 
 def frames(buffer: bytearray) -> list[bytes]:

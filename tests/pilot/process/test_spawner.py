@@ -14,6 +14,8 @@ from pilot.process import frames, guardian, kill, spawner
 from pilot.process.orders import Signal, Spawn, Started
 from pilot.process.spawner import GuardedSpawner
 from tests.pilot.fakes import Any
+from tests.pilot.helpers import guarded
+from tests.rig.waiting import until
 
 TRUE = ProcessSpec(argv=["true"])
 
@@ -110,3 +112,13 @@ def test_a_pilot_becomes_the_reaper_of_what_its_guardian_leaves(monkeypatch):
     assert done
     ours.close()
     theirs.close()
+
+
+def test_many_programs_with_long_words_may_start_at_once() -> None:
+    """A guardian ends by a frame that is longer than any."""
+    ends: list[ProcessEnd] = []
+    long = ProcessSpec(argv=["/bin/true", *["x" * 130_000] * 14], environment={}, directory="/")
+    with guarded() as spawner:
+        spawner.spawn_all([(long, ends.append)] * 40)
+        until(lambda: len(ends) == 40)
+    assert {(end.exit_code, end.errno) for end in ends} == {(0, 0)}
