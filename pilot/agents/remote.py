@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from msgspec.structs import replace
@@ -35,8 +35,12 @@ from pilot.samples import LocalFiles, Sample, Sampled
 
 STEP_S = 0.5
 """Between two looks whether a job is to stop while its image is fetched."""
-TOGETHER = 100
-"""Processes that one message starts."""
+TOGETHER, TOGETHER_BYTES = 100, 8 << 20
+"""Processes that one message starts, and about how much they may be told in it."""
+MOST_AHEAD = 32 << 20
+"""Bytes that may wait for an agent before more processes are started: their words may be long."""
+AHEAD_S = 0.01
+"""Between two looks at that."""
 
 
 class RemoteNode:
@@ -136,8 +140,10 @@ class RemoteNode:
             self._lose(ended)
         else:
             wanted = [(key, task) for key, (task, _) in zip(keys, tasks, strict=True)]
-            for first in range(0, len(wanted), TOGETHER):
-                self._wire.send(a.StartAll(box, wanted[first : first + TOGETHER]))
+            for part in _parts(wanted):
+                while self._wire.backlog > MOST_AHEAD:
+                    self._clock.wait(threading.Event(), AHEAD_S)
+                self._wire.send(a.StartAll(box, part))
         return keys
 
     def look(
@@ -301,6 +307,23 @@ def lost(name: str, why: str) -> JobError:
         remedy="the job is tried again elsewhere",
         transient=True,
     )
+
+
+def _parts(wanted: Sequence[tuple[int, Task]]) -> Iterator[list[tuple[int, Task]]]:
+    """Processes, as many as one message starts."""
+    part: list[tuple[int, Task]] = []
+    size = 0
+    for key, task in wanted:
+        length = sum(map(len, task.argv)) + sum(
+            len(name) + len(value) for name, value in task.environment.items()
+        )
+        if part and (len(part) == TOGETHER or size + length > TOGETHER_BYTES):
+            yield part
+            part, size = [], 0
+        part.append((key, task))
+        size += length
+    if part:
+        yield part
 
 
 def _plain(spec: JobSpec) -> JobSpec:

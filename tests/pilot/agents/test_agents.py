@@ -14,7 +14,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from pilot.agents.lease import LeaseTerms
 from pilot.agents.link import Stranger
-from pilot.node_ports import WINDOW
+from pilot.node_ports import WINDOW, Finish, Task
 from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
 from pilot.samples import Sampled
@@ -124,6 +124,19 @@ def test_it_is_told_when_nothing_of_a_payload_runs_there_any_more(nodes):
     node.signal(run.key, signal.SIGKILL)
     run.ended()
     until(lambda: node.samples(0.0) == [])
+
+
+def test_many_processes_with_long_words_are_started_at_once(nodes):
+    """150 MB: more than a message may have, and more than may wait for an agent."""
+    node = nodes.agent("n1")
+    box = node.stand(order(node, nodes.shared, "true"))
+    words = ["/bin/true", *["x" * 130_000] * 14]
+    tasks = [Task(words, {"AILURUS_ATTEMPT": f"1.1.{nr}.1"}, lane=nr) for nr in range(1, 86)]
+    ends: list[Finish] = []
+    box.start_all([(task, ends.append) for task in tasks])
+    until(lambda: len(ends) == len(tasks))
+    assert {(end.process.exit_code, end.process.errno) for end in ends} == {(0, 0)}
+    assert not nodes.left
 
 
 def test_nothing_is_left_of_a_cluster_that_ended(tmp_path, spawner):
