@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,10 @@ from tests.pilot.helpers import guarded, processes_with
 from tests.rig.waiting import until
 
 NAMES = ("n1", "n2")
+# Other tests, which run at the same time, have jobs of their own.
+JOB = (os.getpid(), 1)
+NAME = f"{JOB[0]}.{JOB[1]}"
+MARK = f"AILURUS_ATTEMPT={NAME}."
 SHORT = LeaseTerms(beat_s=0.2, lease_s=0.8, margin_s=0.5)
 
 
@@ -93,11 +98,15 @@ class Job:
         until(lambda: len(cluster.nodes) == len(NAMES))
         self.cluster, self.queue = cluster, Queue(items)
         cluster.losing = lambda name, why: self.attempt.lose(name, lost(name, why))
-        self.work = Workdir(cluster.shared / "1.1")
+        self.work = Workdir(cluster.shared / NAME)
         self.work.make()
         nodes = {**cluster.nodes, "": LocalNode(cluster.nodes["n1"].container, spawner)}
         self.attempt = attempt_of(
-            nodes=2, cores=2, memory_mb=200, payloads=Payloads(list="list", count=len(items))
+            of=JOB,
+            nodes=2,
+            cores=2,
+            memory_mb=200,
+            payloads=Payloads(list="list", count=len(items)),
         )
         granted = deque(
             (m.Credential(name="t", kind=CredentialKind.TOKEN, secret=secret, payload=True),)
@@ -170,7 +179,7 @@ def test_items_run_in_one_box_on_each_node_and_all_that_they_say_arrives(job, ru
 def test_a_node_that_is_lost_costs_the_attempts_of_its_items_and_the_others_go_on(job, runtime):
     items = [ItemSpec(command="sleep 0.4") for _ in range(12)]
     running = job(items, runtime)
-    until(lambda: len(processes_with("AILURUS_ATTEMPT=1.1.")) >= 4)
+    until(lambda: len(processes_with(MARK)) >= 4)
     running.cluster.agents["n2"].kill()
     assert running.ended().error is None
     found = running.queue.outcomes()
@@ -181,22 +190,22 @@ def test_a_node_that_is_lost_costs_the_attempts_of_its_items_and_the_others_go_o
 
 def test_a_job_ends_with_the_last_of_its_nodes(job):
     running = job([ItemSpec(command="sleep 60") for _ in range(4)])
-    until(lambda: len(processes_with("AILURUS_ATTEMPT=1.1.")) >= 4)
+    until(lambda: len(processes_with(MARK)) >= 4)
     for name in NAMES:
         running.cluster.agents[name].kill()
     error = running.ended().error
     assert error is not None
     assert (error.code, error.transient) == (Code.LOST_HEARTBEAT, True)
     assert {str(end.outcome) for end in running.attempt.untold} <= {"lost"}
-    until(lambda: not processes_with("AILURUS_ATTEMPT=1.1."))
+    until(lambda: not processes_with(MARK))
 
 
 def test_a_job_that_is_stopped_leaves_nothing_on_any_node(job):
     running = job([ItemSpec(command="setsid sleep 60 & sleep 60") for _ in range(4)], "bubblewrap")
-    until(lambda: len(processes_with("AILURUS_ATTEMPT=1.1.")) >= 4)
+    until(lambda: len(processes_with(MARK)) >= 4)
     running.attempt.stop(killed_by_server())
     assert running.ended().error is not None
-    assert not processes_with("AILURUS_ATTEMPT=1.1.")
+    assert not processes_with(MARK)
 
 
 def test_credentials_are_renewed_on_all_nodes_while_items_run(job):
