@@ -76,8 +76,14 @@ def main(argv: Sequence[str], spawner: GuardedSpawner) -> int:
 
 
 def _fail(code: int, error: Exception) -> int:
-    sys.stderr.write(f"pilot: {error}\n")
+    _say(str(error))
     return code
+
+
+def _say(text: str) -> None:
+    """Write a line for people. A line of the log would load structlog, a fifth of an agent's
+    memory: that is for what goes wrong."""
+    sys.stderr.write(f"pilot: {text}\n")
 
 
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> AgentOptions:
@@ -385,7 +391,7 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
     try:
         ear.wire.send(a.Arrived(names(os.environ), __version__))
         welcome = ear.welcome()
-        _log.info("arrived", node=welcome.name, head=options.head)
+        _say(f"the agent of {welcome.name} has come to the pilot at {options.head}")
         try:
             loops = Loops(_log, on_failure=ear.ring)
             node, joined, held = _made(welcome, directory, spawner, loops)
@@ -398,7 +404,7 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
         spawner.until(lease.until + STOPPED_S, str(directory))
         Agent(ear, node, directory, lease, spawner, loops).serve()
     except Ends as why:
-        _log.info("ended", why=str(why))
+        _say(f"the agent ends: {why}")
     finally:
         # First the payloads: that is what the lease is about.
         spawner.close()

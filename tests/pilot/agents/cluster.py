@@ -86,13 +86,17 @@ class Cluster:
         self.left.append((name, why))
         self.losing(name, why)
 
-    def launch(self, name: str, *, key_file: Path | None = None) -> subprocess.Popen[bytes]:
+    def launch(
+        self, name: str, *, key_file: Path | None = None, **environment: str
+    ) -> subprocess.Popen[bytes]:
         """Start an agent, whoever lets it in."""
         argv = [sys.executable, "-P", "-m", "pilot", "--agent", "--head", self.head.at]
         argv += ["--key-file", str(key_file or self.key_file), "-a", str(self.scratch)]
         with self.log.open("ab") as log:
             made = self.agents[name] = subprocess.Popen(
-                argv, env={"PATH": os.environ["PATH"], "AILURUS_NODE": name}, stderr=log
+                argv,
+                env={"PATH": os.environ["PATH"], "AILURUS_NODE": name, **environment},
+                stderr=log,
             )
         self.all.append(made)
         return made

@@ -54,6 +54,16 @@ def test_a_payload_runs_on_another_node_as_on_this_one(nodes):
     assert (nodes.shared / "stderr").read_text() == "oops\n"
 
 
+def test_an_agent_that_has_nothing_to_report_loads_no_structlog(nodes):
+    """It would be a fifth of its memory."""
+    nodes.launch("n1", PYTHONPROFILEIMPORTTIME="1")
+    agent = until(lambda: nodes.nodes.get("n1"))
+    Run(agent, order(agent, nodes.shared, "true")).ended()
+    imported = nodes.log.read_text()
+    assert "pilot.agents.agent" in imported
+    assert "structlog" not in imported
+
+
 def test_an_agent_tells_what_its_node_has(nodes):
     nodes.agent("n1")
     joined = nodes.joined["n1"]
