@@ -120,7 +120,7 @@ class Chaos:
         """Have jobs waiting, and a pilot for them."""
         site = self.site
         states = site.client.overview().states
-        if states.get("queued", 0) < AT_ONCE:
+        if states.get("activated", 0) < AT_ONCE:
             jobs = [self._job() for _ in range(AT_ONCE)]
             self.jobs += site.client.submit(jobs).job_ids
             if len(self.items) * 4 * AT_ONCE < len(self.jobs):
