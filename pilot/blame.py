@@ -158,6 +158,17 @@ def job_error(
     )
 
 
+def unexpected(bug: Exception, doing: str) -> JobError:
+    """The error of what nobody nearer to it has judged: an errno by the table, as of an operation
+    on this node, all else as a bug of ours. `doing`: as «the pilot could not go on»."""
+    if isinstance(bug, OSError):
+        where = f" {bug.filename!r}" if bug.filename else ""
+        return job_error(bug, f"{doing}{where}", Target.NODE)
+    if isinstance(bug, MemoryError):
+        return job_error(errno.ENOMEM, doing, Target.NODE)
+    return JobError(Code.INTERNAL, f"the pilot itself failed: {type(bug).__name__}: {bug}")
+
+
 class OSErrorsOn:
     """Turns an OSError raised within into a JobError that names the target, so that a copy can tell
     which of its two sides failed. Leaving it raises JobError."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from ailurus.protocol.program import check_program
 from ailurus.protocol.states import JobState
 from ailurus.protocol.trees import place
 from pilot.attempt import Attempt
-from pilot.blame import Target, job_error
+from pilot.blame import unexpected
 from pilot.clock import Clock
 from pilot.files.log_tarball import keep_log
 from pilot.files.undeclared import undeclared
@@ -123,14 +122,8 @@ def announce(attempt: Attempt, kit: Kit, outputs: Sequence[str]) -> None:
 
 
 def _unexpected(attempt: Attempt, bug: Exception) -> JobError:
-    """What nobody nearer to it has judged: an errno by the table, all else is a bug of ours."""
     _log.error("pilot_failed", trace=True, job_id=attempt.id[0])
-    if isinstance(bug, OSError):
-        where = f" {bug.filename!r}" if bug.filename else ""
-        return job_error(bug, f"the pilot could not go on with the attempt{where}", Target.NODE)
-    if isinstance(bug, MemoryError):
-        return job_error(errno.ENOMEM, "the pilot could not go on with the attempt", Target.NODE)
-    return JobError(Code.INTERNAL, f"the pilot itself failed: {type(bug).__name__}: {bug}")
+    return unexpected(bug, "the pilot could not go on with the attempt")
 
 
 def acceptable(spec: JobSpec, kit: Kit) -> None:

@@ -121,7 +121,7 @@ class Payload:
             process.signal(number)
 
     def outlives(self, node: str) -> bool:
-        """None: its processes are one program."""
+        """It does not, whichever that is: its processes are one program."""
         return False
 
     def _ended(self, process: PayloadProcess, *, last: bool = False) -> None:

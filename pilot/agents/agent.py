@@ -30,7 +30,7 @@ from ailurus.loops import Loop, Loops
 from ailurus.protocol.errors import AilurusError
 from pilot.agents import messages as a
 from pilot.agents.boxes import Boxes
-from pilot.agents.chores import Chores
+from pilot.agents.chores import Chores, explanation, judged
 from pilot.agents.lease import AgentLease
 from pilot.agents.link import KEY_BYTES, Handshake, Stranger
 from pilot.agents.wire import Wire
@@ -305,12 +305,14 @@ class Agent:
     def _ready(self, message: a.Prepare) -> None:
         try:
             image = self._node.prepare(message.spec, lambda: None)
+        except Exception as error:  # noqa: BLE001 - a job waits for it, whatever it is
+            self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(judged(error))))
+        else:
             self._wire.send(a.Prepared(message.ticket, image))
-        except JobError as error:
-            self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(error)))
 
     def _explain(self, key: int, exit_: Exit) -> None:
-        self._wire.send(a.ProcessOver(key, exit_.process, a.Explained.of(exit_.explain())))
+        told = a.Explained.of(explanation(exit_))
+        self._wire.send(a.ProcessOver(key, exit_.process, told))
 
     def _own(self, name: str) -> Path:
         """What an attempt has on this node."""

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from ailurus.logs import Log
 from ailurus.loops import Loop, Loops
+from pilot.blame import unexpected
+from pilot.node_ports import Exit, Explanation
+from pilot.ports import JobError
+
+_log = Log("pilot.agents.chores")
 
 
 class Chores:
@@ -22,3 +28,20 @@ class Chores:
         while True:
             self._todo.get()()
             loop.turned(None)
+
+
+def explanation(exit_: Exit) -> Explanation:
+    """What the node knows of a process that failed, whatever becomes of asking it: somebody waits
+    for its end."""
+    try:
+        return exit_.explain()
+    except Exception as error:  # noqa: BLE001 - as above
+        return Explanation(error=judged(error))
+
+
+def judged(error: Exception) -> JobError:
+    """What a chore for a payload met, as the pilot is told it."""
+    if isinstance(error, JobError):
+        return error
+    _log.error("agent_failed", trace=True)
+    return unexpected(error, "the agent could not go on with the payload")
