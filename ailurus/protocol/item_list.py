@@ -9,6 +9,7 @@ import msgspec
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import explained, files_of, measured, read_input
 from ailurus.protocol.sweeps import swept
 from ailurus.protocol.units import duration_s, size_mb
@@ -18,6 +19,8 @@ _UNITS: dict[str, tuple[str, Callable[[Any], float]]] = {
     "walltime": ("walltime_s", lambda text: int(duration_s(text))),
     "estimate": ("estimate_s", duration_s),
 }
+_KNOWN = sorted({*ItemSpec.__struct_fields__, *_UNITS})
+_OF_JOB = frozenset({*JobSpec.__struct_fields__, "disk"}.difference(_KNOWN))
 
 
 def items_from(tree: object, where: str, base: str) -> Iterator[ItemSpec]:
@@ -29,7 +32,9 @@ def items_from(tree: object, where: str, base: str) -> Iterator[ItemSpec]:
     if isinstance(tree, Mapping) and "sweep" in tree:
         for nr, entry in enumerate(swept(dict(tree), where)):
             yield item_from(entry, f"{where}[{nr}]", base)
-    elif isinstance(tree, Sequence) and not isinstance(tree, str) and tree:
+    elif isinstance(tree, Sequence) and not isinstance(tree, str):
+        if not tree:
+            raise AilurusError("no payloads", field=where, remedy="give at least one")
         for nr, entry in enumerate(tree):
             yield item_from(entry, f"{where}[{nr}]", base)
     else:
@@ -48,6 +53,12 @@ def item_from(entry: object, where: str, base: str) -> ItemSpec:
         raise AilurusError(
             "expected a mapping or a shell line", field=where, remedy="{arguments: [1, 2]}"
         )
+    if shared := next((name for name in entry if name in _OF_JOB), ""):
+        raise AilurusError(
+            "no field of a payload",
+            field=f"{where}.{shared}",
+            remedy="say it of the job, for all of its payloads",
+        )
     fields: dict[str, Any] = measured(entry, _UNITS, where)
     fields["inputs"] = files_of(fields.get("inputs"), f"{where}.inputs", base, read_input)
     # YAML reads `[1, 2]` and `N: 3` as numbers.
@@ -58,7 +69,7 @@ def item_from(entry: object, where: str, base: str) -> ItemSpec:
     try:
         item = msgspec.convert(fields, ItemSpec)
     except msgspec.ValidationError as error:
-        raise explained(error, where) from None
+        raise explained(error, where, _KNOWN) from None
     if item.command and item.arguments:
         raise AilurusError(
             "a command of its own, and arguments",

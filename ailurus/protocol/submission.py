@@ -30,6 +30,7 @@ from ailurus.protocol.file_rules import check_inputs, check_outputs
 from ailurus.protocol.job import JobSpec, Tree
 from ailurus.protocol.launchers import (
     OPTIONS,
+    SINGLE,
     Controller,
     Flavour,
     check_options,
@@ -123,7 +124,7 @@ def jobs_from(
                     field=where,
                     remedy="make several submissions of them",
                 )
-            if payloads is not None and one.get("payloads"):
+            if payloads is not None and one.get("payloads") is not None:
                 one["payloads"] = payloads(one["payloads"], f"{where}.payloads")
             jobs.append(_job(one, where, base))
     return tuple(jobs)
@@ -311,7 +312,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
         where = f"jobs[{index}]"
         programs = bool(job.command.strip()) + bool(job.script.strip())
         if job.payloads is not None:
-            _check_goal(job, where)
+            _check_payloads(job, where)
         if programs != 1 and (job.payloads is None or programs):
             raise AilurusError(
                 f"job {job.name!r} needs one of `command` and `script`",
@@ -359,7 +360,13 @@ def check(jobs: Sequence[JobSpec]) -> None:
     _check_cycles(jobs)
 
 
-def _check_goal(job: JobSpec, where: str) -> None:
+def _check_payloads(job: JobSpec, where: str) -> None:
+    if job.launcher != SINGLE:
+        raise AilurusError(
+            "payloads are started by themselves, and by no launcher",
+            field=f"{where}.launcher",
+            remedy="leave it out, or submit a job for each",
+        )
     if job.payloads is not None:
         try:
             needed(job.goal, job.payloads.count)

@@ -38,13 +38,18 @@ class PayloadLists:
         """What `jobs_from` calls, for a file in the directory `base`."""
 
         def read(tree: object, where: str) -> Payloads:
-            if isinstance(tree, str):
-                return self._known(_FileOfItems(Path(base, tree), base))
-            return self._known(list(items_from(tree, where, base)))
+            if not isinstance(tree, str):
+                return self._known(list(items_from(tree, where, base)), where)
+            path = Path(base, tree)
+            if not path.exists():
+                raise AilurusError(
+                    f"there is no file {path}", field=where, remedy="a name beside the job file"
+                )
+            return self._known(_FileOfItems(path, base), where)
 
         return read
 
-    def _known(self, items: _FileOfItems | list[ItemSpec]) -> Payloads:
+    def _known(self, items: _FileOfItems | list[ItemSpec], where: str) -> Payloads:
         digest, count = sha256(), 0
         for item in items:
             digest.update(_encoded(item, count) + b"\n")
@@ -52,7 +57,7 @@ class PayloadLists:
             if count > MOST_ITEMS:
                 raise AilurusError(f"more than {MOST_ITEMS} payloads", remedy="make several jobs")
         if not count:
-            raise AilurusError("no payloads", field="payloads", remedy="give at least one")
+            raise AilurusError("no payloads", field=where, remedy="give at least one")
         name = _name(digest)
         self._lists[name] = items
         return Payloads(list=name, count=count)

@@ -65,7 +65,7 @@ def _show(job: JobDetail, out: Output) -> None:
             ("created", clock(row.created)),
             ("changed", clock(row.changed)),
             ("asks for", _wants(job)),
-            ("command", spec.command or spec.script.partition("\n")[0] + " …"),
+            ("command", spec.command or (spec.script and spec.script.partition("\n")[0] + " …")),
             ("payloads", items.summary(job.items) if job.items else ""),
             ("files", _staging(last.staging) if last and last.staging else ""),
             ("parents", " ".join(map(str, job.parents))),

@@ -43,7 +43,12 @@ def judge(tx: Tx, job: JobRecord, report: m.Report) -> Judged:
             f"{cluster.failed} of its {cluster.items} payloads failed, "
             f"and {cluster.needed} had to finish"
         )
-        return Judged(_failed(report, Code.PAYLOAD_FAILED, said, transient=False), last=True)
+        failed = _failed(report, Code.PAYLOAD_FAILED, said, transient=False)
+        remedy = failed.remedy or (
+            f"`dispatcher show {job.job_id} --items failed` lists them, `dispatcher logs "
+            f"{job.job_id}.NUMBER --stream stderr` has what one wrote: mend what it says"
+        )
+        return Judged(replace(failed, remedy=remedy), last=True)
     return Judged(report)
 
 

@@ -29,7 +29,8 @@ class Remedy(Struct, frozen=True):
 _OTHERS = Remedy("its surroundings failed, not the job")
 _TABLE: dict[int, Remedy] = {
     Code.PAYLOAD_FAILED: Remedy(
-        "read `dispatcher logs {id} --stream stderr` and mend what it says; if that was not in the job"
+        "read `dispatcher logs {id} --stream stderr`: what is wrong in the job itself needs a new "
+        "submission, what is wrong elsewhere is to be mended"
     ),
     Code.NO_SUCH_FILE: Remedy("put the input where the job says it is"),
     Code.GET_ADLER_MISMATCH: Remedy("replace the damaged file, or declare its right checksum"),

@@ -75,6 +75,30 @@ def test_payloads_are_a_list_a_sweep_or_a_file_of_json_lines(
     ids(run("cancel", job))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("payloads: []\n", "jobs[0].payloads: no payloads (give at least one)"),
+        ("payloads: none.jsonl\n", "jobs[0].payloads: there is no file"),
+        ("payloads: [{outputs: [a]}]\n",
+         "jobs[0].payloads[0].outputs: no field of a payload (say it of the job"),
+        ("payloads: [{argumets: [a]}]\n",
+         "jobs[0].payloads[0].argumets: no such field (did you mean `arguments`?)"),
+        ("launcher: mpi\npayloads: [a]\n", "jobs[0].launcher: payloads are started by themselves"),
+    ],
+)  # fmt: skip
+def test_what_payloads_cannot_be_is_told_with_its_field(run, jobfile, text, said):
+    ran = run("submit", "--dry-run", jobfile("name: many\n" + text))
+    assert ran.code == DATA
+    assert said in ran.err
+
+
+def test_a_job_that_has_no_command_of_its_own_shows_none(run, jobfile):
+    (job,) = ids(run("submit", jobfile("name: many\npayloads: [a]\n")))
+    assert "command" not in run("show", job).out
+    ids(run("cancel", job))
+
+
 def test_a_wrong_line_of_a_file_is_named(run, jobfile, tmp_path):
     (tmp_path / "lines.jsonl").write_text('{"arguments": ["x"]}\n{"argumets": ["y"]}\n')
     ran = run("submit", jobfile(JOB + "payloads: lines.jsonl\n"))

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import ItemQuery, LogQuery
+from ailurus.protocol.api import ItemQuery, LogQuery, NoQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec, ItemState
 from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
@@ -162,6 +162,9 @@ async def test_a_job_ends_as_its_goal_says(b, goal, failing, state):
     assert (await worker.exchange(one, ended=tuple(ends[5:]))).settled
     await worker.report(one)
     assert await b.state(job_id) == state
+    if state == "failed":
+        (attempt,) = (await b.service.users.show(NoQuery(), ALICE, job_id=job_id)).attempts
+        assert f"dispatcher show {job_id} --items failed" in attempt.remedy
 
 
 async def test_what_no_answer_acknowledged_comes_with_the_report(b):

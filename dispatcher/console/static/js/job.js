@@ -155,7 +155,7 @@ const Asked = ({ spec }) => html`<${Card} title="What it asked for">
     <div><dt>walltime</dt><dd>${spec.walltime_s ? duration(spec.walltime_s) : "no limit"}</dd></div>
     ${spec.container && html`<div><dt>container</dt><dd>${spec.container}</dd></div>`}
   </dl>
-  <pre class="script" tabindex="0" aria-label="Command">${spec.script || spec.command}</pre>
+  ${(spec.script || spec.command) && html`<pre class="script" tabindex="0" aria-label="Command">${spec.script || spec.command}</pre>`}
 </${Card}>`;
 
 /** @param {{detail: any}} props */
