@@ -31,7 +31,10 @@ from ailurus.protocol.program import LONGEST_WORD
 from pilot.rsh.exchange import Asked, Gone, Output, Said, Signalled, Taken, Told
 
 MOST_REQUESTS = 500
-"""Of one payload and node at once. Each holds four descriptors."""
+"""Of one payload and node at once."""
+DESCRIPTORS, SHARE, ENOUGH = 5, 2, 1 << 14
+"""How many each holds; what part of the process's all may hold, and one payload half of that; how many
+the process should have."""
 REST_S = 0.05
 """How long a door that keeps us busy is not looked at."""
 SIGNALS_AT_ONCE, SIGNAL_S = 200, 0.005
@@ -67,6 +70,8 @@ class Doors:
         self._resting: list[int] = []
         self._rest_until = 0.0
         self._serving = False
+        # Requests of all doors: how many there are, and may be.
+        self.requests = self.most_requests = 0
         self.watch(self._bell, select.EPOLLIN, self._rung)
 
     def open(self, directory: Path, tell: Tell) -> Door:
@@ -75,10 +80,18 @@ class Doors:
         with self._lock:
             if not self._serving:
                 # Most pilots never have a payload of several nodes.
+                self.most_requests = _descriptors() // SHARE // DESCRIPTORS
                 self._loops.thread("doors", self._serve)
                 self._serving = True
         self.soon(door.begin)
         return door
+
+    def check(self, count: int) -> None:
+        """Raise ValueError if a door that has `count` requests may have no more."""
+        if count >= min(MOST_REQUESTS, self.most_requests // 2):
+            raise ValueError(f"{count} commands run from this node already")
+        if self.requests >= self.most_requests:
+            raise ValueError("this node has no descriptors left for another command")
 
     def soon(self, task: Callable[[], None]) -> None:
         """Have something done by the doors' thread."""
@@ -160,6 +173,7 @@ class Door:
 
         def closed() -> None:
             self._closed = True
+            self._doors.requests -= len(self._requests)
             for request in self._requests.values():
                 request.close()
             self._requests.clear()
@@ -201,8 +215,7 @@ class Door:
             with contextlib.ExitStack() as refused:
                 refused.callback(os.close, answer)
                 try:
-                    if len(self._requests) >= MOST_REQUESTS:
-                        raise ValueError(f"{MOST_REQUESTS} commands run from this node already")
+                    self._doors.check(len(self._requests))
                     self._count += 1
                     request = _Request(
                         self._doors, here, answer, self._tell, self._count, self._signals
@@ -213,9 +226,11 @@ class Door:
                 refused.pop_all()
             undo.pop_all()
         self._requests[request.number] = request
+        self._doors.requests += 1
         request.begin(self._over)
 
     def _over(self, number: int) -> None:
+        self._doors.requests -= 1
         self._requests.pop(number).close()
 
 
@@ -362,6 +377,17 @@ class _Request:
     def _last_word(self, line: bytes) -> None:
         with contextlib.suppress(OSError):
             os.write(self._answer, line)
+
+
+def _descriptors() -> int:
+    """How many this process may have; from now on more, if the system lets it. Payloads keep their
+    limit: the guardian, which starts them, is another process by now."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    more = max(soft, min(hard, ENOUGH))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    return more
 
 
 def _read(fd: int) -> bytes:

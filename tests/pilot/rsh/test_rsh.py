@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -326,6 +327,30 @@ def test_ten_thousand_requests_are_served_or_refused_and_none_is_kept(hand: Hand
         os.close(fd)
     until(lambda: len(os.listdir("/proc/self/fd")) <= before)  # noqa: PTH208
     hand.serves()
+
+
+def test_requests_leave_the_pilot_the_descriptors_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doors, "_descriptors", lambda: 100)
+    hand = Hand(tmp_path)
+    fds = hand.held(hand.request())
+    hand.knock(b"1\n" * 20)
+    answers = b""
+
+    def answered() -> bool:
+        nonlocal answers
+        with contextlib.suppress(BlockingIOError):
+            answers += os.read(fds["answer"], 1 << 16)
+        return answers.count(b"\n") == 20
+
+    until(answered)
+    assert answers.count(b"yes\n") == 5
+    assert b"no 5 commands run from this node already\n" in answers
+    hand.door.close()
+    assert hand.made.requests == 0
+    for fd in fds.values():
+        os.close(fd)
 
 
 def test_a_payload_that_writes_to_its_door_without_end_costs_little(hand: Hand) -> None:
