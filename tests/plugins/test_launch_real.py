@@ -79,10 +79,11 @@ def run(cluster: Cluster, plan: Plan, job: Program, timeout_s: float = 30) -> Ra
 
 MPIS = {
     "openmpi4": ("mpicc.openmpi", ""),
-    "mpich4": ("mpicc.mpich", ""),
     "openmpi5": ("", ".venv-openmpi"),
     "mpich5": ("", ".venv-mpich"),
 }
+# Debian's, over UCX: of runs that end well some stand still in MPI_Finalize (docs/status.md).
+MPICH4 = {"mpich4": ("mpicc.mpich", "")}
 
 
 @pytest.mark.parametrize("kind", MPIS)
@@ -123,7 +124,7 @@ def world(nodes: Nodes, need: Callable[..., str]) -> Callable[[str], str]:
 def test_the_exit_code_and_number_of_a_failing_rank_are_told(
     kind: str, on_nodes: Cluster, nodes: Nodes, world: Callable[[str], str]
 ) -> None:
-    program = world(MPIS[kind][0])
+    program = world((MPIS | MPICH4)[kind][0])
     job = launch(nodes.directory / "launch", [program, "7"], program, names=nodes.names)
     ran = run(on_nodes, Mpi(MpiOptions(ranks_per_node=2)).plan(job), job)
     assert ran.code == 7, ran
