@@ -12,7 +12,6 @@ import secrets
 import select
 import signal
 import socket
-import stat
 import sys
 import threading
 import time
@@ -31,8 +30,9 @@ from ailurus.protocol.errors import AilurusError
 from pilot.agents import messages as a
 from pilot.agents.boxes import Boxes
 from pilot.agents.chores import Chores, explanation, judged
+from pilot.agents.key_file import read_key
 from pilot.agents.lease import AgentLease
-from pilot.agents.link import KEY_BYTES, Handshake, Stranger
+from pilot.agents.link import Handshake, Stranger
 from pilot.agents.wire import Wire
 from pilot.blame import GUARDIAN_DIED, Target, job_error
 from pilot.node import claims, machine, topology
@@ -115,31 +115,6 @@ class AgentOptions(Struct, frozen=True, kw_only=True):
 
 class Ends(Exception):
     """Why the agent ends."""
-
-
-def read_key(path: Path) -> bytes:
-    """The allocation's key. Raises AilurusError unless it is this user's alone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            found = os.fstat(fd)
-            text = os.read(fd, 2 * KEY_BYTES + 2)
-        finally:
-            os.close(fd)
-        private = stat.S_ISREG(found.st_mode) and not found.st_mode & 0o077
-        if not private or found.st_uid != os.geteuid():
-            raise AilurusError(f"{path} is not a file of this user's alone")
-        key = bytes.fromhex(text.decode("ascii"))
-    except OSError as error:
-        raise AilurusError(
-            f"cannot read the allocation's key {path}: {error.strerror}",
-            remedy="is the pilot's work directory on a file system that all nodes share?",
-        ) from None
-    except ValueError:
-        raise AilurusError(f"{path} has no key in it") from None
-    if len(key) != KEY_BYTES:
-        raise AilurusError(f"{path} has no key in it")
-    return key
 
 
 def names(environment: Mapping[str, str]) -> tuple[str, ...]:

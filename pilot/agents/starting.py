@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError
+from pilot.agents.key_file import write_key
 from pilot.node_ports import Allocation, Starter
 from pilot.ports import ProcessEnd, ProcessSpec, Spawner
 
@@ -94,7 +94,7 @@ class Starting:
 
     def _run_starters(self, names: list[str], *, apart: bool) -> None:
         try:
-            self._write_key()
+            write_key(self._key_file, self._key)
             for starter in self._allocation.starters(self._argv, names, apart=apart):
                 self._spawn(starter)
         except (AilurusError, OSError) as error:
@@ -123,14 +123,3 @@ class Starting:
             self._key_file.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("key_not_removed", what=str(error))
-
-    def _write_key(self) -> None:
-        """Raises OSError."""
-        if self._key_file.exists():
-            return
-        draft = self._key_file.with_suffix(".new")
-        draft.unlink(missing_ok=True)
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(fd, "w", encoding="ascii") as file:
-            file.write(self._key.hex())
-        draft.rename(self._key_file)

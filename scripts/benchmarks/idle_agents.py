@@ -15,7 +15,8 @@ from pathlib import Path
 from ailurus import __version__
 from ailurus.protocol.resources import Resources
 from pilot.agents import messages as a
-from pilot.agents.agent import connect, read_key
+from pilot.agents.agent import connect
+from pilot.agents.key_file import read_key
 from pilot.agents.wire import Wire
 from pilot.node_ports import NOTHING
 from pilot.ports import ProcessEnd
