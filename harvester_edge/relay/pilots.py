@@ -260,6 +260,9 @@ class Pilots:
         self._state.hear(pilot)
         for piece in ask.pieces:
             job = self._state.jobs.get((piece.job_id, piece.attempt_nr))
+            if job is not None and job.holder not in (pilot, None):
+                # The dispatcher asks only whether it comes from the job's owner.
+                continue
             self._dispatcher.pass_on((pilot if job is None else job.owner).worker_id, piece)
         return m.Done()
 

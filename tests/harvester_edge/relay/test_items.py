@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.api import LogQuery
 from ailurus.protocol.item import ItemOutcome
 from ailurus.protocol.states import JobState
 from harvester_edge.relay.state import Refusal
@@ -55,5 +56,22 @@ def test_items_of_another_pilots_job_are_refused(tmp_path):
         with pytest.raises(Refusal) as refused:
             await other.exchange(job, 1)
         assert refused.value.problem.status == 404
+
+    play(test, tmp_path)
+
+
+def test_no_pilot_writes_to_the_log_of_another_pilots_job(tmp_path):
+    async def test(w: World) -> None:
+        (job_id,) = await w.submit()
+        one, other = await w.pilots(2)
+        (job,) = await w.fill(one)
+        for pilot, text in ((other, "forged"), (one, "said")):
+            piece = m.LogPiece(
+                job_id=job_id, attempt_nr=job.attempt_nr, stream="stdout", offset=0, text=text
+            )
+            await w.relay.log_pieces(m.LogPieces(pieces=(piece,)), pilot.known)
+        await w.turn(2)
+        chunk = await w.b.service.users.log(LogQuery(), ALICE, job_id=job_id)
+        assert chunk.text == "said"
 
     play(test, tmp_path)
