@@ -22,7 +22,7 @@ def test_the_architecture_page_names_only_files_that_exist():
     named = set(re.findall(r"`([\w/]+\.py)", page))
     assert named
     gone = {name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in known)}
-    kinds = ("batch", "catalogue", "container", "data")
+    kinds = ("batch", "catalogue", "container", "data", "launch", "node")
     blanks = {"PROGRAM/cli/NAME.py", "PROGRAM/cli/__init__.py"}
     blanks |= {f"plugins/{kind}/NAME.py" for kind in kinds}
     assert gone == blanks
