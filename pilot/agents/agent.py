@@ -28,20 +28,19 @@ from ailurus.logs import Log
 from ailurus.loops import Loop, Loops
 from ailurus.protocol.errors import AilurusError
 from pilot.agents import messages as a
-from pilot.agents.boxes import Boxes
+from pilot.agents.boxes import Boxes, not_begun
 from pilot.agents.chores import Chores, explanation, judged
 from pilot.agents.key_file import read_key
 from pilot.agents.lease import AgentLease
 from pilot.agents.link import Handshake, Stranger
 from pilot.agents.wire import Wire
-from pilot.blame import GUARDIAN_DIED, Target, job_error
 from pilot.node import claims, machine, topology
 from pilot.node.containers import container_of
 from pilot.node.local import LocalNode, groups_of
 from pilot.node.sampler import rest_s
 from pilot.node.streams import Streams
-from pilot.node_ports import DoorHandle, Exit, Explanation
-from pilot.ports import JobError, ProcessEnd
+from pilot.node_ports import DoorHandle, Exit
+from pilot.ports import JobError
 from pilot.process.kill import become_undumpable
 from pilot.process.orders import boot_s
 from pilot.process.spawner import GuardedSpawner
@@ -167,10 +166,11 @@ class Agent:
 
     def serve(self) -> None:
         """Do what the pilot asks. Raises Ends."""
-        while True:
-            self._beat()
-            for message in self._ear.hear(self._patience()):
-                self._do(message)
+        with self._boxes:
+            while True:
+                self._beat()
+                for message in self._ear.hear(self._patience()):
+                    self._do(message)
 
     def _beat(self) -> None:
         at = boot_s()
@@ -253,7 +253,7 @@ class Agent:
                 self._keys[key] = own
         except (JobError, OSError) as error:
             self._keys.pop(key, None)
-            self._wire.send(_not_begun(key, error))
+            self._wire.send(not_begun(key, error))
 
     def _open_door(self, message: a.OpenDoor) -> None:
         def tell(said: Said) -> None:
@@ -294,13 +294,6 @@ class Agent:
         if not name or "/" in name or name.startswith("."):
             raise Ends(f"the pilot named an attempt {name!r}")
         return self._directory / name
-
-
-def _not_begun(key: int, error: JobError | OSError) -> a.ProcessOver:
-    if isinstance(error, OSError):
-        error = job_error(error, "cannot make the payload's directory", Target.NODE)
-    end = ProcessEnd(key=key, errno=GUARDIAN_DIED, before=True)
-    return a.ProcessOver(key, end, a.Explained.of(Explanation(error=error)))
 
 
 class Ear:

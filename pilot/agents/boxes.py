@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from msgspec.structs import replace
 
@@ -19,10 +20,10 @@ from ailurus.loops import Loops
 from pilot.agents import messages as a
 from pilot.agents.chores import Chores
 from pilot.agents.wire import Wire
-from pilot.blame import Target, job_error
+from pilot.blame import GUARDIAN_DIED, Target, job_error
 from pilot.node.local import LocalNode
-from pilot.node_ports import Finish, Standing, TaskOutput
-from pilot.ports import JobError
+from pilot.node_ports import Explanation, Finish, Standing, TaskOutput
+from pilot.ports import JobError, ProcessEnd
 
 FRAME_BYTES = 1 << 20
 """Of output in a frame, and the last process's more."""
@@ -43,6 +44,14 @@ class Boxes:
         self._making = Chores("boxes", loops)
         self._telling = Chores("ends", loops)
         self._ended: deque[tuple[int, Finish]] = deque()
+        self._over = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """The agent kills all: how that ends says nothing of it, and is not told."""
+        self._over = True
 
     def stand(self, message: a.Stand, own: Path) -> None:
         """Make one, beside the loop. `own`: what the payload has on this node."""
@@ -88,6 +97,8 @@ class Boxes:
 
     def _done(self, key: int, finish: Finish) -> None:
         self._keys.pop(key, None)
+        if self._over:
+            return
         self._ended.append((key, finish))
         self._telling.add(self._tell)
 
@@ -103,3 +114,11 @@ class Boxes:
                 ends.append(a.TaskOver(key, finish.process, out, err))
                 size += len(out.data) + len(err.data) + 100
             self._wire.send(a.TasksOver(ends))
+
+
+def not_begun(key: int, error: JobError | OSError) -> a.ProcessOver:
+    """The end of a process that could not be started."""
+    if isinstance(error, OSError):
+        error = job_error(error, "cannot make the payload's directory", Target.NODE)
+    end = ProcessEnd(key=key, errno=GUARDIAN_DIED, before=True)
+    return a.ProcessOver(key, end, a.Explained.of(Explanation(error=error)))

@@ -20,7 +20,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemOutcome, ItemSpec
 from pilot.attempt import Attempt
-from pilot.blame import GUARDIAN_DIED
+from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
 from pilot.items.command import argv, environment, need
 from pilot.items.item import Item, exit_code, judged, key_of
 from pilot.items.lease import BEGUN_S, Ledger
@@ -118,7 +118,8 @@ class _Run:
         self._ended: list[m.ItemEnd] = []
         self._number = 0
         self._cpu_s = 0.0
-        untold = Untold(path_of(kit.journal.path, attempt.name))
+        with OSErrorsOn(Target.NODE, "cannot keep how the job's payloads end"):
+            untold = Untold(path_of(kit.journal.path, attempt.name))
         capacity = sum(slot.need.cores for slot, _ in places)
         self._ledger = Ledger(attempt.id, untold, capacity)
         self._asks: queue.SimpleQueue[m.ItemsRequest | m.LogPieces | None] = queue.SimpleQueue()
@@ -147,6 +148,9 @@ class _Run:
 
     def close(self) -> None:
         self._asks.put(None)
+        # None does, unless the pilot itself failed.
+        for item in self._running:
+            self._standing[item.node].signal(item.key, signal.SIGKILL)
         for standing in self._standing.values():
             standing.close()
         untold = self._ledger.untold

@@ -188,6 +188,22 @@ def test_a_node_that_is_lost_costs_the_attempts_of_its_items_and_the_others_go_o
     assert {end.host for end in again} == {"n1"}
 
 
+def test_what_an_agent_kills_when_it_ends_is_lost_and_has_not_failed(job):
+    running = job([ItemSpec(command="case $AILURUS_ATTEMPT in *.0.1) sleep 61.25; esac")])
+    (pid,) = until(lambda: processes_with("sleep\0" + "61.25"))
+    node = next(name for name in NAMES if _descends(pid, running.cluster.agents[name].pid))
+    running.cluster.agents[node].terminate()
+    assert running.ended().error is None
+    assert running.queue.outcomes() == {"lost": 1, "finished": 1}
+
+
+def _descends(pid: int, from_pid: int) -> bool:
+    while pid not in (0, 1, from_pid):
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8")
+        pid = int(text.rpartition(") ")[2].split()[1])
+    return pid == from_pid
+
+
 def test_a_job_ends_with_the_last_of_its_nodes(job):
     running = job([ItemSpec(command="sleep 60") for _ in range(4)])
     until(lambda: len(processes_with(MARK)) >= 4)
