@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from errno import EAGAIN, EMFILE, ENOMEM, ENOSPC, ENOSYS, EPERM, EPIPE, ETIMEDOUT
+from errno import EAGAIN, EINVAL, EMFILE, ENOMEM, ENOSPC, ENOSYS, EPERM, EPIPE, ETIMEDOUT
 from pathlib import Path
 
 from msgspec import Struct
@@ -35,7 +35,7 @@ READY_S = 30.0
 _LOOK_MS = 50
 _OPEN = os.O_RDONLY | os.O_CLOEXEC
 _SAID_BYTES = 2000
-_NODES = frozenset({EAGAIN, EMFILE, ENOMEM, ENOSPC, ENOSYS, EPERM, EPIPE, ETIMEDOUT})
+_NODES = frozenset({EAGAIN, EINVAL, EMFILE, ENOMEM, ENOSPC, ENOSYS, EPERM, EPIPE, ETIMEDOUT})
 """What no image does to a mount."""
 
 

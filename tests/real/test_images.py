@@ -123,8 +123,9 @@ def test_the_payloads_of_a_job_run_in_its_image_each_with_its_own_variables(
     job = site.submit(container=image, payloads=payloads, cores=4)
     pilot = pilot_of(site, user)
     detail = site.dispatcher.final(job, 60)
-    assert detail.row.state is JobState.FINISHED, detail.row.diagnosis
-    said = [client.item(job, number).stdout_tail for number in range(12)]
+    ends = [client.item(job, number) for number in range(12)]
+    assert detail.row.state is JobState.FINISHED, ends
+    said = [one.stdout_tail for one in ends]
     assert said == [f"env\n{number}\n" for number in range(12)]
     assert pilot.ended() == 0
     assert until(lambda: not left_of(site))
