@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import select
 import signal
 import socket
@@ -28,6 +27,7 @@ from ailurus.logs import Log
 from ailurus.loops import Loop, Loops
 from ailurus.protocol.errors import AilurusError
 from pilot.agents import messages as a
+from pilot.agents import scratch_dir
 from pilot.agents.boxes import Boxes, not_begun
 from pilot.agents.chores import Chores, explanation, judged
 from pilot.agents.key_file import read_key
@@ -162,6 +162,7 @@ class Agent:
         self._images = Chores("images", loops)
         self._boxes = Boxes(node, self._wire, self._keys, loops)
         self._removals, self._slow = Chores("removals", loops), Chores("slow", loops)
+        self._removals.add(lambda: scratch_dir.sweep(directory.parent))
         loops.thread("sampler", self._measure)
 
     def serve(self) -> None:
@@ -354,8 +355,7 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
     ear = Ear(options.head, read_key(options.key_file))
     for number in SIGNALS:
         signal.signal(number, lambda number, _: ear.end(f"got {signal.Signals(number).name}"))
-    directory = options.workdir / f"ailurus-agent-{secrets.token_hex(8)}"
-    directory.mkdir(mode=0o700, parents=True)
+    directory, lock = scratch_dir.make(options.workdir)
     spawner.until(boot_s() + START_S, str(directory))
     held, node = claims.NONE, None
     try:
@@ -383,6 +383,7 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
         if node is not None:
             node.close()
         remove_tree(directory)
+        os.close(lock)
 
 
 def _listen(spawner: GuardedSpawner, ear: Ear) -> None:

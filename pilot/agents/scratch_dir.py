@@ -1,0 +1,53 @@
+"""An agent's directory on its node, and those that dead agents have left there.
+
+A lock on the directory says that its agent lives; the kernel takes it back however that ends. Where
+an agent was killed together with its guardian, the next one on the node removes what is left.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+from pilot.workdir import remove_tree
+
+PREFIX = "ailurus-agent-"
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make(workdir: Path) -> tuple[Path, int]:
+    """A new directory in `workdir`, and the descriptor of its lock. Raises OSError."""
+    while True:
+        path = workdir / f"{PREFIX}{secrets.token_hex(8)}"
+        path.mkdir(mode=0o700, parents=True)
+        # Before it has its lock another agent may take it for a dead one's.
+        if (lock := _locked(path)) is not None:
+            return path, lock
+
+
+def sweep(workdir: Path) -> None:
+    """Remove what dead agents of this user have left in `workdir`."""
+    for path in workdir.glob(f"{PREFIX}*"):
+        if (lock := _locked(path)) is not None:
+            remove_tree(path)
+            os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """A lock on a directory of this user; None if another process has it, or it is gone."""
+    try:
+        fd = os.open(path, _OPEN)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found = os.fstat(fd)
+    except OSError:
+        os.close(fd)
+        return None
+    if found.st_uid != os.geteuid() or not found.st_nlink:
+        os.close(fd)
+        return None
+    return fd
