@@ -96,6 +96,9 @@ def test_a_collector_that_is_not_there_costs_no_job(tmp_path):
         (only,) = await worker.acquire()
         assert await worker.report(only) == "accepted"
         assert await one.state(ids[0]) == JobState.FINISHED
-        traces._sending.cancel()
+        # Else its thread begins anew in each process that a later test forks, such as a guardian.
+        for processor in traces._provider._active_span_processor._span_processors:
+            processor.span_exporter.shutdown()
+        await traces.close()
 
     run(test, tmp_path)
