@@ -56,6 +56,7 @@ def test_r1_r2_r3_every_job_finishes_exactly_once(options: tuple[str, ...], need
     assert all(figure["met"] for figure in chaos(*options) if figure["met"] is not None)
 
 
+@pytest.mark.timeout(300)
 def test_each_payload_counts_once_though_machines_and_agents_are_lost(need) -> None:
     nodes_needed(need)
     need("slurmctld", package="slurm-wlm", option="--slurm")

@@ -19,7 +19,7 @@ from tests.rig.batch_systems import Slurm
 from tests.rig.nodes import Nodes
 from tests.rig.waiting import until
 
-pytestmark = [pytest.mark.real, pytest.mark.batch, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.batch, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 class Queue:
