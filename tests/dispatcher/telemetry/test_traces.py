@@ -15,6 +15,8 @@ from ailurus.protocol.states import JobState
 from dispatcher.telemetry.traces import Traces
 from tests.dispatcher.helpers import ALICE, job, run
 
+pytestmark = pytest.mark.usefixtures("traces_forgotten")
+
 
 @pytest.fixture
 def collector():
