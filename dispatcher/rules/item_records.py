@@ -112,30 +112,21 @@ def page_in(
     tx: Tx, cluster_id: int, state: ItemState, mark: int, after: int, most: int
 ) -> list[ItemRecord]:
     """The same in a state, with a mark."""
-    rows = tx.all(
-        "item.page_in",
-        cluster_id=cluster_id,
-        in_state=state,
-        mark=mark,
-        after=after,
-        most=most,
-    )
-    return [_item(row) for row in rows]
+    return _paged(tx, "item.page_in", cluster_id, state, mark, after, most)
 
 
 def page_before(
     tx: Tx, cluster_id: int, state: ItemState, mark: int, after: int, most: int
 ) -> list[ItemRecord]:
     """The same in a state, with a mark below that one."""
-    rows = tx.all(
-        "item.page_before",
-        cluster_id=cluster_id,
-        in_state=state,
-        mark=mark,
-        after=after,
-        most=most,
-    )
-    return [_item(row) for row in rows]
+    return _paged(tx, "item.page_before", cluster_id, state, mark, after, most)
+
+
+def _paged(
+    tx: Tx, statement: str, cluster_id: int, state: ItemState, mark: int, after: int, most: int
+) -> list[ItemRecord]:
+    values = {"cluster_id": cluster_id, "in_state": state, "mark": mark}
+    return [_item(row) for row in tx.all(statement, **values, after=after, most=most)]
 
 
 def slice_sizes(tx: Tx, list_id: int, index: int, last: int) -> Iterator[tuple[int, int]]:

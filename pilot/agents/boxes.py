@@ -18,11 +18,11 @@ from msgspec.structs import replace
 
 from ailurus.loops import Loops
 from pilot.agents import messages as a
-from pilot.agents.chores import Chores
+from pilot.agents.chores import Chores, judged
 from pilot.agents.wire import Wire
 from pilot.blame import GUARDIAN_DIED, Target, job_error
 from pilot.node.local import LocalNode
-from pilot.node_ports import Explanation, Finish, Standing, TaskOutput
+from pilot.node_ports import NOTHING, Explanation, Finish, Standing, TaskOutput
 from pilot.ports import JobError, ProcessEnd
 
 FRAME_BYTES = 1 << 20
@@ -87,11 +87,8 @@ class Boxes:
             own.mkdir(mode=0o700, parents=True, exist_ok=True)
             box = replace(order.box, own=str(own))
             self._standing[message.ticket] = self._node.stand(replace(order, box=box))
-        except JobError as error:
-            self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(error)))
-        except OSError as error:
-            told = job_error(error, "cannot make a box for many processes", Target.NODE)
-            self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(told)))
+        except Exception as error:  # noqa: BLE001 - the pilot waits for the box
+            self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(judged(error))))
         else:
             self._wire.send(a.Prepared(message.ticket))
 
@@ -110,7 +107,11 @@ class Boxes:
             size = 0
             while self._ended and size < FRAME_BYTES:
                 key, finish = self._ended.popleft()
-                out, err = finish.take()
+                try:
+                    out, err = finish.take()
+                except Exception as error:  # noqa: BLE001 - somebody waits for the end
+                    judged(error)
+                    out = err = NOTHING
                 ends.append(a.TaskOver(key, finish.process, out, err))
                 size += len(out.data) + len(err.data) + 100
             self._wire.send(a.TasksOver(ends))

@@ -116,7 +116,6 @@ class _Run:
         self._running: set[Item] = set()
         self._waiting: set[Item] = set()
         self._ended: list[m.ItemEnd] = []
-        self._number = 0
         self._cpu_s = 0.0
         with OSErrorsOn(Target.NODE, "cannot keep how the job's payloads end"):
             untold = Untold(path_of(kit.journal.path, attempt.name))

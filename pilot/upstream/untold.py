@@ -39,8 +39,13 @@ class Untold:
         """Note ends; with a disk that is full only here."""
         self._ends.extend(ends)
         if self._fd >= 0:
+            data = _encode(ends) + b"\n"
             with contextlib.suppress(OSError):
-                self._size += os.write(self._fd, _encode(ends) + b"\n")
+                if os.write(self._fd, data) == len(data):
+                    self._size += len(data)
+                else:
+                    # Half a line would spoil the next one, too.
+                    os.ftruncate(self._fd, self._size)
 
     def first(self, most: int = MOST_NEWS) -> tuple[ItemEnd, ...]:
         return tuple(islice(self._ends, most))
@@ -70,12 +75,12 @@ class Untold:
         with contextlib.suppress(OSError):
             fd = _created(beside)
             data = _encode(list(self._ends)) + b"\n"
-            if os.write(fd, data) < len(data):
+            try:
+                if os.write(fd, data) == len(data):
+                    beside.replace(self._path)
+                    self._fd, fd, self._size = fd, self._fd, len(data)
+            finally:
                 os.close(fd)
-                return
-            beside.replace(self._path)
-            os.close(self._fd)
-            self._fd, self._size = fd, len(data)
 
 
 def left_by(path: Path, most: int = MOST_NEWS) -> tuple[ItemEnd, ...]:

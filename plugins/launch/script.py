@@ -18,7 +18,6 @@ class Script:
 
     def plan(self, job: Program) -> Plan:
         each = self._options.slots_per_node or min(node.cores for node in job.nodes)
-        names = ("nodes", "hostfile", "machinefile")
         return Plan(
             argv=job.argv,
             environment={
@@ -27,15 +26,9 @@ class Script:
                 "AILURUS_MACHINEFILE": f"{job.directory}/machinefile",
                 "AILURUS_SLOTS_PER_NODE": str(each),
             },
-            files=dict(
-                zip(
-                    names,
-                    (
-                        hosts.plain(job.nodes),
-                        hosts.openmpi(job.nodes, each),
-                        hosts.hydra(job.nodes, each),
-                    ),
-                    strict=True,
-                )
-            ),
+            files={
+                "nodes": hosts.plain(job.nodes),
+                "hostfile": hosts.openmpi(job.nodes, each),
+                "machinefile": hosts.hydra(job.nodes, each),
+            },
         )

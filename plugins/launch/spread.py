@@ -17,9 +17,9 @@ PORTS = range(20_000, 32_000)
 """Below those that the kernel gives to clients."""
 
 
-def port_of(mark: str, number: int = 0) -> int:
+def port_of(mark: str) -> int:
     """A port for a job: another one than its neighbours', most probably."""
-    return PORTS[(zlib.crc32(mark.encode()) + number) % len(PORTS)]
+    return PORTS[zlib.crc32(mark.encode()) % len(PORTS)]
 
 
 def spread(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,21 @@ def test_what_was_not_told_is_found_by_the_next_pilot(
     assert [one.name for one in tmp_path.iterdir()] == ["x.items"]
     ends.close(remove=True)
     assert untold.left_by(path) == ()
+
+
+def test_half_a_line_on_a_full_disk_spoils_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.items"
+    ends = Untold(path)
+    ends.add([end(1)])
+    whole = os.write
+    with monkeypatch.context() as full:
+        full.setattr(untold.os, "write", lambda fd, data: whole(fd, data[:5]))
+        ends.add([end(2)])
+    ends.add([end(3)])
+    assert untold.left_by(path) == (end(1), end(3))
+    assert ends.first() == (end(1), end(2), end(3))
 
 
 def lively(after_s: float = 10.0) -> Live:
