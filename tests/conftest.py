@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import settings
 from structlog.testing import capture_logs
 
@@ -24,6 +26,9 @@ from tests.rig.batch_systems import Slurm
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+# libuv makes its pipe anew in whatever is forked from here later, and closes the old one by its
+# numbers: in a guardian these are other files. Servers in processes of their own have libuv.
+uvloop.new_event_loop = asyncio.new_event_loop  # type: ignore[assignment]
 
 
 @pytest.fixture(autouse=True)

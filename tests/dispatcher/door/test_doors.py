@@ -11,7 +11,6 @@ import time
 
 import pytest
 import uvicorn
-import uvloop
 
 from ailurus import server as servers
 from ailurus.logs import Log
@@ -104,8 +103,7 @@ def opened(request, door, tmp_path):
             async with Open(app, tls, ConnectionLimits(most)) as one:
                 await asyncio.wait_for(test(one), 20)
 
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main())
+        asyncio.run(main())
 
     return play
 

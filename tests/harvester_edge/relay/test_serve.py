@@ -8,7 +8,6 @@ import signal
 
 import msgspec
 import pytest
-import uvloop
 
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
@@ -48,7 +47,7 @@ def test_a_relay_answers_over_tls_in_its_own_name(tree, tmp_path):
             await asyncio.wait_for(serving, 10)
         return errors
 
-    first, second = uvloop.run(main())
+    first, second = asyncio.run(main())
     assert (first.status, len(first.giver), first.giver) == (401, 16, second.giver)
-    again = uvloop.run(main())
+    again = asyncio.run(main())
     assert again[0].giver == first.giver  # the name outlives a restart
