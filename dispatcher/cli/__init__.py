@@ -26,6 +26,8 @@ VERBS = {
     "why": "why a job is where it is",
     "wait": "wait until jobs are final; exit as the payload did",
     "logs": "a job's output",
+    "files": "what jobs left in storage",
+    "get": "bring what jobs left in storage",
     "cancel": "cancel jobs",
     "retry": "submit final jobs anew",
     "register": "have outputs registered again that the catalogue refused",

@@ -1,0 +1,82 @@
+"""`dispatcher get ID… [NAME…]`: what jobs left in storage, brought here and compared."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ailurus.output import Output, clean
+from ailurus.protocol.errors import AilurusError
+from dispatcher.cli.connection import connect
+from dispatcher.cli.exits import NO_INPUT, OK, USAGE, CommandError, code_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ailurus.protocol.messages import FileRecord
+
+
+def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="ID… [NAME…]", help="names may have * and ?")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="default: here; of several jobs, each has a directory of its number there",
+    )
+    parser.add_argument("--force", action="store_true", help="write over files that differ")
+
+
+def main(args: Namespace, out: Output) -> int:
+    """Bring the files; what fails is said, and the others are brought."""
+    from dispatcher.cli.download import brought
+
+    client, (ids, names) = connect(args), _parted(args.words)
+    jobs = {job_id: _wanted(client.show(job_id).files, names) for job_id in ids}
+    if not any(jobs.values()):
+        asked = f"no file called {' or '.join(names)}" if names else "no files"
+        what = f"job {ids[0]} has" if len(ids) == 1 else "these jobs have"
+        raise CommandError(
+            NO_INPUT,
+            f"{what} {asked} in storage",
+            remedy="see `dispatcher files`; files are there once a job has finished",
+        )
+    code, rows = OK, []
+    for job_id, files in jobs.items():
+        here = args.to / str(job_id) if len(jobs) > 1 else args.to
+        for file in files:
+            path = here / file.name
+            try:
+                how = brought(file, path, force=args.force)
+            except AilurusError as error:
+                sys.stderr.write(clean(f"dispatcher: {error}\n"))
+                code = code or code_of(error)
+            else:
+                rows.append((job_id, file.name, file.size, how, path))
+                if out.as_json:
+                    out.record(file)
+    if not out.as_json:
+        out.table(["job", "file", "bytes", "result", "path"], rows)
+    return code
+
+
+def _parted(words: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Numbers of jobs, and what follows them: names, which may be numbers, too."""
+    from dispatcher.cli.words import job_id
+
+    numbers = next((nr for nr, word in enumerate(words) if not word.isdecimal()), len(words))
+    if not numbers:
+        raise CommandError(
+            USAGE, f"{words[0]!r} is no number of a job", remedy="first say of which"
+        )
+    return list(dict.fromkeys(map(job_id, words[:numbers]))), list(words[numbers:])
+
+
+def _wanted(files: Sequence[FileRecord], names: Sequence[str]) -> list[FileRecord]:
+    """Those that are asked for; a name that leads out of the directory is no job's."""
+    files = [f for f in files if not f.name.startswith("/") and ".." not in f.name.split("/")]
+    return [f for f in files if not names or any(fnmatchcase(f.name, name) for name in names)]
