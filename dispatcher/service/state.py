@@ -4,7 +4,8 @@ store."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import msgspec
 from msgspec import Struct
@@ -301,17 +302,24 @@ class State:
             )
         return job
 
-    def log_arrival(self, job_id: int) -> Signal:
-        """Done when the pilot of a job sends something to look at."""
+    @contextmanager
+    def log_arrival(self, job_id: int) -> Iterator[Signal]:
+        """Done when the pilot of a job sends something to look at. What comes between this and a
+        wait for it is not missed: look inside."""
         signal: Signal = asyncio.get_running_loop().create_future()
         waiting = self._arrivals.setdefault(job_id, set())
         waiting.add(signal)
-        signal.add_done_callback(waiting.discard)
-        return signal
+        try:
+            yield signal
+        finally:
+            signal.cancel()
+            waiting.discard(signal)
+            if not waiting and self._arrivals.get(job_id) is waiting:
+                del self._arrivals[job_id]
 
     def log_arrived(self, job_id: int) -> None:
         """Wake those who look at a job."""
-        for signal in self._arrivals.pop(job_id, set()).copy():
+        for signal in self._arrivals.pop(job_id, ()):
             if not signal.done():
                 signal.set_result(None)
 

@@ -172,13 +172,12 @@ class Users:
             )
         deadline = time.monotonic() + ask.wait_s
         while True:
-            arrival = self._state.log_arrival(job_id)
-            chunk = await self._log_chunk(ask, job_id)
-            left = deadline - time.monotonic()
-            if chunk.text or chunk.final or left <= 0:
-                arrival.cancel()
-                return chunk
-            await until(arrival, left)
+            with self._state.log_arrival(job_id) as arrival:
+                chunk = await self._log_chunk(ask, job_id)
+                left = deadline - time.monotonic()
+                if chunk.text or chunk.final or left <= 0:
+                    return chunk
+                await until(arrival, left)
 
     async def _log_chunk(self, ask: api.LogQuery, job_id: int) -> m.LogChunk:
         await self._peers.send(Look(job_ids=(job_id,), seconds=LOOK_S))
@@ -240,12 +239,14 @@ class Users:
         try:
             began = self._state.now()
             await self._peers.send(TailRequest(job_ids=(job_id,), text=ask.file))
-            while (text := await self._tail_of(job_id, began)) is None:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise _no_answer(job_id)
-                await until(self._state.log_arrival(job_id), left)
-            return api.Tail(text=text)
+            while True:
+                with self._state.log_arrival(job_id) as arrival:
+                    if (text := await self._tail_of(job_id, began)) is not None:
+                        return api.Tail(text=text)
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        raise _no_answer(job_id)
+                    await until(arrival, left)
         finally:
             turn.release()
 

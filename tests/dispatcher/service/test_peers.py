@@ -188,9 +188,9 @@ def test_cancel_soft_kill_tail_and_looks_reach_a_pilot_of_another_dispatcher(dat
         assert actions == {(hard, m.Action.KILL), (soft, m.Action.SOFT_KILL)}
 
         tail = asyncio.create_task(
-            one.service.users.tail(TailQuery(file="log", wait_s=5.0), ALICE, job_id=soft)
+            one.service.users.tail(TailQuery(file="log", wait_s=30.0), ALICE, job_id=soft)
         )
-        look = asyncio.create_task(one.service.users.log(LogQuery(wait_s=5.0), ALICE, job_id=soft))
+        look = asyncio.create_task(one.service.users.log(LogQuery(wait_s=30.0), ALICE, job_id=soft))
         await eventually(lambda: two.service.state.leases.of(soft).tail_wanted == "log")
         await eventually(lambda: two.service.state.leases.of(soft).log_wanted)
         (held,) = (one for one in jobs if one.job_id == soft)
