@@ -1,22 +1,28 @@
-"""`dispatcher cancel ID…`: workers that run them are told at their next heartbeat."""
+"""`dispatcher cancel`: workers that run the jobs are told at their next heartbeat."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
 from ailurus.output import Output
+from ailurus.protocol.states import OPEN
+from dispatcher.cli import selection
 from dispatcher.cli.connection import connect
+
+STATES = sorted(OPEN)
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from dispatcher.cli.words import job_id
-
-    parser.add_argument("ids", nargs="+", type=job_id, metavar="ID")
+    selection.arguments(parser)
 
 
 def main(args: Namespace, out: Output) -> int:
     """Cancel what is not final yet."""
-    answer = connect(args).cancel(args.ids)
+    client = connect(args)
+    ids = selection.chosen(client, args, out, "cancel", STATES)
+    if not ids:
+        return 0
+    answer = client.cancel(ids)
     if out.as_json:
         out.document(answer)
     else:

@@ -7,12 +7,12 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, ago
+from dispatcher.cli import selection
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
     from ailurus.protocol.messages import JobRow
 
-PAGE = 1000
 CSV = (
     "job",
     "name",
@@ -28,16 +28,7 @@ CSV = (
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--state", default="", metavar="S[,S]", help="only in these states")
-    parser.add_argument("--queue", default="", help="only of this queue")
-    parser.add_argument(
-        "--name", default="", help="only of this name; a final * stands for any end"
-    )
-    parser.add_argument("--user", default="", help="only of this user")
-    parser.add_argument("--code", type=int, help="only with this PanDA error code")
-    parser.add_argument(
-        "--kind", type=int, help="only failures of this kind, as `dispatcher status` numbers them"
-    )
+    selection.filters(parser)
     parser.add_argument("--csv", action="store_true", help="for a spreadsheet; times in RFC 3339")
     parser.add_argument(
         "--limit", type=int, default=100, help="at most so many (default %(default)s)"
@@ -46,29 +37,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """Ask for as many pages as the limit needs."""
-    from ailurus.protocol.api import JobsQuery
     from ailurus.protocol.messages import JobPage
 
-    client = connect(args)
-    rows: list[JobRow] = []
-    before: int | None = None
-    while len(rows) < args.limit:
-        page = client.jobs(
-            JobsQuery(
-                state=args.state,
-                queue=args.queue,
-                name=args.name,
-                user=args.user,
-                code=args.code,
-                kind=args.kind,
-                before=before,
-                limit=min(PAGE, args.limit - len(rows)),
-            )
-        )
-        rows += page.jobs
-        before = page.next
-        if before is None:
-            break
+    rows, before = selection.listed(connect(args), args, args.limit)
     if args.csv:
         out.csv(CSV, (_cells(row) for row in rows))
     elif out.as_json:

@@ -1,0 +1,90 @@
+"""`cancel` and `retry`: which jobs they mean, by number, range and filter."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentTypeError
+from io import StringIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.cli import exits
+from dispatcher.cli.selection import AT_ONCE, span
+from tests.dispatcher.cli.conftest import ids
+
+SWEEP = "name: '{name}{{i}}'\ncommand: x\nqueue: {name}\nsweep: {{i: {{from: 1, to: 5}}}}\n"
+
+
+def states(run, queue: str) -> set[str]:
+    listed = json.loads(run("jobs", "--queue", queue, "--json").out)
+    return {job["state"] for job in listed["jobs"]}
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@given(st.integers(0, 10**15), st.integers(0, 10**15))
+def test_a_range_has_both_its_ends_and_is_never_endless(first, last):
+    try:
+        found = span(f"{first}-{last}")
+    except ArgumentTypeError:
+        assert not 0 <= last - first < AT_ONCE
+    else:
+        assert (found[0], found[-1]) == (first, last)
+
+
+@pytest.mark.parametrize("text", ["", "-", "3-", "-3", "3-4-5", "a", "3-a", "1-100001", "²"])
+def test_what_is_no_range_is_wrong_usage(run, text):
+    assert run("cancel", "--", text).code == exits.USAGE
+
+
+def test_a_range_is_cancelled_and_retried(run, jobfile):
+    jobs = ids(run("submit", jobfile(SWEEP.format(name="range"))))
+    assert run("cancel", f"{jobs[1]}-{jobs[3]}").out.count("cancelled") == 3
+    assert states(run, "range") == {"activated", "cancelled"}
+    again = run("retry", f"{jobs[1]}-{jobs[3]}").out.splitlines()[1:]
+    assert [line.split("\t")[0] for line in again] == jobs[1:4]
+
+
+def test_a_filter_means_what_is_not_final_and_wants_a_yes(run, jobfile):
+    jobs = ids(run("submit", jobfile(SWEEP.format(name="many"))))
+    run("cancel", jobs[0])
+    asked = run("cancel", "--name", "many*")
+    assert (asked.code, "this would cancel 4 jobs" in asked.err) == (exits.USAGE, True)
+    seen = run("cancel", "--name", "many*", "--dry-run")
+    assert [line.split("\t")[0] for line in seen.out.splitlines()[1:]] == jobs[:0:-1]
+    assert states(run, "many") == {"activated", "cancelled"}
+    done = run("cancel", "--name", "many*", "--yes", "--json")
+    assert json.loads(done.out)["cancelled"] == [int(job) for job in jobs[1:]]
+    assert run("cancel", "--name", "many*", "--yes").code == exits.NO_INPUT
+
+
+@pytest.mark.parametrize(
+    ("said", "after"), [("y\n", "cancelled"), ("\n", "activated"), ("", "activated")]
+)
+def test_at_a_terminal_it_asks_with_their_number(run, jobfile, monkeypatch, said, after):
+    name = f"asked{len(said)}"
+    ids(run("submit", jobfile(SWEEP.format(name=name))))
+    monkeypatch.setattr(sys, "stdin", Terminal(said))
+    ran = run("cancel", "--queue", name)
+    assert (ran.code, "cancel 5 jobs? [y/N]" in ran.err) == (0, True)
+    assert states(run, name) == {after}
+
+
+def test_retry_by_a_filter_leaves_alone_what_a_user_cancelled(run, jobfile):
+    ids(run("submit", jobfile(SWEEP.format(name="gone"))))
+    run("cancel", "--queue", "gone", "--yes")
+    assert run("retry", "--queue", "gone", "--yes").code == exits.NO_INPUT
+    assert run("retry", "--queue", "gone", "--state", "cancelled", "--yes").code == 0
+    assert states(run, "gone") == {"activated", "cancelled"}
+
+
+@pytest.mark.parametrize("words", [(), ("1", "--queue", "x"), ("--yes",)])
+def test_neither_nothing_nor_both_ways_say_which(run, words):
+    ran = run("cancel", *words)
+    assert (ran.code, "which jobs to cancel" in ran.err) == (exits.USAGE, True)
