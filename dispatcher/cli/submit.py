@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
+import time
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
-from ailurus.output import Output
+from ailurus.output import Output, clean
 from dispatcher.cli import wait
 from dispatcher.cli.connection import connect, url_of
 
+if TYPE_CHECKING:
+    from ailurus.wire.client import Client
+
 PATIENCE_S = 60.0
+LOOK_S = 2.0
+"""How long a look at the queues may take."""
+SAY_QUEUES = 5
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -56,4 +66,23 @@ def main(args: Namespace, out: Output) -> int:
             out.document(answer)
         else:
             out.raw("".join(f"{job_id}\n" for job_id in answer.job_ids))
+    _say_unserved(client, {job.queue for job in jobs if job.queue})
     return wait.until_final(client, answer.job_ids, None) if args.wait else 0
+
+
+def _say_unserved(client: Client, queues: set[str]) -> None:
+    """Say on stderr which queues nobody serves: a name with a slip in it waits for ever."""
+    from ailurus.protocol.errors import AilurusError
+
+    try:
+        rows = client.until(time.monotonic() + LOOK_S).overview().queues
+    except AilurusError:
+        # The jobs are submitted; this token may read nothing, or nobody answers now.
+        return
+    served = {row.name for row in rows if row.workers or row.sites}
+    for queue in sorted(queues - served)[:SAY_QUEUES]:
+        near = difflib.get_close_matches(queue, served, n=1)
+        hint = f" (did you mean `{near[0]}`?)" if near else ""
+        sys.stderr.write(
+            clean(f"dispatcher: no pilot serves queue {queue} and no site offers one{hint}\n")
+        )

@@ -23,6 +23,7 @@ from dispatcher.cli.show import attempt_cells
 from dispatcher.cli.token import scopes
 from harvester_edge.lint.addresses import token_remedy
 from tests.dispatcher.cli.conftest import ONE, ids
+from tests.dispatcher.helpers import BIG
 
 
 def test_submit_prints_the_job_ids_and_the_others_show_them(run, jobfile):
@@ -319,3 +320,11 @@ def test_a_token_that_is_written_to_a_file_is_on_no_screen(run, tmp_path):
         ran = run("token", "--subject", "bob", "--out", str(path), *more)
         assert ran.code == 0
         assert path.read_text().strip() not in ran.out + ran.err
+
+
+def test_a_queue_that_nobody_serves_is_told_with_one_that_is_like_it(run, jobfile, server):
+    ask = m.Register(instance="i", queue="analysis", total=BIG)
+    server.client.call("register", ask, answer=m.Registered)
+    ran = run("submit", jobfile("name: one\ncommand: x\nqueue: anaylsis\n"))
+    assert "queue anaylsis and no site offers one (did you mean `analysis`?)" in ran.err
+    assert run("submit", jobfile("name: one\ncommand: x\nqueue: analysis\n")).err == ""
