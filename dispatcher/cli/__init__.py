@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -103,6 +104,13 @@ def _strange(word: str) -> bool:
     return any("\ud800" <= one <= "\udfff" for one in word)
 
 
+def _as_json(error: AilurusError) -> str:
+    """An error for programs, in a line."""
+    facts = {"schema": "ailurus.v1.Error", "exit_code": code_of(error), "message": error.message}
+    facts |= {"field": error.field, "remedy": error.remedy}
+    return json.dumps(facts) + "\n"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
     if argv is None:
@@ -115,14 +123,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"dispatcher: no verb `{clean(verb)}` ({hint})\n")
         return USAGE
     args: Namespace = parser_for(verb).parse_args(argv)
+    as_json = getattr(args, "json", False)
     try:
         module = importlib.import_module(f"dispatcher.cli.{args.verb}")
-        code: int = module.main(args, Output(as_json=getattr(args, "json", False)))
+        code: int = module.main(args, Output(as_json=as_json))
         return code
     except AilurusError as error:
         further = error.further if isinstance(error, CommandError) else []
         for one in (error, *further):
-            sys.stderr.write(f"dispatcher: {clean(str(one))}\n")
+            sys.stderr.write(_as_json(one) if as_json else f"dispatcher: {clean(str(one))}\n")
         return code_of(error)
     except UnicodeEncodeError:
         if not any(map(_strange, argv)):

@@ -145,6 +145,15 @@ def test_a_job_that_is_not_there_is_66(run):
     assert "there is no job 999999" in ran.err
 
 
+def test_an_error_is_json_for_who_wants_json(run, jobfile):
+    told = json.loads(run("show", "999999", "--json").err)
+    assert (told["schema"], told["exit_code"]) == ("ailurus.v1.Error", exits.NO_INPUT)
+    assert "there is no job 999999" in told["message"]
+    lines = run("submit", "--json", jobfile(ONE + "coers: 1\nmemori: 1\n")).err.splitlines()
+    assert [json.loads(line)["message"][:13] for line in lines] == ["no such field"] * len(lines)
+    assert len(lines) > 0
+
+
 def test_a_token_names_its_groups(run, tmp_path):
     path = tmp_path / "token"
     ran = run("token", "--subject", "eve", "--group", "/atlas", "--group", "b", "--out", str(path))
