@@ -10,8 +10,9 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
-from dispatcher.cli import wait
+from dispatcher.cli import logs, wait
 from dispatcher.cli.connection import connect, url_of
+from dispatcher.cli.exits import USAGE, CommandError
 
 if TYPE_CHECKING:
     from ailurus.wire.client import Client
@@ -31,6 +32,9 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="read and check, submit nothing")
     parser.add_argument("--wait", action="store_true", help="then wait, and exit as `wait` does")
+    parser.add_argument(
+        "--follow", action="store_true", help="of one job: print its output, then as --wait"
+    )
 
 
 def main(args: Namespace, out: Output) -> int:
@@ -41,6 +45,12 @@ def main(args: Namespace, out: Output) -> int:
 
     files = JobFiles(args.files)
     jobs = files.jobs
+    if args.follow and len(jobs) != 1:
+        raise CommandError(
+            USAGE,
+            f"--follow prints the output of one job, and these are {len(jobs):,}",
+            remedy="say --wait, and see `dispatcher logs ID --follow` for one of them",
+        )
     if args.dry_run:
         from ailurus.protocol.messages import Submit
 
@@ -67,7 +77,12 @@ def main(args: Namespace, out: Output) -> int:
         else:
             out.raw("".join(f"{job_id}\n" for job_id in answer.job_ids))
     _say_unserved(client, {job.queue for job in jobs if job.queue})
-    return wait.until_final(client, answer.job_ids, None) if args.wait else 0
+    if args.follow:
+        shown = {"id": (answer.job_ids[0], None), "follow": True, "stream": "stdout"}
+        logs.main(Namespace(**{**vars(args), **shown, "attempt": None}), out)
+    if args.wait or args.follow:
+        return wait.until_final(client, answer.job_ids, None)
+    return 0
 
 
 def _say_unserved(client: Client, queues: set[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -75,6 +76,17 @@ def test_wait_exits_as_the_payload_did(run, jobfile, pilot, code):
     assert ran.err == (f"dispatcher: job {job} (w) is failed: x\n" if code else "")
     assert run("show", job).code == 0
     assert run("logs", job, "--follow").out == "hello\x1b[31m\n"
+
+
+def test_submit_follow_prints_the_output_and_exits_as_the_payload_did(run, jobfile, pilot):
+    with ThreadPoolExecutor(1) as beside:
+        working = beside.submit(pilot)
+        ran = run("submit", "--follow", jobfile("name: f\ncommand: exit 3\nqueue: pq\n"))
+        working.result(10)
+    job, *output = ran.out.splitlines()
+    assert (ran.code, job.isdecimal(), output) == (3, True, ["hello\x1b[31m"])
+    several = run("submit", "--follow", jobfile("name: f\ncommand: x\nsweep: {i: [1, 2]}\n"))
+    assert (several.code, several.out) == (exits.USAGE, "")
 
 
 def test_the_log_of_a_job_that_never_ran_ends_and_says_so(run, jobfile):
