@@ -277,7 +277,10 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 class Launcher(Protocol):
     """How the processes of a job are started. Made with its own `Options`, a frozen Struct that the
-    job's `launcher_options` fill. Pure: what a node has is asked by what the plan starts there."""
+    job's `launcher_options` fill. Pure: what a node has is asked by what the plan starts there.
+
+    It may have a text `FOUND`, for `pilot --probe`: a script for any /bin/sh, run where jobs run,
+    that tells in a few seconds what it found there, a line `WHAT<tab>COMMAND` each."""
 
     def plan(self, job: Program) -> Plan:
         """What to start. Raises JobError for a job that this launcher cannot start."""

@@ -1,9 +1,9 @@
 """`pilot --probe`: tries catalogue, storage and container of a site, as its jobs use them.
 
 A small file is written, read, compared and removed wherever the site lets jobs write, by each
-protocol that the site file names; a program that does nothing runs in a container. No dispatcher is
-asked and no job taken. Each answer is a line of JSON on stdout, a `Finding`; the last one is about
-the probe itself.
+protocol that the site file names; a program that does nothing runs in a container, and there each
+launcher looks for what it needs. No dispatcher is asked and no job taken. Each answer is a line of
+JSON on stdout, a `Finding`; the last one is about the probe itself.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+import plugins
 from ailurus.protocol.did import SCHEME as RUCIO
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.finding import PROBE, Finding
@@ -74,6 +75,12 @@ class _Trial:
         self.site, self.spawner, self.directory = site, spawner, directory
         self._options = options
 
+    @cached_property
+    def node(self) -> LocalNode:
+        """This machine, with the site's containers. Raises what `container_of` does."""
+        container = container_of(self.site, self.directory, self.spawner)
+        return LocalNode(container, self.spawner)
+
     def stage(self, storage: Storage, name: str) -> Stage:
         """Staging as the pilot does it; its movers work in a directory of that name."""
         limits = replace(self.site.limits, staging=STEP_S)
@@ -99,7 +106,9 @@ def probe(options: Options, site: Site, spawner: GuardedSpawner) -> None:
             ask = partial(_stored, trial, place, f"place-{number}")
             _say(_answer(f"storage {place.name}", ask, needed=place.needed))
         image = options.image or _first_image(site)
-        _say(_answer("container", partial(_started, trial, image)))
+        _say(started := _answer("container", partial(_started, trial, image)))
+        if started.verdict == "good":
+            _say(_answer("launchers", partial(_launchers, trial, image)))
     finally:
         remove_tree(directory)
     took_s = time.monotonic() - began
@@ -297,14 +306,58 @@ def _first_image(site: Site) -> str:
 
 def _started(trial: _Trial, image: str) -> str:
     """Run a program that does nothing, as payloads run."""
-    spec = JobSpec(name=PROBE, command="true", container=image)
     began = time.monotonic()
-    node = LocalNode(container_of(trial.site, trial.directory, trial.spawner), trial.spawner)
+    runtime, _ = _in_container(trial, image, "true")
+    took_s = time.monotonic() - began
+    return f"{runtime} ran a program in {_named(image)}, {took_s:.2f} s"
+
+
+def _launchers(trial: _Trial, image: str) -> str:
+    """What starts parallel programs where jobs run."""
+    questions = [
+        getattr(plugins.load("launch", name), "FOUND", "") for name in plugins.names("launch")
+    ]
+    # Each in a shell of its own, so that none spoils the next.
+    text = "".join(f"(\n{question})\n" for question in questions if question)
+    _, said = _in_container(trial, image, f"{text}:")
+    found = grouped(said) + _slurms()
+    nothing = "nothing on a job's PATH starts MPI, Horovod, Ray or torch"
+    return f"{_named(image)}: {'; '.join(found) or nothing}"
+
+
+def grouped(text: str) -> list[str]:
+    """What launchers have found, by lines `WHAT<tab>COMMAND`, with its commands behind it."""
+    commands: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        what, tab, command = line.partition("\t")
+        if tab:
+            commands.setdefault(what, []).append(command)
+    return [f"{what} ({', '.join(names)})" for what, names in commands.items()]
+
+
+def _slurms() -> list[str]:
+    """By which interfaces Slurm would start ranks, of this node itself."""
+    try:
+        types = plugins.load("node", "slurm").pmi_types(os.environ)
+    except AilurusError as error:
+        return [error.message.splitlines()[-1]]
+    return [f"srun --mpi={types}"] if types else []
+
+
+def _named(image: str) -> str:
+    return image or "the node's own system"
+
+
+def _in_container(trial: _Trial, image: str, command: str) -> tuple[str, str]:
+    """The runtime that a shell's command ran in, and what that wrote. Raises JobError if it did not
+    end well."""
+    spec = JobSpec(name=PROBE, command=command, container=image)
     with (
         _attempt(spec, IMAGE_S) as attempt,
         Workdir(trial.directory / "payload") as work,
         _step(f"no container of {image}" if image else "no container"),
     ):
+        node = trial.node
         work.make()
         node.container.accepts(spec)
         attempt.image = node.prepare(spec, attempt.check)
@@ -312,9 +365,7 @@ def _started(trial: _Trial, image: str) -> str:
         ended = _ran(node, attempt, work)
         attempt.check()
         _judge(runtime, ended, work)
-    took_s = time.monotonic() - began
-    what = image or "the node's own system"
-    return f"{runtime} ran a program in {what}, {took_s:.2f} s"
+        return runtime, work.stdout.read_text("utf-8", "replace")
 
 
 def _ran(node: LocalNode, attempt: Attempt, work: Workdir) -> Exit:

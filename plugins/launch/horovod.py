@@ -13,7 +13,7 @@ from pilot.node_ports import Plan, Program
 from plugins.launch.hosts import name_of
 from plugins.launch.mpi import Mpi
 from plugins.launch.spread import spread
-from plugins.launch.texts import text
+from plugins.launch.texts import package_found, text
 
 WORKER = {
     "HOROVOD_GLOO_RENDEZVOUS_ADDR": "$first",
@@ -35,6 +35,7 @@ def backend(name: str) -> dict[str, str]:
 
 class Horovod:
     Options = HorovodOptions
+    FOUND = package_found("horovod", "horovodrun")
 
     def __init__(self, options: HorovodOptions) -> None:
         self._options = options

@@ -41,6 +41,7 @@ AS_ROOT = {
 
 class Mpi:
     Options = MpiOptions
+    FOUND = text("family.sh") + text("mpi_found.sh")
 
     def __init__(self, options: MpiOptions) -> None:
         self._options = options
@@ -64,6 +65,7 @@ class Mpi:
             },
             files={
                 "mpi.sh": text("mpi.sh"),
+                "family.sh": text("family.sh"),
                 "rank.sh": text("rank.sh"),
                 "settings.sh": settings_text(settings, options.arguments),
                 "hosts.openmpi": hosts.openmpi(job.nodes, each),

@@ -3,24 +3,18 @@
 # Which MPI that is, is asked here, where it runs: of the library that the program loads, and of
 # each program that could start it. n ranks that do not find each other are n worlds of one, which
 # all end well; so a library and a starter that do not fit are an error.
-# Comes with settings.sh, the lists of hosts and rank.sh beside it (plugins/launch/mpi.py).
+# Comes with settings.sh, family.sh, the lists of hosts and rank.sh beside it
+# (plugins/launch/mpi.py).
 here=${0%/*}
 program='' mpirun='' flavour='' ranks=''
 # shellcheck source=/dev/null
 . "$here/settings.sh"
+# shellcheck source=plugins/launch/family.sh
+. "$here/family.sh"
 
 fail() {
     printf 'mpi: %s\n' "$*" >&2
     exit 255
-}
-
-# The MPI of a version's text: openmpi4, openmpi5, mpich; empty if it is of none that we know.
-family() {
-    case $1 in
-        *'Open MPI) 5'* | *'OpenRTE) 5'* | *'Open MPI v5'* | *prterun*) echo openmpi5 ;;
-        *'Open MPI) '* | *'OpenRTE) '* | *'Open MPI v'*) echo openmpi4 ;;
-        *HYDRA* | *'MPICH Version'* | *'Intel(R) MPI'* | *MVAPICH*) echo mpich ;;
-    esac
 }
 
 # The MPI of the libraries that a program is linked with.
@@ -72,7 +66,8 @@ for candidate in $(starters); do
     esac
 done
 [ -n "$found" ] || fail "nothing on the job's PATH starts ranks${wanted:+ of $wanted}:" \
-    "${others:-there is no mpirun and no mpiexec}${loads:+ $program loads $loads}"
+    "${others:-there is no mpirun and no mpiexec;}${loads:+ $program loads $loads;}" \
+    "name one by \`mpirun:\`, set PATH in the job's environment, or run it in an image that has one"
 
 # What a program loads that nobody could ask, its first rank sees while it runs.
 of=${kind%[0-9]}

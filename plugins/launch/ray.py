@@ -12,7 +12,7 @@ from ailurus.protocol.launchers import RayOptions
 from pilot.node_ports import Plan, Program
 from plugins.launch.hosts import name_of
 from plugins.launch.spread import port_of
-from plugins.launch.texts import text
+from plugins.launch.texts import package_found, text
 
 LEAST_STORE_MB = 80
 """Ray starts with no less."""
@@ -20,6 +20,7 @@ LEAST_STORE_MB = 80
 
 class Ray:
     Options = RayOptions
+    FOUND = package_found("ray", "ray")
 
     def __init__(self, options: RayOptions) -> None:
         self._options = options

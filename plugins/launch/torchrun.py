@@ -10,6 +10,7 @@ from ailurus.protocol.launchers import TorchrunOptions
 from pilot.node_ports import Plan, Program
 from plugins.launch.hosts import name_of
 from plugins.launch.spread import port_of, spread
+from plugins.launch.texts import package_found
 
 WORKER = {
     "MASTER_ADDR": "$first",
@@ -25,6 +26,7 @@ WORKER = {
 
 class Torchrun:
     Options = TorchrunOptions
+    FOUND = package_found("torch", "torchrun")
 
     def __init__(self, options: TorchrunOptions) -> None:
         self._options = options

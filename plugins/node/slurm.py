@@ -8,6 +8,7 @@ itself must have been made with `--no-kill`, as the edge does.
 from __future__ import annotations
 
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -39,6 +40,7 @@ OPTIONS = frozenset({
 _RUN = re.compile(r"([0-9]{1,9})(?:\(x([0-9]{1,9})\))?")
 _RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9}))?")
 _LEFT = re.compile(r"(?:(?:([0-9]{1,6})-)?([0-9]{1,2}):)?([0-9]{1,2}):([0-9]{2})")
+_TYPE = re.compile(r"[a-z0-9_]{1,40}")
 _GPUS = re.compile(r"(?:[A-Za-z0-9_.-]+:)*([0-9]{1,9})")
 
 
@@ -123,6 +125,14 @@ class Slurm(Allocation):
             for group in groups.values()
         )
 
+    @staticmethod
+    def pmi_types(environ: Mapping[str, str], ask: Ask | None = None) -> str:
+        """What srun's `--mpi` may be here, `pmi2|pmix`; empty: there is no srun. Raises
+        AilurusError if it does not answer."""
+        if shutil.which("srun", path=environ.get("PATH", "")) is None:
+            return ""
+        return parse_types((ask or runner(environ))(["srun", "--mpi=list"]))
+
     def _names(self) -> tuple[str, ...]:
         text = text_of(self._environ, NODES, "Slurm")
         try:
@@ -166,6 +176,12 @@ def step(nodes: Sequence[str], cores: int) -> list[str]:
         # Leave what is allocated to the steps of payloads, too.
         "--overlap",
     ]  # fmt: skip
+
+
+def parse_types(text: str) -> str:
+    """The types of `srun --mpi=list`, one a line behind a heading: `pmi2|pmix`."""
+    lines = [line.strip() for line in text.splitlines()]
+    return "|".join(sorted(line for line in lines if _TYPE.fullmatch(line) and line != "none"))
 
 
 # what Slurm's variables say ----------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pilot.probe import places
+from pilot.probe import grouped, places
 from pilot.site import Protocols, Storage
 from tests.rig.programs import BIN
 
@@ -112,4 +112,15 @@ def test_what_fails_says_what_was_tried_and_what_would_help(tmp_path):
 
 def test_a_site_without_storage_has_only_its_container_tried(tmp_path):
     found = probed(tmp_path, container={"default": "bare", "bare": True})
-    assert found.keys() == {"container", "probe"}
+    assert found.keys() == {"container", "launchers", "probe"}
+
+
+def test_launchers_tell_what_they_found_where_jobs_run(tmp_path):
+    found = probed(tmp_path, container={"default": "bare", "bare": True})["launchers"]
+    assert found["verdict"] == "good", found
+    assert found["said"].startswith("the node's own system: ")
+
+
+def test_names_of_one_program_stand_behind_what_it_is():
+    lines = "MPICH 5.0.2\tmpirun\nsome warning\nMPICH 5.0.2\tmpiexec\nray 2.60.0\tray\n"
+    assert grouped(lines) == ["MPICH 5.0.2 (mpirun, mpiexec)", "ray 2.60.0 (ray)"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ailurus.protocol.launchers import OPTIONS, MpiOptions
 from ailurus.protocol.submission import check, jobs_from
 from pilot.node_ports import Plan, Program
 from plugins.launch.mpi import STARTERS, settings_text
+from plugins.launch.texts import package_found
 from tests.plugins.launches import launch
 
 ALL = list(plugins.TABLE["launch"])
@@ -140,3 +143,52 @@ def test_the_jobs_of_the_guide_can_be_submitted_and_started() -> None:
 
 def test_options_that_do_not_say_anything_take_no_room_in_a_job() -> None:
     assert msgspec.to_builtins(MpiOptions()) == {}
+
+
+def found(name: str, programs: Path) -> list[str]:
+    """What a launcher's question finds where PATH has these programs alone."""
+    programs.mkdir(exist_ok=True)
+    for tool in ("head", "sed", "sleep", "timeout"):
+        (programs / tool).symlink_to(str(shutil.which(tool)))
+    environment = {"PATH": str(programs)}
+    question = plugins.load("launch", name).FOUND
+    argv = ["/bin/sh", "-c", question]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)
+    return done.stdout.splitlines()
+
+
+def program(at: Path, *lines: str) -> None:
+    at.write_text("\n".join(["#!/bin/sh", *lines, ""]), encoding="utf-8")
+    at.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ("mpirun (Open MPI) 4.1.4", "Open MPI 4.1.4"),
+        ("mpirun.real (OpenRTE) 4.0.3", "Open MPI 4.0.3"),
+        ("HYDRA build details:\n    Version:                                 4.0.2", "MPICH 4.0.2"),
+        ("Intel(R) MPI Library for Linux* OS, Version 2021.5 Build 20211102", "MPICH 2021.5"),
+        ("srun: no such option", "an MPI that is not known here"),
+    ],
+)
+def test_an_mpi_is_told_by_what_its_starter_says(tmp_path: Path, said: str, what: str) -> None:
+    program(tmp_path / "mpiexec", f"echo '{said}' >&2")
+    assert found("mpi", tmp_path) == [f"{what}\tmpiexec"]
+
+
+def test_packages_are_asked_for_by_name_and_not_imported(tmp_path: Path) -> None:
+    ours = f"pytest {pytest.__version__}"
+    question = package_found("pytest", "tool")
+    (tmp_path / "tool").write_text(f"#!{sys.executable}\nraise SystemExit(1)\n")
+    (tmp_path / "tool").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    argv = ["/bin/sh", "-c", question]
+    done = subprocess.run(argv, check=True, capture_output=True, text=True, env=environment)
+    assert f"{ours}\ttool" in done.stdout.splitlines()
+
+
+def test_a_command_of_an_unknown_interpreter_is_found_without_its_version(tmp_path: Path) -> None:
+    program(tmp_path / "torchrun", "exit 3")
+    assert found("torchrun", tmp_path) == ["torch\ttorchrun"]
+    assert found("ray", tmp_path / "empty") == []

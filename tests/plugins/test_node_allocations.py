@@ -374,3 +374,21 @@ def test_any_text_is_read_or_refused(name):
             PARSERS[name](text)
 
     holds()
+
+
+def test_slurms_ways_to_start_ranks_are_told_where_it_answers():
+    asked = []
+
+    def ask(argv):
+        asked.append(argv)
+        return """MPI plugin types are...
+\tpmi2
+\tnone
+\tcray_shasta
+\tpmix
+specific pmix plugin versions available: pmix_v4
+"""
+
+    assert slurm.Slurm.pmi_types(SLURM, ask) == "cray_shasta|pmi2|pmix"
+    assert slurm.Slurm.pmi_types({"PATH": "/nonexistent"}, ask) == ""
+    assert asked == [["srun", "--mpi=list"]]

@@ -3,6 +3,7 @@ several, and a node that is lost."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -94,6 +95,7 @@ def test_one_worker_runs_jobs_on_all_nodes_of_its_allocation(rig, nodes):
     argv = [BIN / "harvester-edge", "doctor", "--config", rig.site_file]
     said = subprocess.run(argv, check=False, capture_output=True, text=True, env=environment)
     assert "would take an allocation of 3 nodes, with one pilot for all" in said.stdout
+    assert re.search(r"launchers: .*srun --mpi=.*pmi2", said.stdout), said.stdout
 
 
 def test_a_node_without_power_costs_what_ran_there_and_that_runs_elsewhere(rig, nodes):
