@@ -108,6 +108,12 @@ class Figures:
             failure_kinds=len(jobs.failures),
         )
 
+    async def health(self) -> tuple[tuple[m.Trouble, ...], m.PilotSums]:
+        """What an operator should look at, and all pilots together."""
+        jobs = await self._state.store.read(lambda tx: self._jobs(tx, "", None))
+        supply = await self.supply()
+        return self._troubles(jobs, supply), supply.pilots
+
     async def queues(self, ask: api.NoQuery, caller: Caller) -> api.QueueRows:
         """Queues, what waits in them and what serves them."""
         user = _whose(caller)

@@ -22,6 +22,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from ailurus import __version__
+from ailurus.protocol.messages import PilotSums, Trouble
+from ailurus.protocol.messages.overview import TROUBLES
 from ailurus.protocol.states import FINAL
 from dispatcher.door.access_log import BOUNDS_S, Traffic
 from dispatcher.events import Entry, StateChanged
@@ -47,6 +49,8 @@ class Metrics(Collector):
         self._waiting = waiting
         self._ended: Counter[str] = Counter()
         self._jobs: list[Row] = []
+        self._troubles: tuple[Trouble, ...] = ()
+        self._pilots = PilotSums()
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -55,6 +59,7 @@ class Metrics(Collector):
     async def page(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who accepts it."""
         self._jobs = await self._service.store.read(lambda tx: tx.all("counter.all"))
+        self._troubles, self._pilots = await self._service.figures.health()
         encoder, kind = choose_encoder(accept)
         return encoder(self._registry), kind
 
@@ -70,6 +75,7 @@ class Metrics(Collector):
             "ailurus_dispatcher", "Version of the program", value={"version": __version__}
         )
         yield from self._queue()
+        yield from self._health()
         yield from self._requests()
         yield from self._loops()
         if self._store is not None:
@@ -118,6 +124,15 @@ class Metrics(Collector):
             "How often workers are told to report",
             value=service.state.heartbeat_s,
         )
+
+    def _health(self) -> Iterator[Metric]:
+        kinds = Counter({(kind,): 0 for kind in TROUBLES})
+        kinds.update((one.kind,) for one in self._troubles)
+        text = "Problems as `dispatcher status` lists them"
+        yield _gauge("ailurus_problems", text, ("kind",), kinds)
+        pilots = self._pilots
+        yield GaugeMetricFamily("ailurus_cores", "Cores of all pilots", value=pilots.cores)
+        yield GaugeMetricFamily("ailurus_cores_used", "Those with a job", value=pilots.used)
 
     def _requests(self) -> Iterator[Metric]:
         total = CounterMetricFamily(

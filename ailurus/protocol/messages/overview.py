@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import field
 
@@ -74,11 +74,23 @@ class SiteRow(Answer):
     last_heard: float = 0.0
 
 
+TROUBLES: Final = (
+    "edge-silent",
+    "site-paused",
+    "site-held",
+    "pilots-lost",
+    "pilots-silent",
+    "nodes-excluded",
+    "unserved",
+    "catalogue-away",
+    "not-registered",
+)
+
+
 class Trouble(Answer):
     """A problem that an operator should look at."""
 
-    # One of edge-silent, site-paused, site-held, pilots-lost, pilots-silent, nodes-excluded,
-    # unserved, catalogue-away, not-registered.
+    # One of `TROUBLES`.
     kind: str
     sentence: str
     remedy: str = ""

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from ailurus.protocol.api import Scope
+from ailurus.protocol.messages.overview import TROUBLES
 from dispatcher.door.access_log import AccessLog, Traffic
 from dispatcher.door.app import App
 from dispatcher.door.readiness import Readiness
 from dispatcher.door.settings import DoorSettings, Waiting
 from dispatcher.ports import Unavailable
+from dispatcher.rules import troubles
 from dispatcher.telemetry.metrics import QUEUES, Metrics
+from harvester_edge.metrics import families
+from harvester_edge.status import StatusAnswer
+
+MONITORING = Path(__file__).parents[3] / "scripts/monitoring"
 
 JOB = {"name": "j", "command": "true"}
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -133,6 +141,38 @@ def test_metrics_count_jobs_ends_and_requests(watched):
     assert seen["ailurus_http_request_seconds_bucket", ("le", "+Inf"), ("route", "submit")] == 1
     assert any(name[0] == "ailurus_dispatcher_info" for name in seen)
     assert seen["ailurus_store_bytes", ("file", "database")] > 0
+
+
+def test_problems_are_counted_by_kind(watched, monkeypatch):
+    seen = metrics(watched)
+    told = {dict(name[1:])["kind"] for name in seen if name[0] == "ailurus_problems"}
+    assert told == {*TROUBLES}
+    monkeypatch.setattr(troubles, "GRACE_S", -1.0)
+    submit(watched, {"queue": "lonely"})
+    assert metrics(watched)["ailurus_problems", ("kind", "unserved")] == 1
+
+
+@pytest.mark.parametrize("file", ["alerts.yml", "dashboard.json"])
+def test_rules_and_dashboard_ask_for_figures_that_are_there(watched, file):
+    submit(watched, {})
+    site = StatusAnswer(
+        site="s",
+        running=1,
+        looked=1.0,
+        paused=False,
+        max_total=1,
+        slots=[],
+        decision=None,
+        decided=1.0,
+    )
+    page = watched.ask("GET", "//metrics", token=watched.token(Scope.METRICS)).body.decode()
+    there = {*re.findall("# TYPE (\\S+)", page), *(one.name for one in families(site))}
+    text = (MONITORING / file).read_text()
+    asked = {re.sub("_(bucket|sum|count)$", "", one) for one in re.findall(r"\bailurus_\w+", text)}
+    assert len(asked) > 5
+    assert asked - there == set()
+    kinds = re.findall(r'kind=~"(.*?)"', text)
+    assert not kinds or {*"|".join(kinds).split("|")} == {*TROUBLES}
 
 
 def test_labels_stay_bounded_whatever_users_call_their_queues(watched):
