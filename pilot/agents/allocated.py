@@ -20,7 +20,7 @@ from ailurus.loops import Loops
 from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.units import duration_s
 from pilot.agents.allocation import allocation_of
-from pilot.agents.chores import Chores
+from pilot.agents.chores import Chores, apart
 from pilot.agents.head import Head, Welcoming
 from pilot.agents.lease import LeaseTerms
 from pilot.agents.link import new_key
@@ -165,7 +165,8 @@ class Allocated:
 
     def _left(self, name: str, why: str) -> None:
         for attempt in self.slots.leave(name) if name in self.nodes else ():
-            attempt.lose(name, lost(name, why))
+            with apart("loss_not_taken", name):
+                attempt.lose(name, lost(name, why))
 
 
 def allocated(around: Surroundings) -> Allocated:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 
 from ailurus.logs import Log
@@ -28,6 +29,16 @@ class Chores:
         while True:
             self._todo.get()()
             loop.turned(None)
+
+
+@contextmanager
+def apart(what: str, node: str) -> Iterator[None]:
+    """Have an exception that nobody foresaw cost only what is done here: `what`, an event of the
+    log, says what that is, and the trace what it was."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 - as above
+        _log.error(what, trace=True, node=node)
 
 
 def explanation(exit_: Exit) -> Explanation:

@@ -21,6 +21,7 @@ from ailurus import __version__
 from ailurus.logs import Log
 from ailurus.loops import Loop
 from pilot.agents import messages as a
+from pilot.agents.chores import apart
 from pilot.agents.lease import HeadLease, LeaseTerms
 from pilot.agents.link import Handshake, Stranger
 from pilot.agents.remote import RemoteNode
@@ -223,6 +224,11 @@ class Head:
             return
         except OSError as error:
             self._drop(fd, f"its connection failed: {error.strerror}", ended=False)
+        except Exception as error:  # noqa: BLE001 - it costs this agent, and the others are heard
+            self._log.error("agent_failed", trace=True, node=peer.share and peer.share.name)
+            if fd in self._peers:
+                why = f"the pilot itself failed: {type(error).__name__}: {error}"
+                self._drop(fd, why, ended=False)
 
     def _proved(self, fd: int, peer: _Peer) -> None:
         """Go on with a handshake. Raises Stranger and OSError."""
@@ -300,7 +306,8 @@ class Head:
             self.starting.gone(peer.share.name)
         if peer.node is not None:
             # First no slot of it, then its payloads' ends: none is given out there again.
-            self._on_leave(peer.share.name, why)
+            with apart("slots_not_taken", peer.share.name):
+                self._on_leave(peer.share.name, why)
         if ended or peer.lease is None or self.closed:
             self._forget(peer.share.name, peer, why)
         else:

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.agents import messages as a
+from pilot.agents.chores import apart
 from pilot.agents.wire import Wire
 from pilot.blame import GUARDIAN_DIED
 from pilot.clock import Clock
@@ -252,14 +253,16 @@ class RemoteNode:
             note(a.Prepared(ticket, fault=a.Fault.of(error)))
         for key, done in running.items():
             end = ProcessEnd(key=key, errno=GUARDIAN_DIED, at=now)
-            done(Exit(end, partial(Explanation, error=error)))
+            with apart("loss_not_taken", self.name):
+                done(Exit(end, partial(Explanation, error=error)))
         self._lose(tasks)
 
     def _lose(self, tasks: Mapping[int, Callable[[Finish], None]]) -> None:
         now = self._clock.monotonic()
         for key, done in tasks.items():
             end = ProcessEnd(key=key, errno=GUARDIAN_DIED, at=now)
-            done(Finish(end, partial(_both, NOTHING, NOTHING)))
+            with apart("loss_not_taken", self.name):
+                done(Finish(end, partial(_both, NOTHING, NOTHING)))
 
 
 class _RemoteDoor:

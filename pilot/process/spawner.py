@@ -138,7 +138,8 @@ class GuardedSpawner(GuardianLink):
         super().__init__(link, itertools.count(1))
         self.guardian_pid = guardian_pid
         self._rooms: dict[int, GuardianLink] = {}
-        self._listeners: list[threading.Thread] = []
+        # Of rooms; any thread adds to it, and each removes itself.
+        self._listeners: set[threading.Thread] = set()
 
     def spawn(self, order: ProcessSpec, done: Done) -> int:
         return self.spawn_all([(order, done)])[0]
@@ -185,8 +186,10 @@ class GuardedSpawner(GuardianLink):
             fds = [theirs.fileno(), *entrance.namespaces, *entrance.reapers]
             if not self._send([order], fds):
                 raise ConnectionError(errno.EPIPE, "the guardian is gone")
-        listener = threading.Thread(target=_listen_to, args=(link, known), name="room", daemon=True)
-        self._listeners.append(listener)
+        listener = threading.Thread(
+            target=self._listen_to, args=(link, known), name="room", daemon=True
+        )
+        self._listeners.add(listener)
         listener.start()
         if not known.wait(ENTER_S):
             self.signal(key, signal.SIGKILL)
@@ -240,19 +243,19 @@ class GuardedSpawner(GuardianLink):
             os.kill(self.guardian_pid, signal.SIGCONT)
             os.waitpid(self.guardian_pid, 0)
         self._link.close()
-        for listener in self._listeners:
+        for listener in list(self._listeners):
             listener.join(ENTER_S)
 
-
-def _listen_to(room: GuardianLink, known: threading.Event) -> None:
-    """Hand out a room's answers; its first is that it is ready. When it is gone its guardian's end
-    is told by the pilot's, after all that it leaves has been killed."""
-    try:
-        while room.turn():
-            known.set()
-    except Exception:  # noqa: BLE001 - as of the guardian
-        room.lose()
-    room.close()
+    def _listen_to(self, room: GuardianLink, known: threading.Event) -> None:
+        """Hand out a room's answers; its first is that it is ready. When it is gone its guardian's
+        end is told by the pilot's, after all that it leaves has been killed."""
+        try:
+            while room.turn():
+                known.set()
+        except Exception:  # noqa: BLE001 - as of the guardian
+            room.lose()
+        room.close()
+        self._listeners.discard(threading.current_thread())
 
 
 def start() -> GuardedSpawner:

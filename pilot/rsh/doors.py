@@ -39,10 +39,11 @@ REST_S = 0.05
 """How long a door that keeps us busy is not looked at."""
 SIGNALS_AT_ONCE, SIGNAL_S = 200, 0.005
 """Of one door: so many signals, and then one each so many seconds. A guardian looks through all that a
-command has started for each, and serves other payloads, too."""
+command has started for each, and serves other payloads, too. So of names of which no request comes."""
 CLOSED_S = 10.0
-# Bytes taken in one turn: a payload that writes without end gets no more of this thread.
-_PIECE = 4096
+# Bytes taken in one turn, and from a door: a payload that writes without end gets no more of this
+# thread.
+_PIECE, _NAMES = 4096, 512
 _NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9.-]{0,63}")
 _SIGNALS = {
     name.encode(): int(signal.Signals[f"SIG{name}"]) for name in ("TERM", "INT", "HUP", "KILL")
@@ -155,7 +156,7 @@ class Door:
         self._buffer = b""
         self._requests: dict[int, _Request] = {}
         self._count = 0
-        self._signals = _Allowance()
+        self._signals, self._refusals = _Allowance(), _Allowance()
         self._closed = False
 
     def begin(self) -> None:
@@ -193,17 +194,26 @@ class Door:
             request.finish(told.exit_code, told.why)
 
     def _knocked(self) -> None:
-        data = _read(self._door)
-        if len(data) == _PIECE:
+        if self._refusals.spent:
+            # What it says stays where it is.
             self._doors.rest(self._door)
+            return
+        data = _read(self._door, _NAMES)
         *lines, rest = (self._buffer + data).split(b"\n")
         # No name is so long.
         self._buffer = rest[-100:]
+        if len(data) == _NAMES:
+            self._doors.rest(self._door)
+        missing = {b""}
         for line in lines:
-            if _NAME.fullmatch(line):
+            if line in missing or not _NAME.fullmatch(line):
+                continue
+            try:
+                self._open(line.decode())
+            except (OSError, ValueError):
                 # It breaks its own request, whatever it has made there.
-                with contextlib.suppress(OSError, ValueError):
-                    self._open(line.decode())
+                missing.add(line)
+                self._refusals.take()
 
     def _open(self, name: str) -> None:
         """Take a request, or say why not. Raises OSError or ValueError for one that cannot even be
@@ -245,18 +255,20 @@ class _Stream:
 
 
 class _Allowance:
-    """How many signals may be passed on by now."""
+    """How much of what costs others something may be done by now."""
 
     def __init__(self) -> None:
         self._paid_until = 0.0
 
-    def take(self) -> bool:
-        now = time.monotonic()
-        self._paid_until = max(self._paid_until, now - SIGNALS_AT_ONCE * SIGNAL_S)
-        if self._paid_until > now:
-            return False
-        self._paid_until += SIGNAL_S
-        return True
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left of it."""
+        return self._paid_until > time.monotonic()
+
+    def take(self) -> None:
+        """Do so once more."""
+        earliest = time.monotonic() - SIGNALS_AT_ONCE * SIGNAL_S
+        self._paid_until = max(self._paid_until, earliest) + SIGNAL_S
 
 
 class _Request:
@@ -315,10 +327,11 @@ class _Request:
         os.close(self._here)
 
     def _controlled(self) -> None:
-        if not self._signals.take():
+        if self._signals.spent:
             # What it says stays where it is.
             self._doors.rest(self._control)
             return
+        self._signals.take()
         try:
             data = os.read(self._control, _PIECE)
         except BlockingIOError:
@@ -390,10 +403,10 @@ def _descriptors() -> int:
     return more
 
 
-def _read(fd: int) -> bytes:
-    """What is there to read, up to a piece."""
+def _read(fd: int, most: int) -> bytes:
+    """What is there to read, up to so much."""
     try:
-        return os.read(fd, _PIECE)
+        return os.read(fd, most)
     except BlockingIOError:
         return b""
 

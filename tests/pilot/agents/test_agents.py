@@ -236,6 +236,40 @@ def test_a_connection_that_fails_takes_the_slots_at_once_and_the_payloads_when_t
     assert end.process.at >= peer.lease.until
 
 
+def test_a_message_that_the_pilot_fails_at_costs_its_agent_alone(hasty, monkeypatch, caplog):
+    first, second = hasty.agent("n1"), hasty.agent("n2")
+    runs = [Run(node, order(node, hasty.shared, "sleep 98")) for node in (first, second)]
+
+    def failing(*_: object) -> None:
+        raise KeyError("of ours")
+
+    monkeypatch.setattr(first, "heard", failing)
+    # Nor does one that cannot take the loss keep it from others.
+    monkeypatch.setattr(hasty, "losing", failing)
+    first.signal(runs[0].key, signal.SIGKILL)
+    assert runs[0].ended().explain().error.code is Code.LOST_HEARTBEAT
+    until(lambda: hasty.agents["n1"].poll() is not None)
+    assert not hasty.left[1:]
+    assert not runs[1].over.is_set()
+    second.signal(runs[1].key, signal.SIGKILL)
+    assert runs[1].ended().process.exit_code == -signal.SIGKILL
+    errors = [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]
+    assert len(errors) == 2
+    assert all("Traceback" in text and "of ours" in text for text in errors)
+
+
+def test_an_end_that_cannot_be_taken_keeps_no_other_from_being_told(hasty):
+    node = hasty.agent("n1")
+
+    def failing(_: object) -> None:
+        raise KeyError("of ours")
+
+    node.start(order(node, hasty.shared, "sleep 98"), failing)
+    run = Run(node, order(node, hasty.shared, "sleep 98", "1.2"))
+    hasty.agents["n1"].kill()
+    assert run.ended().explain().error.code is Code.LOST_HEARTBEAT
+
+
 def test_who_has_another_key_is_turned_away_and_costs_the_others_nothing(nodes, tmp_path):
     node = nodes.agent("n1")
     wrong = tmp_path / "wrong"

@@ -148,3 +148,11 @@ def test_a_signal_reaches_what_runs_in_a_room(spawner: GuardedSpawner) -> None:
         spawner.signal(key, signal.SIGTERM)
         until(lambda: bool(ends))
     assert ends[0].exit_code == -signal.SIGTERM
+
+
+def test_a_room_that_has_ended_costs_nothing_more(spawner: GuardedSpawner) -> None:
+    with made(spawner) as room:
+        assert len(spawner._listeners) == 1
+        spawner.signal(room, signal.SIGKILL)
+        until(lambda: not spawner._listeners)
+    assert not spawner._rooms

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,7 @@ class Hand:
         self.made = Doors(Loops(Log("tests")))
         self.directory = tmp / "rsh"
         self.door = self.made.open(self.directory, self._hear)
+        self.fifo = os.open(self.directory / "door", os.O_RDWR | os.O_NONBLOCK)
 
     def _hear(self, said: object) -> None:
         with self.changed:
@@ -232,6 +234,7 @@ class Hand:
 def hand(tmp_path: Path) -> Iterator[Hand]:
     made = Hand(tmp_path)
     yield made
+    os.close(made.fifo)
     made.door.close()
 
 
@@ -356,23 +359,42 @@ def test_requests_leave_the_pilot_the_descriptors_that_it_needs(
         os.close(fd)
 
 
-def test_a_payload_that_writes_to_its_door_without_end_costs_little(hand: Hand) -> None:
+@contextmanager
+def flood(fd: int, data: bytes) -> Iterator[threading.Event]:
+    """Somebody writes to a FIFO without end, which is an event."""
     stop = threading.Event()
 
-    def flood() -> None:
-        fd = os.open(hand.directory / "door", os.O_RDWR | os.O_NONBLOCK)
+    def write() -> None:
         while not stop.is_set():
             try:
-                os.write(fd, b"no-such-name\n" * 300)
+                os.write(fd, data)
             except BlockingIOError:
                 stop.wait(0.001)
-        os.close(fd)
 
-    thread = threading.Thread(target=flood)
+    thread = threading.Thread(target=write)
     thread.start()
-    hand.serves()
-    stop.set()
-    thread.join()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_a_payload_that_writes_to_its_door_without_end_costs_little(hand: Hand) -> None:
+    with flood(hand.fifo, b"no-such-name\n" * 300):
+        hand.serves()
+
+
+def test_names_of_no_request_are_looked_for_a_few_at_a_time(
+    hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    opened = doors.Door._open
+    monkeypatch.setattr(doors.Door, "_open", lambda *how: looked.append(how) or opened(*how))
+    with flood(hand.fifo, b"".join(b"%d\n" % number for number in range(100, 900))) as end:
+        end.wait(0.5)
+    # What one read brings may be more.
+    assert 1 <= len(looked) <= doors.SIGNALS_AT_ONCE + 1 / doors.SIGNAL_S + doors._NAMES
 
 
 def test_signals_without_end_are_passed_on_a_few_at_a_time(hand: Hand) -> None:
@@ -380,20 +402,8 @@ def test_signals_without_end_are_passed_on_a_few_at_a_time(hand: Hand) -> None:
     fds = hand.held(hand.request())
     hand.knock(b"1\n")
     hand.hears(Asked(1, "q2", b"true"))
-    stop = threading.Event()
-
-    def flood() -> None:
-        while not stop.is_set():
-            try:
-                os.write(fds["control"], b"TERM\n" * 600)
-            except BlockingIOError:
-                stop.wait(0.001)
-
-    thread = threading.Thread(target=flood)
-    thread.start()
-    stop.wait(0.5)
-    stop.set()
-    thread.join()
+    with flood(fds["control"], b"TERM\n" * 600) as end:
+        end.wait(0.5)
     many = [said for said in hand.said if isinstance(said, Signalled)]
     assert 1 <= len(many) <= doors.SIGNALS_AT_ONCE + 1 / doors.SIGNAL_S
     os.write(fds["control"], b"\nINT\n")
