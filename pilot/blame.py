@@ -243,14 +243,15 @@ def _killed_for_memory(seen: Evidence) -> JobError:
     below = 0 < seen.used_kb < WELL_BELOW * seen.requested_kb
     return JobError(
         Code.OUT_OF_MEMORY,
-        f"the payload was killed while the kernel killed {_processes(seen.oom_kills)} for memory "
+        f"the payload was killed while the kernel killed {processes(seen.oom_kills)} for memory "
         f"{seen.where}; it had used {seen.used_kb >> 10} of {seen.requested_kb >> 10} MB",
         remedy="offer less memory in this slot" if below else "ask for more `memory`",
         transient=below,
     )
 
 
-def _processes(number: int) -> str:
+def processes(number: int) -> str:
+    """So many of them, in words."""
     return f"{number} process{'' if number == 1 else 'es'}"
 
 
@@ -289,7 +290,7 @@ _ENDINGS = (
         lambda seen: seen.exit_code != 0 and seen.oom_kills > 0,
         lambda seen: _payload(
             seen,
-            f"; meanwhile the kernel killed {_processes(seen.oom_kills)} for memory {seen.where}",
+            f"; meanwhile the kernel killed {processes(seen.oom_kills)} for memory {seen.where}",
             "if that was one of its own it needs more `memory`; its stderr and log.tgz say more",
         ),
     ),

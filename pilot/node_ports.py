@@ -29,6 +29,19 @@ class Order(Struct, frozen=True, kw_only=True):
     stderr: str = "/dev/null"
     cpus: Sequence[int] = ()
     """CPUs to run on; empty: those of the pilot."""
+    memory_mb: int = 0
+    """What this process may have of its payload's memory; 0: all of it."""
+
+
+class MemoryLoss(NamedTuple):
+    """That a process was ended, or something below it, since there was no memory for it."""
+
+    used_kb: int
+    """What it had when the sampler saw it above its own limit; 0: the kernel was faster."""
+    kills: int = 0
+    """How many processes the kernel killed."""
+    own: bool = True
+    """It was at its own limit, and not at its payload's."""
 
 
 class Explanation(Struct, frozen=True, kw_only=True):
@@ -53,6 +66,8 @@ class Exit(NamedTuple):
     explain: Callable[[], Explanation]
     """For a process that failed: it may take seconds to find out, so not in the caller of
     `done`."""
+    memory: MemoryLoss | None = None
+    """Of one that failed and has a limit of its own."""
 
 
 Output = Callable[[int, bytes], None]
@@ -82,6 +97,8 @@ class Finish(NamedTuple):
     take: Callable[[], TaskOutput]
     """What it wrote. To be called once, by one thread for all of a box, and before another process
     gets its lane."""
+    memory: MemoryLoss | None = None
+    """Of one that failed."""
 
 
 class Task(NamedTuple):
@@ -93,6 +110,8 @@ class Task(NamedTuple):
     lane: int
     """Where its output goes; no other that runs in the box has the same."""
     cpus: Sequence[int] = ()
+    memory_mb: int = 0
+    """As in `Order`."""
 
 
 class Look(NamedTuple):

@@ -112,7 +112,7 @@ class Boxes:
                 except Exception as error:  # noqa: BLE001 - somebody waits for the end
                     judged(error)
                     out = err = NOTHING
-                ends.append(a.TaskOver(key, finish.process, out, err))
+                ends.append(a.TaskOver(key, finish.process, out, err, finish.memory))
                 size += len(out.data) + len(err.data) + 100
             self._wire.send(a.TasksOver(ends))
 

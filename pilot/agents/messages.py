@@ -18,7 +18,7 @@ from ailurus.protocol.resources import Resources
 from pilot.agents.lease import LeaseTerms
 from pilot.node.gpus import Gpu
 from pilot.node.topology import Cpu
-from pilot.node_ports import Explanation, Look, Order, Task, TaskOutput, Written
+from pilot.node_ports import Explanation, Look, MemoryLoss, Order, Task, TaskOutput, Written
 from pilot.ports import Image, JobError, ProcessEnd
 from pilot.rsh.exchange import Said, Told
 from pilot.samples import Sample, Sampled
@@ -176,6 +176,7 @@ class TaskOver(Struct, array_like=True, frozen=True):
     end: ProcessEnd
     out: Written
     err: Written
+    memory: MemoryLoss | None = None
 
 
 class TasksOver(Struct, array_like=True, tag=True, frozen=True):

@@ -235,7 +235,7 @@ class RemoteNode:
                 done = self._tasks.pop(one.key, None)
             if done is not None:
                 end = replace(one.end, key=one.key, at=now)
-                done(Finish(end, partial(_both, one.out, one.err)))
+                done(Finish(end, partial(_both, one.out, one.err), one.memory))
 
     def lose(self, why: str) -> None:
         """The node is given up: all that ran there has ended, by the node's fault."""

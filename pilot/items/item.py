@@ -9,7 +9,8 @@ from msgspec import Struct
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemOutcome
-from pilot.blame import GUARDIAN_DIED
+from pilot.blame import GUARDIAN_DIED, KILLED, processes
+from pilot.node_ports import MemoryLoss
 from pilot.ports import JobError, ProcessEnd
 
 
@@ -39,7 +40,9 @@ def exit_code(end: ProcessEnd) -> int:
     return end.exit_code if end.exit_code >= 0 else 128 - end.exit_code
 
 
-def judged(item: Item, end: ProcessEnd, *, stopped: bool) -> tuple[ItemOutcome, JobError | None]:
+def judged(
+    item: Item, end: ProcessEnd, memory: MemoryLoss | None, *, stopped: bool
+) -> tuple[ItemOutcome, JobError | None]:
     """How an item ended, and why it did not finish."""
     if end.errno == GUARDIAN_DIED and not end.before:
         why = JobError(Code.INTERNAL, "what it ran in is gone", transient=True)
@@ -59,5 +62,30 @@ def judged(item: Item, end: ProcessEnd, *, stopped: bool) -> tuple[ItemOutcome, 
         return ItemOutcome.FAILED, item.killed
     if stopped:
         return ItemOutcome.LOST, JobError(Code.PAYLOAD_FAILED, "its job was stopped")
+    if memory is not None and (memory.own or exit_code(end) == KILLED):
+        return ItemOutcome.FAILED, _out_of_memory(item, memory)
     how = f"signal {-end.exit_code}" if end.exit_code < 0 else f"exit code {end.exit_code}"
-    return ItemOutcome.FAILED, JobError(Code.PAYLOAD_FAILED, how)
+    remedy = ""
+    if memory is not None:
+        how += f"; meanwhile the kernel killed {processes(memory.kills)} of its job for memory"
+        remedy = "if that was one of its own, give its job more `memory`"
+    return ItemOutcome.FAILED, JobError(Code.PAYLOAD_FAILED, how, remedy=remedy)
+
+
+def _out_of_memory(item: Item, memory: MemoryLoss) -> JobError:
+    if not memory.own:
+        return JobError(
+            Code.OUT_OF_MEMORY,
+            f"the kernel killed {processes(memory.kills)} of its job for memory: all payloads that "
+            "ran there had used up what the job asked for",
+            remedy="give each payload its own `memory`, or the job more",
+            # Beside others it may fit.
+            transient=True,
+        )
+    asked = f"it asked for {item.lease.spec.memory_mb} MB"
+    remedy = "give it more `memory`"
+    if memory.used_kb:
+        what = f"it used {memory.used_kb >> 10} MB of memory, {asked}"
+        return JobError(Code.OVER_MEMORY, what, remedy=remedy)
+    what = f"the kernel killed {processes(memory.kills)} of it for memory, {asked}"
+    return JobError(Code.OUT_OF_MEMORY, what, remedy=remedy)

@@ -293,6 +293,7 @@ class _Run:
             environment=environment(item.lease, self._attempt.name, job, fixed),
             lane=item.lane,
             cpus=slot.cpus,
+            memory_mb=item.lease.spec.memory_mb or 0,
         )
 
     def _kill_late(self, now: float) -> None:
@@ -316,7 +317,7 @@ class _Run:
         self._cpu_s += end.cpu_s
         if end.errno == GUARDIAN_DIED and not end.before:
             self._lose(item.node)
-        outcome, error = judged(item, end, stopped=self._attempt.stopped is not None)
+        outcome, error = judged(item, end, finish.memory, stopped=self._attempt.stopped is not None)
         index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
         title = f"item {index}, attempt {item.lease.attempt}: exit code {exit_code(end)}"
         wrote = finish.take()

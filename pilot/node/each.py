@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -45,7 +46,8 @@ class EachItsOwn:
             process = exit_.process
             failed = bool(process.exit_code or process.errno)
             remove_tree(own)
-            done(Finish(process, lambda: self._outputs.take(task.lane, failed=failed)))
+            take = partial(self._outputs.take, task.lane, failed=failed)
+            done(Finish(process, take, exit_.memory))
 
         stdout, stderr = self._outputs.paths(task.lane)
         order = replace(
@@ -55,6 +57,7 @@ class EachItsOwn:
             stdout=stdout,
             stderr=stderr,
             cpus=task.cpus,
+            memory_mb=task.memory_mb,
         )
         try:
             with OSErrorsOn(Target.NODE, "cannot make what a payload's container needs"):

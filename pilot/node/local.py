@@ -18,6 +18,7 @@ from ailurus.protocol.job import JobSpec
 from pilot.blame import OSErrorsOn, Target
 from pilot.node.each import EachItsOwn
 from pilot.node.outputs import Outputs
+from pilot.node.own_memory import HeldProcess, OwnMemory
 from pilot.node.sampler import Sampler
 from pilot.node.standing import IDLE, LocalStanding
 from pilot.node_ports import DoorHandle, Exit, Explanation, Order, Output, Standing
@@ -80,6 +81,7 @@ class LocalNode:
             return self._streamed(order, done, output)
         container = self.container.of(order.spec)
         group = self._group(order) if container.private else None
+        held = self._held(order, group) if order.memory_mb else None
         process = replace(
             started_as(container.wrap(order.argv, order.box), order.name),
             stdout=order.stdout,
@@ -87,7 +89,7 @@ class LocalNode:
             cpus=order.cpus,
             depth=container.depth,
             status_fd=container.status_fd,
-            cgroup=group.entrance if group else (),
+            cgroup=held.cgroup if held and held.cgroup else group.entrance if group else (),
         )
         kills = OomKills(group)
         mark = object()
@@ -97,9 +99,12 @@ class LocalNode:
             # Its cgroup is gone when somebody asks for an explanation.
             found = kills.since() if group and end.exit_code else None
             explain = partial(explained, container, order.box.image, end)
-            done(Exit(end, lambda: explain(found or kills.since())))
+            memory = None if held is None else held.ended(end)
+            done(Exit(end, lambda: explain(found or kills.since()), memory))
 
         key = self._spawner.spawn(process, ended)
+        if held is not None:
+            held.started(key)
         self._sampler.started(order.name, mark, lambda: self._spawner.pid(key))
         return key
 
@@ -110,14 +115,12 @@ class LocalNode:
         process = container.wrap(IDLE, order.box)
         if isinstance(process, Direct):
             outputs = Outputs(order.box.own, order.box.own, self.name)
-            return LocalStanding(container, order, self._spawner, self._sampler, outputs)
+            return self._standing(container, order, outputs, None)
         tmp = order.box.tmp
         outputs = Outputs(container.tmp(tmp), tmp, self.name)
         group = self._group(order) if container.private else None
         entrance = group.entrance if group else ()
-        standing = LocalStanding(
-            container, order, self._spawner, self._sampler, outputs, cgroup=entrance
-        )
+        standing = self._standing(container, order, outputs, group)
         standing.stand(
             replace(
                 started_as(process, order.name),
@@ -128,6 +131,19 @@ class LocalNode:
             )
         )
         return standing
+
+    def _standing(
+        self, container: Container, order: Order, outputs: Outputs, group: Group | None
+    ) -> LocalStanding:
+        memory = OwnMemory(order.name, self._spawner, self._sampler, group)
+        entrance = group.entrance if group else ()
+        return LocalStanding(
+            container, order, self._spawner, self._sampler, outputs, memory, cgroup=entrance
+        )
+
+    def _held(self, order: Order, group: Group | None) -> HeldProcess:
+        memory = OwnMemory(order.name, self._spawner, self._sampler, group)
+        return memory.hold(order.box.environment["AILURUS_ATTEMPT"], order.memory_mb)
 
     def _streamed(self, order: Order, done: Callable[[Exit], None], output: Output) -> int:
         if self._streams is None:
@@ -183,8 +199,8 @@ class LocalNode:
         self._sampler.watch(name, sampled)
 
     def forget(self, name: str) -> LocalFiles | None:
-        if (group := self._grouped.pop(name, None)) is not None:
-            group.remove()
+        if self._groups is not None and (group := self._grouped.pop(name, None)) is not None:
+            self._groups.remove(group)
         return self._sampler.forget(name)
 
     def samples(self, now: float) -> Sequence[Sample]:
@@ -196,7 +212,11 @@ class LocalNode:
             return None
         with self._group_lock:
             if (found := self._grouped.get(order.name)) is None:
-                found = self._groups.group(order.name, order.spec.memory_mb * 1024)
+                found = self._groups.group(
+                    order.name,
+                    order.spec.memory_mb * 1024,
+                    divided=order.spec.payloads is not None,
+                )
                 if found is not None:
                     self._grouped[order.name] = found
             return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
+
+from msgspec import Struct
 
 from pilot.clock import SYSTEM, Clock
 from pilot.node.gpu_loads import GpuLoads
@@ -34,6 +36,16 @@ def disk_rest_s(cost_s: float, payloads: int) -> float:
     return max(DISK_EVERY_S, payloads * cost_s / SHARE)
 
 
+class Held(Struct, frozen=True, eq=False):
+    """A process of a payload that may have only a part of the payload's memory."""
+
+    pid: Callable[[], int | None]
+    """Its process id while it runs."""
+    memory_kb: int
+    over: Callable[[int], None]
+    """Told of the kB that it has, at each look at which that is more."""
+
+
 class Watched:
     """What the sampler remembers of one payload."""
 
@@ -42,6 +54,7 @@ class Watched:
         self.device = _device(sampled.directory)
         # What the node started; each tells its process id while it runs.
         self.roots: dict[Hashable, Callable[[], int | None]] = {}
+        self.held: dict[Hashable, Held] = {}
         # Of those that have ended.
         self.ended_cpu_s = 0.0
         self.nameless = Nameless(0, 0)
@@ -90,6 +103,16 @@ class Sampler:
             one.roots.pop(process, None)
             one.ended_cpu_s += cpu_s
 
+    def hold(self, key: str, process: Hashable, held: Held) -> None:
+        """Hold a process of a payload, which is watched, to memory of its own."""
+        if (one := self._watched.get(key)) is not None:
+            one.held[process] = held
+
+    def let_go(self, key: str, process: Hashable) -> None:
+        """Such a process has ended."""
+        if (one := self._watched.get(key)) is not None:
+            one.held.pop(process, None)
+
     def forget(self, key: str) -> LocalFiles | None:
         """Measure a payload no more; what it left in its node-local directories, however short it
         ran."""
@@ -115,7 +138,9 @@ class Sampler:
         # Once for each file system: payloads share one.
         nodes: dict[int, NodeUse] = {}
         samples = []
-        trees = proc.trees(processes, [pid for _, pids in running for pid in pids])
+        held = _held_of(one for one, _ in running)
+        roots = [pid for _, pids in running for pid in pids]
+        trees = proc.trees(processes, [*roots, *(pid for pid, _ in held)])
         for one, pids in running:
             tree = trees[pids[0]]
             for pid in pids[1:]:
@@ -125,7 +150,17 @@ class Sampler:
             if one.disk is not None and now >= one.disk_next:
                 self._walk(one, one.disk, now, len(running))
             samples.append(self._sample(one, processes, tree, now, node))
+        for pid, process in held:
+            self._hold(process, processes, trees[pid])
         return samples
+
+    def _hold(self, held: Held, processes: Mapping[int, proc.Process], tree: list[int]) -> None:
+        """Only what is mapped counts: files in memory may be anybody's in the payload."""
+        used = sum(processes[pid].rss_kb for pid in tree)
+        if used > held.memory_kb and (mapped := self._readings.pss_kb(tree)) is not None:
+            used = mapped.all
+        if used > held.memory_kb:
+            held.over(used)
 
     def _sample(
         self,
@@ -202,6 +237,12 @@ class Sampler:
         used = self._clock.cpu_s()
         one.walks += disk.step()
         one.disk_next = now + disk_rest_s(self._clock.cpu_s() - used, payloads)
+
+
+def _held_of(watched: Iterable[Watched]) -> list[tuple[int, Held]]:
+    """Those that run, by their process ids."""
+    held = (one for payload in watched for one in list(payload.held.values()))
+    return [(pid, one) for one in held if (pid := one.pid()) is not None]
 
 
 def _device(directory: str) -> int:

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from ailurus.protocol.errors import Code
 from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
 from pilot.node.outputs import Outputs
+from pilot.node.own_memory import HeldProcess, OwnMemory
 from pilot.node.sampler import Sampler
 from pilot.node_ports import Finish, Look, Order, Task, TaskOutput
 from pilot.ports import Container, Direct, JobError, ProcessEnd, ProcessSpec, Spawner
@@ -48,11 +49,12 @@ class LocalStanding:
         spawner: Spawner,
         sampler: Sampler,
         outputs: Outputs,
+        memory: OwnMemory,
         *,
         cgroup: Sequence[int] = (),
     ) -> None:
         """`cgroup`: how processes come into the payload's, as in `ProcessSpec`."""
-        self._cgroup = cgroup
+        self._cgroup, self._memory = cgroup, memory
         self._outputs = outputs
         self._container, self._order = container, order
         self._spawner, self._sampler = spawner, sampler
@@ -77,8 +79,15 @@ class LocalStanding:
         self._sampler.started(self._order.name, self, lambda: self._spawner.pid(room))
 
     def start_all(self, tasks: Sequence[tuple[Task, Callable[[Finish], None]]]) -> Sequence[int]:
-        orders = [(self._spec(task), self._finishing(task, done)) for task, done in tasks]
+        held = [self._held(task) for task, _ in tasks]
+        orders = [
+            (self._spec(task, one), self._finishing(task, one, done))
+            for (task, done), one in zip(tasks, held, strict=True)
+        ]
         keys = self._spawner.spawn_all(orders)
+        for one, key in zip(held, keys, strict=True):
+            if one is not None:
+                one.started(key)
         if not self._room:
             for (task, _), key in zip(tasks, keys, strict=True):
                 mark = task.environment["AILURUS_ATTEMPT"]
@@ -98,7 +107,12 @@ class LocalStanding:
             self._spawner.signal(key, signal.SIGKILL)
         self._outputs.remove()
 
-    def _spec(self, task: Task) -> ProcessSpec:
+    def _held(self, task: Task) -> HeldProcess | None:
+        if not task.memory_mb:
+            return None
+        return self._memory.hold(task.environment["AILURUS_ATTEMPT"], task.memory_mb)
+
+    def _spec(self, task: Task, held: HeldProcess | None) -> ProcessSpec:
         box = replace(self._order.box, environment=task.environment)
         inside = self._container.within(task.argv, box)
         assert isinstance(inside, Direct)  # noqa: S101 - or there would be no such box
@@ -111,11 +125,11 @@ class LocalStanding:
             stderr=stderr,
             cpus=task.cpus,
             room=self._room,
-            cgroup=self._cgroup,
+            cgroup=held.cgroup if held and held.cgroup else self._cgroup,
         )
 
     def _finishing(
-        self, task: Task, done: Callable[[Finish], None]
+        self, task: Task, held: HeldProcess | None, done: Callable[[Finish], None]
     ) -> Callable[[ProcessEnd], None]:
         def ended(end: ProcessEnd) -> None:
             if self._room:
@@ -124,7 +138,8 @@ class LocalStanding:
                 mark = task.environment["AILURUS_ATTEMPT"]
                 self._sampler.ended(self._order.name, mark, end.cpu_s)
             failed = bool(end.exit_code or end.errno)
-            done(Finish(end, partial(self._outputs.take, task.lane, failed=failed)))
+            loss = self._memory.loss(end, held) if failed or held else None
+            done(Finish(end, partial(self._outputs.take, task.lane, failed=failed), loss))
 
         return ended
 

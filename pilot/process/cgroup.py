@@ -2,6 +2,8 @@
 counts what it kills there.
 
     OURS/ailurus-INSTANCE/NAME      a payload
+                          NAME/PART a process of it that has a limit of its own
+                          NAME/rest version 2: all others of a payload that has such parts
                           pilot     version 2: this pilot and whoever started it, since a cgroup
                                     that limits others has no processes itself
 
@@ -21,29 +23,102 @@ from pilot.process import proc
 
 # For the container's own program, and what the kernel has for its processes.
 BESIDE_BYTES, BESIDE_SHARE = 16 << 20, 50
+_HUGE_PAGE_BYTES = 2 << 20
 _PROCESSES, _SUBTREE, _MEMORY = "cgroup.procs", "cgroup.subtree_control", "memory"
 _DELEGATED = ("trusted.delegate", "user.delegate")
 
 
-class Group:
-    """The cgroup of one payload."""
+class _Kind:
+    """How cgroups are made and limited here."""
 
-    def __init__(self, directory: Path, home: int, events: str) -> None:
-        """`home`: the guardian's own, open. Raises OSError."""
-        self._directory, self._events = directory, events
-        self.entrance = (_opened(directory / _PROCESSES), home)
+    def __init__(self, home: int, *, v2: bool, make: Callable[[Path], None]) -> None:
+        """`home`: the guardian's own, open."""
+        self.home, self.v2, self._make = home, v2, make
+
+    def limited(self, directory: Path, memory_kb: int) -> None:
+        """Make one with a limit on memory. Raises OSError, and leaves none then."""
+        kb = memory_kb + memory_kb // BESIDE_SHARE
+        limit = (kb << 10) + BESIDE_BYTES
+        # What limits memory, and what limits it with or to swap.
+        memory, swap, of_swap = "memory.max", "memory.swap.max", 0
+        if not self.v2:
+            memory, swap, of_swap = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", limit
+        self._make(directory)
+        try:
+            _write(directory / memory, limit)
+        except OSError:
+            _remove(directory)
+            raise
+        with suppress(OSError):
+            _write(directory / swap, of_swap)
+
+    def rest(self, directory: Path) -> Path:
+        """Where processes go of a cgroup that is divided. Raises OSError."""
+        if not self.v2:
+            return directory
+        _write(directory / _SUBTREE, f"+{_MEMORY}")
+        self._make(directory / "rest")
+        return directory / "rest"
+
+
+class Group:
+    """The cgroup of a payload, or of a process of one."""
+
+    def __init__(self, kind: _Kind, directory: Path, entrance: Path) -> None:
+        """`entrance`: itself, or the one below in which its processes are. Raises OSError."""
+        self._kind, self.directory, self._counting = kind, directory, entrance
+        self.entrance = (_opened(entrance / _PROCESSES), kind.home)
         """Descriptors: where a process is put into it, and where the guardian goes back to its own.
         They work in any namespace."""
 
     def oom_kills(self) -> int:
-        """How many of its processes the kernel has killed for memory."""
-        return proc.counter(str(self._directory / self._events), b"oom_kill") or 0
+        """How many of its processes the kernel has killed for memory; those of its parts are
+        theirs."""
+        events = "memory.events" if self._kind.v2 else "memory.oom_control"
+        return proc.counter(str(self._counting / events), b"oom_kill") or 0
 
-    def remove(self) -> None:
-        """Nothing runs in it any more."""
+    def was_full(self) -> bool:
+        """Whether its own limit was reached, and not only that of one above it."""
+        if self._kind.v2:
+            return bool(proc.counter(str(self.directory / "memory.events"), b"oom"))
+        # Not every kernel counts that: but it was at its limit once, to a huge page.
+        most, limit = (
+            int(_read(self.directory / f"memory.{name}_in_bytes") or 0)
+            for name in ("max_usage", "limit")
+        )
+        return most > limit - _HUGE_PAGE_BYTES
+
+    def part(self, name: str, memory_kb: int) -> Group | None:
+        """One for a process of a payload whose cgroup was made to be divided; None: as `group`."""
+        return _made(self._kind, self.directory / name, memory_kb, divided=False)
+
+    def remove(self) -> bool:
+        """Nothing is started in it any more. Whether it is gone: what still runs there keeps it."""
         os.close(self.entrance[0])
-        with suppress(OSError):
-            self._directory.rmdir()
+        return _remove(self.directory)
+
+
+def _made(kind: _Kind, directory: Path, memory_kb: int, *, divided: bool) -> Group | None:
+    try:
+        kind.limited(directory, memory_kb)
+    except OSError:
+        return None
+    try:
+        return Group(kind, directory, kind.rest(directory) if divided else directory)
+    except OSError:
+        _remove(directory)
+        return None
+
+
+def _remove(directory: Path) -> bool:
+    """Remove a cgroup and those below it. Whether it is gone: what still runs there keeps it."""
+    try:
+        for below in [path for path in directory.iterdir() if path.is_dir()]:
+            _remove(below)
+        directory.rmdir()
+    except OSError:
+        return not directory.exists()
+    return True
 
 
 class Groups:
@@ -59,39 +134,27 @@ class Groups:
         undo: Callable[[], None] = lambda: None,
     ) -> None:
         """Raises OSError."""
-        self._directory, self._v2 = directory, v2
-        self._make, self._undo = make, undo
-        self._home = _opened(home / _PROCESSES)
+        self._directory, self._undo = directory, undo
+        self._kind = _Kind(_opened(home / _PROCESSES), v2=v2, make=make)
+        # Of payloads that were over while something of theirs still ended.
+        self._left: list[Path] = []
 
-    def group(self, name: str, memory_kb: int) -> Group | None:
-        """A new one with a limit on memory; None: the kernel has no more, or refuses."""
-        directory = self._directory / name
-        kb = memory_kb + memory_kb // BESIDE_SHARE
-        limit = (kb << 10) + BESIDE_BYTES
-        try:
-            self._make(directory)
-            if self._v2:
-                _write(directory / "memory.max", limit)
-                with suppress(OSError):
-                    _write(directory / "memory.swap.max", 0)
-            else:
-                _write(directory / "memory.limit_in_bytes", limit)
-                with suppress(OSError):
-                    _write(directory / "memory.memsw.limit_in_bytes", limit)
-            return Group(
-                directory, self._home, "memory.events" if self._v2 else "memory.oom_control"
-            )
-        except OSError:
-            with suppress(OSError):
-                directory.rmdir()
-            return None
+    def group(self, name: str, memory_kb: int, *, divided: bool = False) -> Group | None:
+        """A new one with a limit on memory; None: the kernel has no more, or refuses. `divided`:
+        processes of it are to have limits of their own (`Group.part`)."""
+        self._left = [path for path in self._left if not _remove(path)]
+        return _made(self._kind, self._directory / name, memory_kb, divided=divided)
+
+    def remove(self, group: Group) -> None:
+        """Of a payload that is over."""
+        if not group.remove():
+            self._left.append(group.directory)
 
     def close(self) -> None:
         """Remove all. What still runs in one keeps it."""
-        os.close(self._home)
+        os.close(self._kind.home)
         for directory in [path for path in self._directory.iterdir() if path.is_dir()]:
-            with suppress(OSError):
-                directory.rmdir()
+            _remove(directory)
         self._undo()
         with suppress(OSError):
             self._directory.rmdir()

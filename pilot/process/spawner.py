@@ -40,38 +40,27 @@ class GuardianLink:
         self._lost = False
 
     def spawn_all(self, orders: Sequence[tuple[ProcessSpec, Done]]) -> list[int]:
-        """Start many with one message."""
+        """Start many with one message, or few: descriptors go with it."""
+        keys: list[int] = []
         messages: list[Message] = []
-        keys = []
-        for order, done in orders:
-            key = next(self._keys)
-            keys.append(key)
-            self._waiting[key] = done
-            messages.append(
-                Spawn(
-                    key,
-                    list(order.argv),
-                    dict(order.environment),
-                    order.directory,
-                    order.stdout,
-                    order.stderr,
-                    list(order.cpus),
-                    order.depth,
-                    order.status_fd,
-                    order.arguments,
-                    order.filter,
-                    order.socket >= 0,
-                    order.tell,
-                    bool(order.cgroup),
-                )
-            )
         fds: list[int] = []
-        for order, _ in orders:
-            fds += [order.socket, *order.cgroup] if order.socket >= 0 else order.cgroup
-        if not self._send(messages, fds):
-            for key in keys:
-                self._finish(ProcessEnd(key=key, errno=GUARDIAN_DIED, at=time.monotonic()))
+        for order, done in orders:
+            with_it = [order.socket, *order.cgroup] if order.socket >= 0 else [*order.cgroup]
+            if len(fds) + len(with_it) > frames.MOST_FDS:
+                self._order(messages, fds)
+                messages, fds = [], []
+            keys.append(key := next(self._keys))
+            self._waiting[key] = done
+            messages.append(_spawn(key, order))
+            fds += with_it
+        self._order(messages, fds)
         return keys
+
+    def _order(self, messages: list[Message], fds: Sequence[int]) -> None:
+        if not self._send(messages, fds):
+            for message in messages:
+                assert isinstance(message, Spawn)  # noqa: S101 - nothing else is made of orders
+                self._finish(ProcessEnd(key=message.key, errno=GUARDIAN_DIED, at=time.monotonic()))
 
     def signal(self, key: int, number: int) -> None:
         self._send([Signal(key, number)])
@@ -129,6 +118,25 @@ class GuardianLink:
             except OSError:
                 return False
         return True
+
+
+def _spawn(key: int, order: ProcessSpec) -> Spawn:
+    return Spawn(
+        key,
+        list(order.argv),
+        dict(order.environment),
+        order.directory,
+        order.stdout,
+        order.stderr,
+        list(order.cpus),
+        order.depth,
+        order.status_fd,
+        order.arguments,
+        order.filter,
+        order.socket >= 0,
+        order.tell,
+        bool(order.cgroup),
+    )
 
 
 class GuardedSpawner(GuardianLink):

@@ -115,6 +115,33 @@ def test_p2_an_item_has_no_capability_and_its_job_shares_no_namespace(
     assert uid == str(user)
 
 
+@boxes
+def test_an_item_above_its_own_memory_ends_alone_and_is_tried_as_its_rule_says(
+    field: Field, box: str
+) -> None:
+    field.write_site(container=BOXES[box])
+    eats = "python3 -c 'import time; x = b\"x\" * (150 << 20); time.sleep({})'"
+    job_id = carrying(
+        field,
+        [
+            ItemSpec(command=f"({eats.format(600)}); exit 7", memory_mb=60),
+            ItemSpec(command=eats.format(2), memory_mb=400),
+            ItemSpec(command=eats.format(2)),
+        ],
+        cores=3,
+        memory_mb=900,
+        goal="2",
+        item_attempts=2,
+    )
+    field.pilot()
+    found = field.dispatcher.final(job_id)
+    assert found.row.state is JobState.FINISHED, found
+    first, *others = rows(field, job_id)
+    assert (first.state, first.attempt, first.code) == ("failed", 2, Code.OVER_MEMORY)
+    assert "MB of memory, it asked for 60 MB" in first.diagnosis
+    assert [(row.state, row.attempt) for row in others] == [("finished", 1)] * 2
+
+
 @pytest.mark.slow
 def test_each_item_finishes_once_though_the_pilot_is_killed(field: Field) -> None:
     field.write_site(container=BOXES["bubblewrap"])

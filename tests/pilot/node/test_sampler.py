@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pilot.node.sampler import FINAL_ENTRIES, Sampler, disk_rest_s, rest_s
+from pilot.node.sampler import FINAL_ENTRIES, Held, Sampler, disk_rest_s, rest_s
 from pilot.process.proc import Io, Mapped, Process
 from pilot.process.usage import Nameless
 from pilot.samples import LocalFiles, Sample, Sampled
@@ -156,3 +156,24 @@ def test_the_mark_of_many_files_fits_a_message_and_tells_any_change(sampler, tmp
         files = sampler.forget("1.1")
         marks.add(msgspec.msgpack.decode(msgspec.msgpack.encode(files), type=LocalFiles).mark)
     assert len(marks) == 100
+
+
+def test_a_process_above_memory_of_its_own_is_told_once_shared_pages_are_shared_out(
+    sampler, readings, tmp_path
+):
+    told: list[int] = []
+    sampler.watch("1.1", sampled(tmp_path))
+    sampler.started("1.1", 1, lambda: FIRST)
+    for mark, memory_mb in (("small", 25), ("large", 31)):
+        sampler.hold("1.1", mark, Held(lambda: FIRST, memory_mb * MB, told.append))
+    sampler.hold("1.1", "not begun", Held(lambda: None, 0, told.append))
+    readings.pss = Mapped(24 * MB, 0)
+    sampler.look(1000.0)
+    assert told == []
+    readings.pss = Mapped(26 * MB, 0)
+    sampler.look(1001.0)
+    # With its child's.
+    assert told == [26 * MB]
+    sampler.let_go("1.1", "small")
+    sampler.look(1002.0)
+    assert told == [26 * MB]

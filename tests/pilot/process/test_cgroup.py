@@ -102,6 +102,48 @@ def test_version_2_moves_the_pilot_into_a_leaf_before_it_limits_payloads(v2: Ker
     assert v2.says("ailurus-i/pilot/cgroup.procs").startswith("0")
 
 
+def test_version_1_makes_parts_below_the_payloads_own(v1: Kernel) -> None:
+    v1.files["memory.max_usage_in_bytes"] = str(9 << 20)
+    group = v1.find().group("1.1", 100 << 10, divided=True)
+    part = group.part("1.1.7.1", 10 << 10)
+    limit = str(10 * 1024 + 10 * 1024 // 50 << 10)
+    assert int(v1.says("ailurus-i/1.1/1.1.7.1/memory.limit_in_bytes")) == int(limit) + BESIDE_BYTES
+    with cgroup.inside(part.entrance):
+        assert v1.says("ailurus-i/1.1/1.1.7.1/cgroup.procs").startswith("0")
+    # The payload's own limit was reached, not this one.
+    assert not part.was_full()
+    (v1.own / "ailurus-i/1.1/1.1.7.1/memory.max_usage_in_bytes").write_text(str(26 << 20))
+    assert part.was_full()
+
+
+def test_version_2_has_no_process_in_a_cgroup_that_has_parts(v2: Kernel) -> None:
+    group = v2.find().group("1.1", 100 << 10, divided=True)
+    assert v2.says("ailurus-i/1.1/cgroup.subtree_control") == "+memory"
+    with cgroup.inside(group.entrance):
+        assert v2.says("ailurus-i/1.1/rest/cgroup.procs").startswith("0")
+        assert not v2.says("ailurus-i/1.1/cgroup.procs").startswith("0")
+    assert v2.says("ailurus-i/1.1/rest/memory.max") == "max"
+    # What is killed in a part is the part's.
+    (v2.own / "ailurus-i/1.1/rest/memory.events").write_text("oom 0\noom_kill 0\n")
+    part = group.part("1.1.7.1", 10 << 10)
+    assert (part.oom_kills(), group.oom_kills()) == (2, 0)
+    assert part.was_full()
+
+
+def test_what_still_runs_when_its_payload_is_over_keeps_its_cgroup_until_the_next(
+    v1: Kernel,
+) -> None:
+    groups = v1.find()
+    group = groups.group("1.1", 1000)
+    # As the kernel refuses to remove one with processes, so does a file system one with files.
+    groups.remove(group)
+    assert (v1.own / "ailurus-i/1.1").exists()
+    for file in (v1.own / "ailurus-i/1.1").iterdir():
+        file.unlink()
+    assert groups.group("2.1", 1000) is not None
+    assert not (v1.own / "ailurus-i/1.1").exists()
+
+
 def test_version_2_takes_back_what_it_did(v2: Kernel) -> None:
     v2.find().close()
     assert v2.says("cgroup.subtree_control") == "-memory"
