@@ -17,11 +17,10 @@ from ailurus.protocol.errors import AilurusError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from jobs import show_result, submit, terminal, watch
+from options import read_options
 from services import (
     BIN,
-    FIXTURES,
     INTERRUPTIONS,
-    ROOT,
     batch_system,
     edge_token,
     keep,
@@ -34,9 +33,6 @@ from services import (
     undisturbed,
 )
 from setting import Setting, plain
-
-# Of one simulation: two to three seconds.
-EVENTS = 10_000
 
 
 class Stopped(Exception):
@@ -62,34 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AilurusError as error:
         terminal.print(f"demo: {error}", style="red", markup=False)
         return 1
-
-
-def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
-    parser.add_argument(
-        "--jobs", type=int, default=8, metavar="N", help="simulation jobs (default 8)"
-    )
-    parser.add_argument("--events", type=int, default=EVENTS, metavar="N", help="events of each")
-    parser.add_argument("--keep", action="store_true", help="leave it running at the end")
-    parser.add_argument("--stop", action="store_true", help="end one that was left running")
-    parser.add_argument(
-        "--port", type=int, default=0, help="of the dispatcher (default: a free one)"
-    )
-    parser.add_argument(
-        "--batch", choices=["local", *FIXTURES], default="local",
-        help="where pilots run: processes of this machine, or a real batch system started for it",
-    )  # fmt: skip
-    parser.add_argument(
-        "--data", choices=["files", "rucio"], default="files",
-        help="where data are: files of this machine, or a real Rucio started for it, with XRootD, "
-        "and payloads in an image",
-    )  # fmt: skip
-    parser.add_argument("--dir", type=Path, default=ROOT / "demo-run", help="where all of it lies")
-    options = parser.parse_args(arguments)
-    if not 1 <= options.jobs <= 5000:
-        parser.error("--jobs: between 1 and 5000")
-    options.dir = options.dir.resolve()
-    return options
 
 
 def run(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from options import BATCH
 
 from ailurus import Client
 from ailurus.protocol.errors import AilurusError
@@ -26,8 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PHYSICS = ROOT / ".venv-physics"
 SCRIPTS = Path(__file__).resolve().parent
-FIXTURES = ("slurm", "htcondor")
-"""Batch systems that can be started here."""
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -301,6 +300,6 @@ def end_fixture(place: Path, name: str) -> None:
 
 def end_fixtures(place: Path) -> None:
     """End services that a demo was told to keep, or left when it was killed."""
-    for name in (*FIXTURES, "rucio"):
+    for name in (*BATCH, "rucio"):
         if (place / name).exists():
             end_fixture(place, name)

@@ -49,7 +49,9 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("/home/ann/py", "/opt/py-3.13/bin/python3", ["/home/ann/py", "/opt/py-3.13"]),
     ],
 )
-def test_payloads_are_shown_the_interpreter_wherever_it_lies(tmp_path, prefix, program, shown):
+def test_payloads_are_shown_the_interpreter_wherever_it_lies(
+    beside, tmp_path, prefix, program, shown
+):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\nprintf '%s\\n' {prefix} {program}\n")
     python.chmod(0o755)
@@ -57,7 +59,7 @@ def test_payloads_are_shown_the_interpreter_wherever_it_lies(tmp_path, prefix, p
 
 
 @pytest.mark.field("H13")
-def test_an_interpreter_that_does_not_run_is_said_before_anything_starts(tmp_path):
+def test_an_interpreter_that_does_not_run_is_said_before_anything_starts(beside, tmp_path):
     with pytest.raises(AilurusError, match="does not run"):
         module("services").interpreter(tmp_path / "python")
 
