@@ -12,7 +12,7 @@ from pilot.agents.link import Session
 
 MOST_WAITING = 128 << 20
 """Bytes that may wait for a peer which takes none; then the connection is given up."""
-_READ = 1 << 18
+_READ = 1 << 16
 
 
 class Wire:

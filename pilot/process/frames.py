@@ -16,6 +16,8 @@ SOCKET = 3
 """The descriptor that a program started with a socket finds it at."""
 LONGEST = 64 << 20
 """Bytes of a frame; a longer one is nonsense."""
+READ_BYTES = 1 << 16
+"""At once. The C library maps memory of its own for more than twice as much, each time."""
 MOST_FDS = 250
 """How many descriptors may go with one frame; the kernel takes 253."""
 _ANCILLARY = socket.CMSG_SPACE(4 * MOST_FDS)
@@ -50,7 +52,7 @@ def frames(buffer: bytearray) -> list[bytes]:
     return found
 
 
-def receive(link: socket.socket, most: int = 1 << 18) -> tuple[bytes, list[int]]:
+def receive(link: socket.socket, most: int = READ_BYTES) -> tuple[bytes, list[int]]:
     """Bytes, none at the end, and the descriptors that came with them, which no program started
     from here inherits."""
     data, ancillary, _, _ = link.recvmsg(most, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)

@@ -56,6 +56,8 @@ SOON_S = 0.05
 LEASE_LOOK_S = 1.0
 # How long the news of a start may wait for an end to go with. An image's mount needs it.
 NEWS_S = 0.005
+# Of what tells of a signal; a second one of its kind waits for nobody.
+BELL_BYTES = 128
 _CHILD = re.compile(r'"child-pid": *(\d+)')
 _messages = msgspec.msgpack.Decoder(list[Message])
 
@@ -111,6 +113,20 @@ def close_all_but(kept: Collection[int]) -> None:
                 os.close(int(name))
 
 
+def deaths() -> int:
+    """A descriptor that can be read when a child has ended: a handler would cost more."""
+    import ctypes
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    # A sigset_t.
+    mask = (ctypes.c_uint64 * 16)(1 << signal.SIGCHLD - 1)
+    fd = ctypes.CDLL(None, use_errno=True).signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "signalfd failed")
+    return int(fd)
+
+
 class Guardian:
     """The loop of a guardian's process."""
 
@@ -137,20 +153,18 @@ class Guardian:
         self._fds: list[int] = []
 
     def serve(self) -> None:
-        bell, ring = socket.socketpair()
-        bell.setblocking(False)
-        ring.setblocking(False)
-        signal.set_wakeup_fd(ring.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        bell = deaths()
         poll = select.epoll()
         poll.register(self._link, select.EPOLLIN)
         poll.register(bell, select.EPOLLIN)
         buffer = bytearray()
         while True:
             events = poll.poll(self._patience())
+            rung = False
             for fd, _ in events:
-                if fd == bell.fileno():
-                    bell.recv(65536)
+                if fd == bell:
+                    os.read(bell, BELL_BYTES)
+                    rung = True
                     continue
                 try:
                     data, fds = receive(self._link)
@@ -164,10 +178,12 @@ class Guardian:
                 for body in frames(buffer):
                     for message in _messages.decode(body):
                         self._do(message)
+                    self._starter.rest()
             if self._until is not None and boot_s() >= self._until.at:
                 self._end()
                 return
-            self._reap()
+            if rung or not events or 0 < self._again_at <= time.monotonic():
+                self._reap()
             if self._answers or (self._started and not events):
                 try:
                     self._link.sendall(frame(self._started + self._answers))
@@ -216,6 +232,7 @@ class Guardian:
     def _begin(self, order: Spawn | Enter) -> int:
         """Start a program or a guardian elsewhere. Raises as `ProgramStarter.start`."""
         if isinstance(order, Enter):
+            self._starter.rest()
             pid = self._enter(order)
             self._running[pid] = Spawn(order.key, [], {}, "/", "", "", [], 0)
             return pid
@@ -246,7 +263,6 @@ class Guardian:
                 os.close(fd)
 
     def _be_elsewhere(self, order: Enter, fds: list[int]) -> NoReturn:
-        signal.set_wakeup_fd(-1)
         link = socket.socket(fileno=fds[0])
         close_all_but([*fds, self._proc.fileno()])
         namespaces, reapers = fds[1 : 1 + order.namespaces], fds[1 + order.namespaces :]
@@ -306,7 +322,7 @@ class Guardian:
                 )
                 self._ended[order.key] = (now + LEFTOVERS_S, ended)
                 self._again_at = now + AGAIN_S
-                if inner := _CHILD.search(text):
+                if text and (inner := _CHILD.search(text)):
                     self._inner[int(inner[1])] = order.key
         for pid in self._inner.keys() & usages.keys():
             self._add(self._inner.pop(pid), usages[pid])
@@ -335,7 +351,6 @@ class Guardian:
 
     def _end(self) -> None:
         """The pilot is gone: kill everything below, until there is nothing."""
-        signal.set_wakeup_fd(-1)
         kill_descendants(os.getpid(), self._proc)
         if self._until is not None:
             remove_tree(Path(self._until.directory))

@@ -82,7 +82,7 @@ class GuardianLink:
         if timeout_s is not None and not select.select([self._link], [], [], timeout_s)[0]:
             return True
         try:
-            data = self._link.recv(1 << 18)
+            data = self._link.recv(frames.READ_BYTES)
         except OSError:
             data = b""
         self._buffer += data

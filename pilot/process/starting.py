@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from pilot.ports import ARGUMENTS, FILTER
@@ -31,10 +31,20 @@ class NotPrepared(Exception):
 
 
 class ProgramStarter:
-    """Starts programs, from a process with one thread."""
+    """Starts programs, from a process with one thread whose descriptors 0 to 2 are /dev/null."""
 
     def __init__(self) -> None:
         self._all_cpus = os.sched_getaffinity(0)
+        # Where this process is for the sake of the program that it started last.
+        self._directory, self._cpus = "/", [*self._all_cpus]
+        # What is opened for a program comes above all that it inherits: these stay taken.
+        while os.dup(0) < FILTER:
+            pass
+
+    def rest(self) -> None:
+        """Be nowhere in particular again. To be called once some programs have been started."""
+        with suppress(OSError):
+            self._go("/", [])
 
     def start(self, order: Spawn, socket: int = -1, cgroup: Sequence[int] = ()) -> tuple[int, int]:
         """Start it; its process id, and where its status can be read, or 0. `socket`: the one that
@@ -52,11 +62,8 @@ class ProgramStarter:
                 if socket >= 0:
                     opened.append(socket)
                     actions.append((os.POSIX_SPAWN_DUP2, socket, SOCKET))
-                if order.cpus:
-                    os.sched_setaffinity(0, order.cpus)
-                if order.directory != "/":
-                    # posix_spawn has none of its own; we have one thread.
-                    os.chdir(order.directory)
+                # posix_spawn has neither; we have one thread.
+                self._go(order.directory, order.cpus)
                 if order.status_fd:
                     status, writer = os.pipe()
                     opened.append(writer)
@@ -82,23 +89,30 @@ class ProgramStarter:
         finally:
             for fd in (*opened, status) if status else opened:
                 os.close(fd)
-            if order.directory != "/":
-                os.chdir("/")
-            if order.cpus:
-                os.sched_setaffinity(0, self._all_cpus)
+
+    def _go(self, directory: str, cpus: Sequence[int]) -> None:
+        """Have the directory and the CPUs of the next program; of no CPUs, all. Raises OSError."""
+        wanted = [*(cpus or self._all_cpus)]
+        if wanted != self._cpus:
+            os.sched_setaffinity(0, wanted)
+            self._cpus = wanted
+        if directory != self._directory:
+            os.chdir(directory)
+            self._directory = directory
 
 
 def _in_memory(data: bytes) -> int:
-    """A descriptor from which `data` is read, above all that a program inherits."""
-    low = os.memfd_create("arguments")
+    """A descriptor from which `data` is read."""
+    fd = os.memfd_create("arguments")
     try:
         view = memoryview(data)
         while view:
-            view = view[os.write(low, view) :]
-        os.lseek(low, 0, os.SEEK_SET)
-        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FILTER + 1)
-    finally:
-        os.close(low)
+            view = view[os.write(fd, view) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _outputs(order: Spawn) -> list[tuple[int, str]]:
@@ -108,11 +122,8 @@ def _outputs(order: Spawn) -> list[tuple[int, str]]:
 
 
 def _output(path: str) -> int:
-    """An output, open above all that a program inherits. A payload may have put a FIFO there, and
-    nobody but it is to wait for the reader: not this process, which also kills. Raises OSError."""
-    low = os.open(path, _APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    try:
-        os.set_blocking(low, True)
-        return fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FILTER + 1)
-    finally:
-        os.close(low)
+    """An open output. A payload may have put a FIFO there, and nobody but it is to wait for the
+    reader: not this process, which also kills. Raises OSError."""
+    fd = os.open(path, _APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    os.set_blocking(fd, True)
+    return fd

@@ -121,6 +121,30 @@ def test_p3_no_descriptor_above_2_and_no_directory_of_ours(
     assert not [word for word in told if word.startswith("HOME=")]
 
 
+def test_each_of_many_programs_has_its_own_directory_and_cpus(
+    spawner: GuardedSpawner, tmp_path: Path
+) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    chosen = [cpus[:1], [], cpus[-1:], cpus[-1:], []]
+    over = threading.Semaphore(0)
+    orders = []
+    for number, some in enumerate(chosen):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        told = ["/bin/sh", "-c", "pwd -P; grep Cpus_allowed_list /proc/self/status"]
+        where = "/" if number == 3 else str(directory)
+        order = ProcessSpec(argv=told, directory=where, cpus=some, stdout=f"{directory}/out")
+        orders.append((order, lambda _: over.release()))
+    spawner.spawn_all(orders)  # type: ignore[arg-type]
+    for _ in chosen:
+        assert over.acquire(timeout=20)
+    whole = Path("/proc/self/status").read_text("ascii").partition("Cpus_allowed_list:")[2].split()
+    for number, some in enumerate(chosen):
+        pwd, _, allowed = (tmp_path / f"{number}/out").read_text().split()
+        assert pwd == ("/" if number == 3 else str(tmp_path / str(number)))
+        assert allowed == (str(some[0]) if some else whole[0])
+
+
 def test_stdout_follows_no_link(spawner: GuardedSpawner, tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "out").symlink_to(tmp_path / "victim")
