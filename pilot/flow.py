@@ -78,7 +78,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
             raise outcome.error
         with _phase(attempt, kit.clock, JobState.HOLDING, "stage_out"):
             if attempt.spec.outputs:
-                attempt.credentials = kit.delegation.fetch(attempt)
+                attempt.credentials = kit.delegation.newest(attempt)
             files = kit.stage.stage_out(attempt, work, partial(announce, attempt, kit))
     except JobError as expected:
         error = expected

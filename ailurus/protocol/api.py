@@ -292,6 +292,15 @@ ROUTES: tuple[Route, ...] = (
         "News of items of a worker behind a relay, and more of them",
     ),
     Route(
+        "relay_credentials",
+        P,
+        "/relay/credentials",
+        Scope.RELAY,
+        m.RelayCredentials,
+        m.Credentials,
+        "Credentials of a job leased to a worker behind a relay, sealed for its pilot",
+    ),
+    Route(
         "job_credentials",
         P,
         "/worker/credentials",

@@ -69,7 +69,7 @@ class Service:
         self.heartbeats = Heartbeats(state, self.peers, self.seals, liveness)
         self.conclusions = Conclusions(state, self.seals, Nodes(state, self.peers))
         self.items = Items(state, liveness)
-        self.relays = Relays(state, self.workers, self.heartbeats, self.items)
+        self.relays = Relays(state, self.workers, self.heartbeats, self.items, self.delegation)
         self.edges = Edges(state, self.peers, mint)
         self.upkeep = Upkeep(state, self.peers)
 

@@ -6,7 +6,12 @@ that a user who renews one renews it for the jobs that run.
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
+
 from ailurus.credential_text import describe
+from ailurus.envelope import seal
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
@@ -100,13 +105,32 @@ class Delegation:
         )
         return m.Credentials(credentials=given)
 
+    async def credentials_for_relay(
+        self, ask: m.CredentialsRequest, caller: Caller
+    ) -> m.Credentials:
+        """The same, for a worker behind a relay: sealed for the pilot that asks, so that nothing
+        readable lies in the relay's spool. Raises Rejected for one that says no key."""
+        given = (await self.job_credentials(ask, caller)).credentials
+        try:
+            sealed = await asyncio.to_thread(
+                seal, msgspec.json.encode(given), ask.sealed_to, ask.bound
+            )
+        except ValueError:
+            raise Rejected(
+                422,
+                "credentials go through a relay for a pilot that names a key alone",
+                field="sealed_to",
+                remedy="start pilots of the relay's version",
+            ) from None
+        return m.Credentials(sealed=sealed, giver=self._state.giver)
+
     def _opened(self, owner: str, name: str, sealed: str) -> str:
         try:
             return self._vault.open(owner, name, sealed)
         except ValueError as error:
             log.error("credential_unreadable", owner=owner, name=name, what=str(error))
             raise Rejected(
-                409,
+                422,
                 f"the credential {name!r} was kept under other keys than this dispatcher has",
                 remedy=f"its user must do `dispatcher credential keep {name}` again",
             ) from None

@@ -15,6 +15,7 @@ from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, worker_records
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.worker_records import WorkerHome
+from dispatcher.service.delegation import Delegation
 from dispatcher.service.heartbeats import Heartbeats
 from dispatcher.service.items import Items
 from dispatcher.service.state import LiveWorker, State
@@ -30,12 +31,18 @@ class Relays:
     """The part of the service that relays see."""
 
     def __init__(
-        self, state: State, workers: Workers, heartbeats: Heartbeats, items: Items
+        self,
+        state: State,
+        workers: Workers,
+        heartbeats: Heartbeats,
+        items: Items,
+        delegation: Delegation,
     ) -> None:
         self._state = state
         self._workers = workers
         self._heartbeats = heartbeats
         self._items = items
+        self._delegation = delegation
 
     async def relay_tell(self, ask: m.RelayBeat, caller: Caller) -> m.RelayBeatAnswer:
         """Heartbeats, and the other reports of workers, in this order: the ends of workers come
@@ -89,6 +96,15 @@ class Relays:
     async def relay_items(self, ask: m.RelayItems, caller: Caller) -> m.RawItemsAnswer:
         """A worker's news of items, and more of them. Raises Rejected if it has ended."""
         got = await self._for(ask.site, ask.worker_id, self._items.exchange_items, ask.ask)
+        if got is None:
+            raise Rejected(410, "this worker has ended", remedy="exit")
+        return got
+
+    async def relay_credentials(self, ask: m.RelayCredentials, caller: Caller) -> m.Credentials:
+        """What the job of a worker behind a relay names. Raises Rejected if the worker has
+        ended, or has no such job."""
+        call = self._delegation.credentials_for_relay
+        got = await self._for(ask.site, ask.worker_id, call, ask.ask)
         if got is None:
             raise Rejected(410, "this worker has ended", remedy="exit")
         return got

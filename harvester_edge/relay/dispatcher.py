@@ -108,6 +108,12 @@ class Exchange:
         whole = m.RelayItems(site=self._state.terms.site, worker_id=worker_id, ask=ask)
         return await self._up.call("relay_items", whole, m.ItemsAnswer)
 
+    async def credentials(self, worker_id: int, ask: m.CredentialsRequest) -> m.Credentials:
+        """Those of a job that is leased to a worker, sealed for the pilot that asks. Raises
+        Unreachable or Refused."""
+        whole = m.RelayCredentials(site=self._state.terms.site, worker_id=worker_id, ask=ask)
+        return await self._up.call("relay_credentials", whole, m.Credentials)
+
     # asked for jobs ------------------------------------------------------------------------------
 
     async def fetch(self, loop: Loop) -> None:

@@ -15,7 +15,17 @@ from ailurus.protocol.api import BY_NAME, PREFIX
 from harvester_edge.relay.pilots import Pilots
 from harvester_edge.relay.state import Refusal
 
-ROUTES = ("register", "acquire", "beat", "report", "release", "log_pieces", "bye", "exchange_items")
+ROUTES = (
+    "register",
+    "acquire",
+    "beat",
+    "report",
+    "release",
+    "log_pieces",
+    "bye",
+    "exchange_items",
+    "job_credentials",
+)
 BY_PATH = {PREFIX + BY_NAME[name].path: name for name in ROUTES}
 LONGEST = 8 * 1024 * 1024
 _encode = msgspec.json.Encoder().encode

@@ -142,7 +142,11 @@ class Pilots:
         for job in dict.fromkeys([*own, *others]):
             if len(picked) == ask.count:
                 break
-            able = ask.items or job.assignment.spec.payloads is None
+            spec = job.assignment.spec
+            # Its credentials cannot be had while the dispatcher is away.
+            able = (ask.items or spec.payloads is None) and (
+                self._dispatcher.up or not spec.credentials
+            )
             if able and not job.leaving and job.shape.fits(room):
                 picked.append(job)
                 room = room.taking(job.shape)
@@ -242,9 +246,7 @@ class Pilots:
         """Passed on under the worker that the job was leased to. Raises Refusal for a job that the
         pilot has not, and while the dispatcher is away: the pilot keeps its news."""
         self._state.hear(pilot)
-        job = self._state.jobs.get((ask.job_id, ask.attempt_nr))
-        if job is None or job.holder is not pilot:
-            raise Refusal(404, f"job {ask.job_id} is not this pilot's", field="job_id")
+        job = self._held_by(pilot, ask.job_id, ask.attempt_nr)
         try:
             answer = await self._dispatcher.items(job.owner.worker_id, ask)
         except Unreachable:
@@ -254,6 +256,28 @@ class Pilots:
             status = 503 if error.status == 410 else error.status
             raise Refusal(status, error.message) from None
         return replace(answer, giver=self.name)
+
+    async def job_credentials(self, ask: m.CredentialsRequest, pilot: Pilot) -> m.Credentials:
+        """Passed on as the dispatcher sealed them for the pilot, and kept nowhere here. Raises
+        Refusal for a job that the pilot has not, and while the dispatcher is away."""
+        self._state.hear(pilot)
+        job = self._held_by(pilot, ask.job_id, ask.attempt_nr)
+        try:
+            answer = await self._dispatcher.credentials(job.owner.worker_id, ask)
+        except Unreachable:
+            raise Refusal(503, "the dispatcher is away") from None
+        except Refused as error:
+            # Only a fault in the request is final: a lost attempt is told with a heartbeat.
+            status = 422 if error.status == 422 else 503
+            raise Refusal(status, error.message, field=error.field, remedy=error.remedy) from None
+        return m.Credentials(sealed=answer.sealed, giver=self.name)
+
+    def _held_by(self, pilot: Pilot, job_id: int, attempt_nr: int) -> Job:
+        """The job of an attempt that this pilot has. Raises Refusal."""
+        job = self._state.jobs.get((job_id, attempt_nr))
+        if job is None or job.holder is not pilot:
+            raise Refusal(404, f"job {job_id} is not this pilot's", field="job_id")
+        return job
 
     async def log_pieces(self, ask: m.LogPieces, pilot: Pilot) -> m.Done:
         """Live logs go on with the next word, or not at all."""

@@ -158,8 +158,8 @@ class InProcess:
             except JobError as error:
                 attempt.check()
                 pause_s = next(pauses, None)
-                over = pause_s is None or clock.monotonic() + pause_s > deadline
-                if over or not error.transient or error.code is late:
+                again = error.transient and error.code is not late
+                if not again or pause_s is None or clock.monotonic() + pause_s > deadline:
                     raise
                 attempt.note(f"tries again after: {error}")
-                clock.wait(attempt.wakeup, pause_s)
+                attempt.pause(pause_s)

@@ -254,13 +254,13 @@ class Movers:
             failed = {key: end for key, end in ends.items() if isinstance(end, NotMoved)}
             arrived |= {key: end for key, end in ends.items() if isinstance(end, Moved)}
             final = [one for one in failed.values() if not one.transient or one.code in _TIMEOUTS]
-            if final or (failed and pause_s is None):
-                raise _error(min(final or failed.values(), key=lambda one: one.key), named)
             if not failed:
                 break
+            if final or pause_s is None:
+                raise _error(min(final or failed.values(), key=lambda one: one.key), named)
             first = min(failed.values(), key=lambda one: one.key)
             attempt.note(f"tries {len(failed)} files again after: {first.message}")
-            self._clock.wait(attempt.wakeup, pause_s)
+            attempt.pause(pause_s)
             attempt.check()
             todo = [order for order in todo if order.key in failed]
         return arrived

@@ -8,8 +8,10 @@ import tarfile
 from collections import deque
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from ailurus.envelope import seal
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import CredentialUse, OutputFile
@@ -184,3 +186,56 @@ def test_a_job_that_leaves_nothing_needs_no_credential_at_its_end(tmp_path):
     world = World(tmp_path)
     world.link.answers["job_credentials"] = deque([given(credential()), given()])
     assert carried(world).finished
+
+
+def sealed(*credentials, job=(1, 1)):
+    """A dispatcher's answer behind a relay: sealed for the pilot that asks."""
+
+    def answer(name, ask):
+        bound = m.CredentialsRequest(job_id=job[0], attempt_nr=job[1]).bound
+        return m.Credentials(sealed=seal(msgspec.json.encode(credentials), ask.sealed_to, bound))
+
+    return answer
+
+
+def test_those_that_a_relay_passes_on_sealed_are_opened(tmp_path):
+    texts: list[str] = []
+
+    def program(spec: ProcessSpec) -> ProcessEnd:
+        texts.append(Path(spec.environment["BEARER_TOKEN_FILE"]).read_text("utf-8"))
+        return ProcessEnd(key=1)
+
+    world = World(tmp_path, program)
+    world.link.answers["job_credentials"] = sealed(credential(payload=True))
+    assert carried(world).finished
+    assert texts == [SECRET]
+
+
+def test_what_was_sealed_for_another_attempt_is_no_credential(tmp_path):
+    world = World(tmp_path)
+    world.link.answers["job_credentials"] = sealed(credential(), job=(1, 2))
+    assert carried(world).code == Code.SERVICE_UNAVAILABLE
+
+
+def test_files_are_stored_with_those_at_hand_while_no_dispatcher_answers(tmp_path):
+    world = World(tmp_path)
+    away = Unreachable("nobody answers")
+    world.link.answers["job_credentials"] = deque([given(credential()), *[away] * 9])
+    assert carried(world, outputs=(OutputFile(name="o", optional=True),)).finished
+
+
+def test_but_not_with_one_that_has_expired_meanwhile(tmp_path):
+    world = World(tmp_path)
+    soon = world.clock.time() + 5
+
+    def program(spec: ProcessSpec) -> ProcessEnd:
+        world.clock.forward(10)
+        return ProcessEnd(key=1)
+
+    world.spawner.program = program
+    first = [given(credential(expires=soon))]
+    world.link.answers["job_credentials"] = lambda name, ask: (
+        first.pop() if first else Unreachable("nobody answers")
+    )
+    report = carried(world, outputs=(OutputFile(name="o", optional=True),))
+    assert (report.code, report.transient) == (Code.SERVICE_UNAVAILABLE, True)

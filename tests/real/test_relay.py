@@ -3,18 +3,23 @@ way."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from ailurus.protocol.states import JobState
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import CredentialUse
+from ailurus.protocol.states import FINAL, JobState
 from harvester_edge.relay.keys import pin
+from tests.dispatcher.helpers import token
 from tests.rig.ports import free_port
 from tests.rig.programs import BIN, QUEUE, SITE, Program, Rig, null_job
 from tests.rig.waiting import until
@@ -29,6 +34,7 @@ class Relayed(Rig):
     def __init__(
         self, network: str = "relay", host: str = "127.0.0.1", prefetch: int = 4, **site: object
     ) -> None:
+        self.network = network
         self.address = f"{host}:{free_port()}"
         part = {"token_file": "/nowhere", "url": f"https://{self.address}", "listen": self.address,
                 "prefetch": prefetch}  # fmt: skip
@@ -147,6 +153,34 @@ def test_a_spool_holds_no_half_file_and_nothing_stays_in_it():
             10,
             "all is answered",
         )
+
+
+def test_credentials_of_users_come_by_the_relay_and_lie_nowhere_on_the_way(rig):
+    rig.relay()
+    rig.start_edge()
+    secret = token(time.time() + 3600)
+    ask = m.NewCredential(name="t", secret=secret)
+    rig.client.call("keep_credential", ask, answer=m.CredentialRow)
+    seen: set[bytes] = set()
+    spool = rig.directory / "state/relay-spool"
+    uses = (CredentialUse(name="t", payload=True),)
+    jobs = [
+        null_job(nr, command="sha256sum < $BEARER_TOKEN_FILE; sleep 1", credentials=uses)
+        for nr in range(4)
+    ]
+    ids = rig.client.submit(jobs).job_ids
+    while not FINAL.issuperset(rig.client.wait(ids, timeout_s=0).states.values()):
+        for path in spool.glob("*/*/*"):
+            with suppress(FileNotFoundError):
+                seen.add(path.read_bytes())
+    all_once(rig, ids)
+    for one in ids:
+        until(lambda one=one: rig.client.log(one).text, 10, "the relay passes logs on")
+        assert rig.client.log(one).text.split()[0] == hashlib.sha256(secret.encode()).hexdigest()
+    if rig.network == "spool":
+        assert any(b"sealed" in text for text in seen)
+    seen |= {path.read_bytes() for path in rig.directory.rglob("*") if path.is_file()}
+    assert not [text[:200] for text in seen if secret.rpartition(".")[2].encode() in text]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from ailurus.protocol.messages.workers import (
     Beat,
     BeatAnswer,
     Bye,
+    CredentialsRequest,
     LogPieces,
     RawAcquired,
     Release,
@@ -116,3 +117,12 @@ class RelayItems(StrictRequest):
     site: Key
     worker_id: Whole
     ask: ItemsRequest
+
+
+class RelayCredentials(StrictRequest):
+    """A worker behind a relay asks for the credentials of an attempt that is leased to it, sealed
+    for the pilot that has it."""
+
+    site: Key
+    worker_id: Whole
+    ask: CredentialsRequest

@@ -276,10 +276,20 @@ class CredentialKind(StrEnum):
 
 
 class CredentialsRequest(LenientRequest):
-    """A worker asks for the credentials of an attempt that is leased to it."""
+    """A worker asks for the credentials of an attempt that is leased to it.
+
+    `sealed_to`: the key of `ailurus.envelope` for which they are sealed on their way through a
+    relay.
+    """
 
     job_id: Whole
     attempt_nr: Whole
+    sealed_to: Annotated[str, Meta(max_length=1024)] = ""
+
+    @property
+    def bound(self) -> str:
+        """What they are sealed with, so that they open for no other attempt."""
+        return f"credentials {self.job_id} {self.attempt_nr}"
 
 
 class Credential(Answer):
@@ -291,9 +301,15 @@ class Credential(Answer):
 
 
 class Credentials(Answer):
-    """Those that the job names, as they are now: the user may have renewed them."""
+    """Those that the job names, as they are now: the user may have renewed them.
+
+    `sealed`: in place of them, their JSON for the reader whom the request named. `giver`: the
+    dispatcher's name, for a relay.
+    """
 
     credentials: tuple[Credential, ...] = ()
+    sealed: str = ""
+    giver: str = ""
 
 
 class Bye(LenientRequest):

@@ -134,7 +134,7 @@ async def test_keys_that_are_not_those_it_was_kept_under_are_told(b):
     b.service.delegation._vault = Vault(b"another secret")
     with pytest.raises(Rejected) as refused:
         await b.service.delegation.job_credentials(ask, worker.caller)
-    assert refused.value.status == 409
+    assert refused.value.status == 422
     assert "credential keep t" in refused.value.remedy
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import dispatcher
+from ailurus.envelope import Reader
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, Scope
@@ -332,6 +333,11 @@ class World:
         whole = m.RelayItems(site="there", worker_id=self.worker.id, ask=ask)
         await self.service.relays.relay_items(whole, THEIR_RELAY)
 
+    async def relay_credentials(self):
+        ask = m.CredentialsRequest(job_id=self.job, attempt_nr=1, sealed_to=Reader().public)
+        whole = m.RelayCredentials(site="there", worker_id=self.worker.id, ask=ask)
+        await self.service.relays.relay_credentials(whole, THEIR_RELAY)
+
     async def relay_acquire(self):
         ask = m.Acquire(request_id="r", room=BIG)
         one = m.RelayedAcquire(worker_id=self.worker.id, ask=ask)
@@ -380,7 +386,7 @@ REFUSED = {
     **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
     "submit": 422,
     "intent": 409,
-    "relay_items": 410,
+    **dict.fromkeys(("relay_items", "relay_credentials"), 410),
 }
 """By what status: what is not theirs is not there, for users."""
 

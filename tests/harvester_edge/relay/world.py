@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from ailurus.envelope import Reader
 from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import BY_NAME, Scope
@@ -73,6 +74,7 @@ class Pilot:
         self.world, self.credential = world, token
         self.ask = m.Register(instance=new_id(), queue="q", site="here", total=ROOM, host=new_id())
         self.token = ""
+        self.reader = Reader()
         self.has: dict[tuple[int, int], m.Assignment] = {}
 
     async def register(self) -> m.Registered:
@@ -107,6 +109,12 @@ class Pilot:
             ended=ended,
         )  # fmt: skip
         return await self.world.relay.exchange_items(ask, self.known)
+
+    async def credentials(self, one: m.Assignment) -> m.Credentials:
+        ask = m.CredentialsRequest(
+            job_id=one.job_id, attempt_nr=one.attempt_nr, sealed_to=self.reader.public
+        )
+        return await self.world.relay.job_credentials(ask, self.known)
 
     async def report(self, one: m.Assignment, **facts: Any) -> str:
         report = m.Report(
