@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from ailurus.protocol.errors import Code
-from ailurus.protocol.messages import Assignment, Credential, ItemEnd, Usage
+from ailurus.protocol.messages import Assignment, Credential, Held, ItemEnd, Usage
 from ailurus.protocol.states import JobState
 from pilot.clock import SYSTEM, Clock
 from pilot.ports import Image, JobError
@@ -63,6 +63,10 @@ class Attempt:
         self.notes: list[str] = []
         # What its uploads may have left in storage, which is still to be removed.
         self.leftovers: list[str] = []
+        # What it holds, or has held.
+        self.held: Held | None = None
+        # Of that, what none of its payloads had, if it carries many.
+        self.unused_core_s = 0.0
         # Ends of its items that no answer has acknowledged.
         self.untold: tuple[ItemEnd, ...] = ()
         # Seconds of each phase.

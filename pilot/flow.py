@@ -189,6 +189,7 @@ def report_of(
         host=kit.host,
         runtime=kit.node.container.of(attempt.spec).name,
         stderr_tail=_clipped(tail),
+        held=attempt.held,
         items=attempt.untold,
     )
 

@@ -98,6 +98,7 @@ class Server:
         """Made in the main thread, where `HANDLED_SIGNALS` are blocked. `loops`: where others have
         begun loops by now."""
         self._kit, self._link, self._terms, self._clock = kit, link, terms, kit.clock
+        self.occupancy = kit.slots.occupancy
         self._signals: Signals = signals or BlockedSignals(HANDLED_SIGNALS)
         self._began = self._idle_since = self._clock.monotonic()
         if terms.lifetime_s is not None:
@@ -106,8 +107,7 @@ class Server:
         self._offered: Room | None = None
         self._jobs: set[Attempt] = set()
         self._taken = self._node_faults = 0
-        self._prefetch = False
-        self._draining = ""
+        self._prefetch, self._draining = False, ""
         self.ending = Ending.DONE
         # The pilot ends through a fault of its own or of its node.
         self.broken = False
@@ -151,7 +151,7 @@ class Server:
             self._log.info("draining", why=why)
             self._draining, self.ending = why, ending
             self._kit.reporter.drain()
-        self._kit.slots.notify()
+        self._kit.slots.drain()
         self.nudge()
 
     def nudge(self) -> None:

@@ -429,6 +429,8 @@ def _end(kit: Kit, link: Link, server: Server) -> None:
     kit.supervisor.close()
     kit.reporter.close()
     with suppress(AilurusError):
-        bye = m.Bye(ending=server.ending, diagnosis=server.diagnosis)
+        bye = m.Bye(
+            ending=server.ending, diagnosis=server.diagnosis, occupancy=kit.slots.occupancy()
+        )
         link.client.call("bye", bye, answer=m.Done, patience=ONCE)
     kit.stage.close()

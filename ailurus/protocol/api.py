@@ -120,6 +120,21 @@ class WorkersQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
 
 
+class TimelineQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ran when: from one time to another, by default all of it."""
+
+    begin: Annotated[float, Meta(ge=0)] | None = None
+    end: Annotated[float, Meta(ge=0)] | None = None
+    # Into how many parts the time is cut, over each of which use is an average.
+    parts: Annotated[int, Meta(ge=1, le=500)] = 120
+
+
+class WorkerTimelineQuery(TimelineQuery, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same of one worker."""
+
+    worker_id: Whole
+
+
 class StreamQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which live topics a page subscribes to: overview, jobs, workers, job:ID, log:ID."""
 
@@ -179,6 +194,15 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "item", G, "/jobs/{job_id}/item", Scope.READ, ItemQuery, m.ItemDetail, "All about one item"
     ),
+    Route(
+        "job_timeline",
+        G,
+        "/jobs/{job_id}/timeline",
+        Scope.READ,
+        TimelineQuery,
+        m.Timeline,
+        "What ran when of the items of a job",
+    ),
     Route("add_items", P, "/items", Scope.CREATE, m.AddItems, m.ItemsAdded, "Upload items"),
     Route(
         "samples", G, "/jobs/{job_id}/samples", Scope.READ, SamplesQuery, Samples, "Resource curves"
@@ -200,6 +224,15 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("queues", G, "/queues", Scope.READ, NoQuery, QueueRows, "Queues and what waits in them"),
     Route("workers", G, "/workers", Scope.READ, WorkersQuery, WorkerRows, "Workers and heartbeats"),
+    Route(
+        "worker_timeline",
+        G,
+        "/workers/timeline",
+        Scope.READ,
+        WorkerTimelineQuery,
+        m.Timeline,
+        "What ran when on the nodes of a worker",
+    ),
     Route("events", G, "/events", Scope.READ, EventsQuery, m.Events, "What happened"),
     Route("stream", G, "/stream", Scope.READ, StreamQuery, None, "Server-sent events for pages"),
     Route("token", P, "/tokens", Scope.ADMIN, m.NewToken, m.Token, "Make a token"),

@@ -46,6 +46,7 @@ _END_OF_ATTEMPT: dict[str, object] = {
     "timing": None,
     "stderr_tail": "",
     "curve": None,
+    "held": None,
 }
 
 
@@ -58,6 +59,8 @@ class WorkerAttempt(Struct, frozen=True):
     state: JobState = JobState.SENT
     since: float = 0.0
     """When the attempt came into `state`, in seconds since 1970."""
+    held: m.Held | None = None
+    """What it holds; None: unknown, or nothing yet."""
 
 
 class OpenAttempt(Struct, frozen=True):
@@ -128,7 +131,8 @@ def mark(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     change = REACHED[AttemptState(attempt.state)]
     since = min(attempt.since, now)
     key = (job.job_id, job.attempt_nr)
-    _write(tx, "attempt.mark", key, AttemptState(job.state), change, since=since, now=now)
+    before, held = AttemptState(job.state), _encoded(attempt.held)
+    _write(tx, "attempt.mark", key, before, change, since=since, now=now, held=held)
     return True
 
 
@@ -174,10 +178,11 @@ def conclude(
         runtime=report.runtime,
         diagnosis=report.diagnosis,
         remedy=report.remedy,
-        usage=None if report.usage is None else _encode(report.usage).decode(),
+        usage=_encoded(report.usage),
         timing=_encode(report.timing).decode(),
         stderr_tail=report.stderr_tail,
         curve=curve,
+        held=_encoded(report.held),
     )
     if report.files:
         tx.many(
@@ -299,6 +304,10 @@ def tried_on(tx: Tx, job_id: int) -> dict[str, int]:
     for host, lost in tx.all("attempt.tried_on", job_id=job_id, lost=int(Code.LOST_HEARTBEAT)):
         tried[host] = tried.get(host, 0) + bool(lost)
     return tried
+
+
+def _encoded(told: m.Usage | m.Held | None) -> str | None:
+    return None if told is None else _encode(told).decode()
 
 
 def _settle(tx: Tx, before: JobRecord, after: JobRecord, attempt_nr: int, *, now: float) -> None:

@@ -30,6 +30,9 @@ class WorkerRecord(Struct, frozen=True):
     draining: int
     hardware: str | None
     """What kind of machine it has, encoded."""
+    occupancy: str | None
+    """Its nodes and what became of their core-seconds, encoded."""
+    ended: float | None
 
 
 class SiteRecord(Struct, frozen=True):
@@ -83,6 +86,27 @@ class KnownWorker(PlannedWorker, frozen=True):
     """What it has, encoded."""
     host: str
     batch_id: str
+
+
+class RunRecord(Struct, frozen=True):
+    """An attempt of a worker, with what its job asks for: `attempt.of_worker`."""
+
+    job_id: int
+    attempt_nr: int
+    state: str
+    leased: float
+    running: float | None
+    holding: float | None
+    ended: float | None
+    timing: str | None
+    """Seconds of its phases, encoded."""
+    held: str | None
+    """What it held, encoded; None: its pilot did not tell."""
+    owner: str
+    """Of its job; blank: that has been moved away."""
+    name: str
+    items: int
+    cores: int
 
 
 class WorkerState(Struct, frozen=True):
@@ -181,6 +205,14 @@ def find_planned(tx: Tx, intent: str, index: int, site: str) -> PlannedWorker | 
     """A worker that the edge of a site planned."""
     row = tx.one("worker.planned", intent=intent, idx=index, site=site)
     return None if row is None else PlannedWorker(*row)
+
+
+def runs(tx: Tx, worker_id: int, after: tuple[float, int], most: int) -> list[RunRecord]:
+    """The attempts of a worker in the order of their leases. `after`: the lease and the job of the
+    last one before."""
+    leased, job_id = after
+    values = {"worker_id": worker_id, "leased": leased, "job_id": job_id, "most": most}
+    return [RunRecord(*row) for row in tx.all("attempt.of_worker", **values)]
 
 
 def workers_seen(tx: Tx, since: float) -> list[SeenWorker]:

@@ -28,6 +28,7 @@ from dispatcher.service.relays import Relays
 from dispatcher.service.seals import Seals
 from dispatcher.service.shared import Shared
 from dispatcher.service.state import Settings, State
+from dispatcher.service.timelines import Timelines
 from dispatcher.service.upkeep import Upkeep
 from dispatcher.service.users import Users
 from dispatcher.service.workers import Workers
@@ -58,6 +59,7 @@ class Service:
         self.registrar = Registrar(state, self.peers, catalogue)
         self.known_data = KnownData(state, catalogue)
         self.figures = Figures(state, self.registrar)
+        self.timelines = Timelines(state)
         self.intake = Intake(state, self.peers)
         self.users = Users(
             state, self.peers, self.intake, Reasons(state, self.figures, self.registrar)
@@ -100,7 +102,14 @@ class Service:
             self.conclusions,
             self.items,
         )
-        of_users = (self.users, self.intake, self.delegation, self.figures, self.registrar)
+        of_users = (
+            self.users,
+            self.intake,
+            self.delegation,
+            self.figures,
+            self.registrar,
+            self.timelines,
+        )
         parts = (*of_users, *of_workers, self.relays, self.edges)
         for route in ROUTES:
             methods = [getattr(part, route.name) for part in parts if hasattr(part, route.name)]

@@ -43,6 +43,7 @@ class Heartbeats:
         """Renew the leases of all attempts listed, and say what to do with them."""
         worker = await self._liveness.worker_of(caller)
         worker.room, worker.flushed = ask.room, False
+        worker.occupancy = ask.occupancy or worker.occupancy
         if ask.draining and not worker.draining:
             worker.draining = True
             self._state.hub.wake(worker.worker_id)
@@ -186,4 +187,6 @@ def _claim(tx: Tx, worker_id: int, update: m.Update) -> _Claim:
 
 def _attempt(update: m.Update, worker_id: int) -> WorkerAttempt:
     """What a worker says of an attempt."""
-    return WorkerAttempt(update.job_id, update.attempt_nr, worker_id, update.state, update.since)
+    return WorkerAttempt(
+        update.job_id, update.attempt_nr, worker_id, update.state, update.since, update.held
+    )

@@ -82,6 +82,8 @@ class LiveWorker(Struct):
     strays: tuple[int, ...] = ()
     passing: bool = False
     """A PanDA pilot without a worker id: while it holds no job nobody speaks for it."""
+    # As it told in its last heartbeat here; written with when it was last seen.
+    occupancy: m.Occupancy | None = None
 
 
 class SiteLease(Struct):

@@ -242,7 +242,13 @@ class Upkeep:
         for live in news:
             live.flushed = True
         workers = [
-            {"worker_id": h.worker_id, "at": h.last, "room": _encode(h.room).decode()} for h in news
+            {
+                "worker_id": live.worker_id,
+                "at": live.last,
+                "room": _encode(live.room).decode(),
+                "occupancy": live.occupancy and _encode(live.occupancy).decode(),
+            }
+            for live in news
         ]
         attempts = [
             {"job_id": one.job_id, "attempt_nr": one.attempt_nr, "at": one.heard} for one in leases

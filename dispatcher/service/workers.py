@@ -204,9 +204,13 @@ class Workers:
         end = WorkerEnd(
             ending=ask.ending, diagnosis=ask.diagnosis, site=caller.site, queue=caller.queue
         )
-        await self._give_back(
-            [lease for lease in held if lease.state is JobState.SENT],
-            lambda tx: end_worker(tx, caller.worker_id, end, now=self._state.now()),
-        )
+
+        def then(tx: Tx) -> None:
+            if ask.occupancy is not None:
+                told = msgspec.json.encode(ask.occupancy).decode()
+                tx.run("worker.occupied", worker_id=caller.worker_id, occupancy=told)
+            end_worker(tx, caller.worker_id, end, now=self._state.now())
+
+        await self._give_back([lease for lease in held if lease.state is JobState.SENT], then)
         self._state.forget_worker(caller.worker_id)
         return m.Done()

@@ -391,7 +391,12 @@ def _is_lost(pilot: Pilot) -> bool:
 
 def _beat(pilot: Pilot) -> m.Beat:
     """Its heartbeat: all that is leased in its name, whoever has it."""
-    return m.Beat(jobs=(*_updates(pilot), *pilot.unknown), room=pilot.room, draining=pilot.draining)
+    return m.Beat(
+        jobs=(*_updates(pilot), *pilot.unknown),
+        room=pilot.room,
+        draining=pilot.draining,
+        occupancy=pilot.occupancy,
+    )
 
 
 def _updates(pilot: Pilot) -> Iterator[m.Update]:
@@ -410,7 +415,8 @@ def _release(job: Job) -> m.RelayedRelease:
 
 
 def _bye(pilot: Pilot) -> m.RelayedBye:
-    bye = m.Bye(ending=Ending(pilot.ending), diagnosis=pilot.diagnosis)
+    ending = Ending(pilot.ending)
+    bye = m.Bye(ending=ending, diagnosis=pilot.diagnosis, occupancy=pilot.occupancy)
     return m.RelayedBye(worker_id=pilot.worker_id, bye=bye)
 
 

@@ -155,6 +155,7 @@ class Pilots:
     async def beat(self, ask: m.Beat, pilot: Pilot) -> m.BeatAnswer:
         self._state.hear(pilot)
         pilot.room, pilot.fresh = ask.room, True
+        pilot.occupancy = ask.occupancy or pilot.occupancy
         if ask.draining:
             pilot.draining = True
             pilot.woken.set()
@@ -291,6 +292,7 @@ class Pilots:
         return m.Done()
 
     async def bye(self, ask: m.Bye, pilot: Pilot) -> m.Done:
+        pilot.occupancy = ask.occupancy or pilot.occupancy
         await self._state.end(pilot, ask.ending, ask.diagnosis)
         return m.Done()
 

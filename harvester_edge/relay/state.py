@@ -100,6 +100,7 @@ class Pilot:
     ending: str = ""
     diagnosis: str = ""
     room: Room = field(default_factory=lambda: Room(cores=0))
+    occupancy: m.Occupancy | None = None
     fresh: bool = True
     """Whether it has something that the dispatcher does not know."""
     forwarded: float = 0.0

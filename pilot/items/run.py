@@ -113,13 +113,15 @@ class _Run:
         self._kept = JobStreams(work)
         # Nodes that are lost; any thread adds to it.
         self._gone: set[str] = set()
+        capacity = sum(slot.need.cores for slot, _ in places)
         self._running: set[Item] = set()
         self._waiting: set[Item] = set()
         self._ended: list[m.ItemEnd] = []
         self._cpu_s = 0.0
+        # Cores that no item has, and since when.
+        self._unused, self._counted_at = capacity, kit.clock.monotonic()
         with OSErrorsOn(Target.NODE, "cannot keep how the job's payloads end"):
             untold = Untold(path_of(kit.journal.path, attempt.name))
-        capacity = sum(slot.need.cores for slot, _ in places)
         self._ledger = Ledger(attempt.id, untold, capacity)
         self._asks: queue.SimpleQueue[m.ItemsRequest | m.LogPieces | None] = queue.SimpleQueue()
         self._live = Live(attempt, kit.reporter.watches, kit.leases.heartbeat_s)
@@ -184,7 +186,9 @@ class _Run:
             try:
                 news = self._inbox.get(timeout=_LOOK_S)
             except queue.Empty:
+                self._count()
                 continue
+            self._count()
             while True:
                 self._take(news)
                 try:
@@ -195,6 +199,12 @@ class _Run:
                 # On disk before they are told.
                 self._ledger.untold.add(self._ended)
                 self._ended = []
+
+    def _count(self) -> None:
+        """Note for how long cores of the job have been idle."""
+        now = self._kit.clock.monotonic()
+        self._attempt.unused_core_s += self._unused * (now - self._counted_at)
+        self._counted_at = now
 
     def _over(self) -> bool:
         if self._attempt.stopped is not None:
@@ -268,6 +278,7 @@ class _Run:
         for item, placement in self._packer.take(now):
             self._waiting.discard(item)
             item.node, item.began = placement[0].node, now
+            self._unused -= placement[0].need.cores
             item.lane = self._lanes[item.node].take()
             self._running.add(item)
             tasks.setdefault(item.node, []).append((item, self._task(item, placement)))
@@ -313,7 +324,7 @@ class _Run:
     def _end(self, item: Item, finish: Finish) -> None:
         end = finish.process
         self._running.discard(item)
-        self._packer.give_back(item)
+        self._unused += self._packer.give_back(item)[0].need.cores
         self._cpu_s += end.cpu_s
         if end.errno == GUARDIAN_DIED and not end.before:
             self._lose(item.node)

@@ -10,12 +10,16 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import DISK_STEP_MB, MEMORY_STEP_MB, JobSpec, shape_of
+from ailurus.protocol.messages.occupancy import Occupancy
 from ailurus.protocol.resources import Resources, Room, Shape
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
 from pilot.node.gpus import Gpu
+from pilot.node.occupancy import Account, Cores, held
 from pilot.node.packing import Packer, Wish
 from pilot.node.shares import OWN, Placement
 from pilot.node.topology import Cpu
@@ -40,6 +44,14 @@ class Slots:
         self._packer: Packer[Attempt] = Packer()
         self._clock = clock
         self._coming: dict[Attempt, Shape] = {}
+        # Cores of jobs that have given theirs back and are here still.
+        self._leaving: dict[Attempt, int] = {}
+        self._draining = False
+        self._account, self._since = Account(clock.monotonic()), clock.time()
+        # Those of jobs that carry payloads hold slots.
+        self._carrying: set[Attempt] = set()
+        # Of those that have given theirs back.
+        self._unused_core_s = 0.0
         self._awaited: set[str] = set()
         self._awaited_since = clock.monotonic()
         self._lock = threading.RLock()
@@ -55,6 +67,7 @@ class Slots:
         with self._lock:
             self._awaited.discard(node)
             self._packer.join(node, total, pin, gpus)
+            self._account.join(node, total, self._clock.time())
             self._grant()
             self.changed.notify_all()
 
@@ -64,7 +77,9 @@ class Slots:
         with self._lock:
             self._awaited.discard(node)
             held = self._packer.leave(node)
+            self._account.leave(node, self._clock.time())
             self._return_misfits()
+            self._count()
             return held
 
     def await_nodes(self, nodes: Iterable[str]) -> None:
@@ -99,12 +114,16 @@ class Slots:
         take hours, and meanwhile another job would find the room free."""
         with self._lock:
             self._coming[job] = shape_of(job.spec)
+            self._count()
 
     def gone(self, job: Attempt) -> None:
         """Keep no room any more for a job that has got its slots, or stands in line for them, or
         has ended."""
         with self._lock:
-            if self._coming.pop(job, None) is not None:
+            came = self._coming.pop(job, None)
+            if came is not None or self._leaving.pop(job, None) is not None:
+                self._count()
+            if came is not None:
                 self.changed.notify_all()
 
     @contextmanager
@@ -132,6 +151,9 @@ class Slots:
                 job.wakeup.wait()
                 job.wakeup.clear()
             job.check()
+            job.held = held(placement, self._clock.time())
+            if spec.payloads is not None:
+                self._carrying.add(job)
             yield placement
         finally:
             with self._lock:
@@ -141,6 +163,21 @@ class Slots:
         """Let whoever waits for room look again."""
         with self._lock:
             self.changed.notify_all()
+
+    def drain(self) -> None:
+        """No more jobs come; whoever waits for room looks again."""
+        with self._lock:
+            self._draining = True
+            self._count()
+            self.changed.notify_all()
+
+    def occupancy(self) -> Occupancy:
+        """The nodes, and what became of their core-seconds so far."""
+        with self._lock:
+            self._count()
+            unused_core_s = self._unused_core_s
+            unused_core_s += sum(job.unused_core_s for job in self._carrying)
+            return self._account.told(self._since, self._clock.time(), unused_core_s)
 
     @property
     def total(self) -> Room:
@@ -165,13 +202,29 @@ class Slots:
             return len(self._packer) + len(self._coming)
 
     def _grant(self) -> None:
-        for job, _ in self._packer.take(self._clock.monotonic()):
+        now = self._clock.monotonic()
+        for job, _ in self._packer.take(now):
             job.wakeup.set()
+        self._count(now)
         for job in self._packer.late():
-            left_s = (self._packer.until or 0.0) - self._clock.monotonic()
+            left_s = (self._packer.until or 0.0) - now
             self._return(
                 job, Code.WALLTIME, f"{job.spec.walltime_s} s of walltime, {left_s:.0f} s are left"
             )
+
+    def _count(self, now: float | None = None) -> None:
+        """Note what the cores do from now on."""
+        free = sum(each.cores * nodes for each, nodes in self._packer.free())
+        cores = Cores(
+            busy=self._account.cores - free,
+            free=free,
+            lost=self._account.lost_cores,
+            coming=sum(shape.cores * shape.nodes for shape in self._coming.values()),
+            leaving=sum(self._leaving.values()),
+            blocked=len(self._packer) > 0,
+            draining=self._draining,
+        )
+        self._account.turn(self._clock.monotonic() if now is None else now, cores)
 
     def _return_misfits(self) -> None:
         """Let others have the jobs for which there are not the nodes any more."""
@@ -192,6 +245,11 @@ class Slots:
             self._packer.remove(job)
         else:
             self._packer.give_back(job)
+            self._leaving[job] = job.spec.cores * job.spec.nodes
+            self._carrying.discard(job)
+            self._unused_core_s += job.unused_core_s
+            if job.held is not None:
+                job.held = replace(job.held, ended=round(self._clock.time(), 3))
         self._grant()
         self.changed.notify_all()
 

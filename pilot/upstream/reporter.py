@@ -53,6 +53,9 @@ class Service(Protocol):
     def room(self) -> Room:
         """The room that is free for more jobs."""
 
+    def occupancy(self) -> m.Occupancy:
+        """The nodes, and what became of their core-seconds."""
+
     def drain(self, why: str) -> None:
         """Take no more jobs: the dispatcher said so, or dismissed this pilot."""
 
@@ -293,7 +296,12 @@ class Reporter:
             self._changed.clear()
             updates = [self._update(self._attempts[i]) for i in ids]
         if updates or everything:
-            beat = m.Beat(jobs=tuple(updates), room=service.room(), draining=self._draining)
+            beat = m.Beat(
+                jobs=tuple(updates),
+                room=service.room(),
+                draining=self._draining,
+                occupancy=service.occupancy() if everything else None,
+            )
             try:
                 answer = self._link.call("beat", beat, answer=m.BeatAnswer)
             except AilurusError:
@@ -325,6 +333,7 @@ class Reporter:
             usage=attempt.usage,
             tail=tail_text,
             staging=None if staging is None else staging.now(),
+            held=attempt.held,
         )
 
     def _obey(self, command: m.Command) -> None:

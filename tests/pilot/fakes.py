@@ -282,6 +282,9 @@ class FakeService:
     def room(self) -> Room:
         return Room(cores=1, memory_mb=1000, disk_mb=1000)
 
+    def occupancy(self) -> m.Occupancy:
+        return m.Occupancy(busy_core_s=1.0)
+
     def drain(self, why: str) -> None:
         self.drained.append(why)
 

@@ -47,6 +47,7 @@ from ailurus.protocol.messages.items import (
     RawItemLease,
     RawItemsAnswer,
 )
+from ailurus.protocol.messages.occupancy import Held, HeldSlot, IdleReason, NodeSize, Occupancy
 from ailurus.protocol.messages.overview import (
     Event,
     Events,
@@ -75,6 +76,7 @@ from ailurus.protocol.messages.relays import (
     RelayedRelease,
     RelayItems,
 )
+from ailurus.protocol.messages.timeline import Bar, NodeLanes, Timeline
 from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.messages.users import (
     Attempt,
@@ -141,6 +143,7 @@ __all__ = [
     "Assignment",
     "Attempt",
     "AttemptKey",
+    "Bar",
     "Beat",
     "BeatAnswer",
     "Bootstraps",
@@ -166,7 +169,10 @@ __all__ = [
     "FileRecord",
     "ForgetCredentials",
     "GroupRow",
+    "Held",
+    "HeldSlot",
     "Hello",
+    "IdleReason",
     "ItemBegun",
     "ItemCounts",
     "ItemDetail",
@@ -189,6 +195,9 @@ __all__ = [
     "NewCredential",
     "NewIntent",
     "NewToken",
+    "NodeLanes",
+    "NodeSize",
+    "Occupancy",
     "Overview",
     "PilotSums",
     "Problem",
@@ -233,6 +242,7 @@ __all__ = [
     "StrictRequest",
     "Submit",
     "Submitted",
+    "Timeline",
     "Token",
     "TraceRequest",
     "Traced",

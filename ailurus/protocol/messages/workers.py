@@ -14,6 +14,7 @@ from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, LenientRequest
 from ailurus.protocol.messages.items import MOST_NEWS, ItemEnd
+from ailurus.protocol.messages.occupancy import Held, Occupancy
 from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
@@ -137,6 +138,8 @@ class Update(LenientRequest):
     tail: LongText | None = None
     # While files are moved.
     staging: Staging | None = None
+    # Since it has its slots.
+    held: Held | None = None
 
 
 class Beat(LenientRequest, kw_only=True):
@@ -145,6 +148,8 @@ class Beat(LenientRequest, kw_only=True):
     jobs: Annotated[tuple[Update, ...], Meta(max_length=10_000)] = ()
     room: Room
     draining: bool = False
+    occupancy: Occupancy | None = None
+    """None: an older pilot."""
 
 
 class Action(StrEnum):
@@ -209,6 +214,7 @@ class Report(LenientRequest):
     host: Label = ""
     runtime: Label = ""
     stderr_tail: LongText = ""
+    held: Held | None = None
     # Ends of items that no answer has acknowledged.
     items: Annotated[tuple[ItemEnd, ...], Meta(max_length=MOST_NEWS)] = ()
 
@@ -317,3 +323,4 @@ class Bye(LenientRequest):
 
     ending: Ending
     diagnosis: LongText = ""
+    occupancy: Occupancy | None = None

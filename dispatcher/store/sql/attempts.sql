@@ -18,7 +18,7 @@ update attempt set state = :state,
     running = case when running is null and :state in ('running', 'holding') then :since
         else running end,
     holding = case when holding is null and :state = 'holding' then :since else holding end,
-    heard = :now
+    heard = :now, held = coalesce(:held, held)
     where job_id = :job_id and attempt_nr = :attempt_nr
 
 -- name: attempt.end
@@ -26,7 +26,7 @@ update attempt set state = :state,
 -- writes: attempt
 update attempt set state = :state, ended = :ended, exit_code = :exit_code, code = :code,
     host = :host, runtime = :runtime, diagnosis = :diagnosis, remedy = :remedy, usage = :usage,
-    timing = :timing, stderr_tail = :stderr_tail, curve = :curve
+    timing = :timing, stderr_tail = :stderr_tail, curve = :curve, held = coalesce(:held, held)
     where job_id = :job_id and attempt_nr = :attempt_nr and (ended is null or state = 'lost')
 
 -- name: attempt.resume
@@ -56,6 +56,18 @@ select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.lease
     case when a.ended is null then a.staging end, a.timing, a.stderr_tail, w.registered
     from attempt a left join worker w on w.worker_id = a.worker_id
     where a.job_id = :job_id order by a.attempt_nr
+
+-- name: attempt.of_worker
+-- The attempts of a worker in the order of their leases, after one; with what their jobs ask for.
+-- owner: checked by _runs_of
+-- reads: attempt, job, shape
+select a.job_id, a.attempt_nr, a.state, a.leased, a.running, a.holding, a.ended, a.timing, a.held,
+    coalesce(j.owner, '') as owner, coalesce(j.name, '') as name, coalesce(j.items, 0) as items,
+    coalesce(s.cores, 1) as cores
+    from attempt a left join job j on j.job_id = a.job_id
+    left join shape s on s.shape_id = j.shape_id
+    where a.worker_id = :worker_id and (a.leased, a.job_id) > (:leased, :job_id)
+    order by a.leased, a.job_id limit :most
 
 -- name: attempt.heard
 -- When a pilot last listed this attempt.

@@ -162,9 +162,9 @@ update attempt a set state = r.state,
     running = case when running is null and r.state in ('running', 'holding') then r.since
         else running end,
     holding = case when holding is null and r.state = 'holding' then r.since else holding end,
-    heard = r.now
+    heard = r.now, held = coalesce(r.held, a.held)
     from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, state text,
-        since double precision, now double precision)
+        since double precision, now double precision, held text)
     where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr
 
 -- name: attempt.end
@@ -172,18 +172,22 @@ update attempt a set state = r.state,
 -- key: job_id, attempt_nr
 update attempt a set state = r.state, ended = r.ended, exit_code = r.exit_code, code = r.code,
     host = r.host, runtime = r.runtime, diagnosis = r.diagnosis, remedy = r.remedy, usage = r.usage,
-    timing = r.timing, stderr_tail = r.stderr_tail, curve = r.curve
+    timing = r.timing, stderr_tail = r.stderr_tail, curve = r.curve,
+    held = coalesce(r.held, a.held)
     from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, state text,
         ended double precision, exit_code bigint, code bigint, host text, runtime text,
-        diagnosis text, remedy text, usage text, timing text, stderr_tail text, curve text)
+        diagnosis text, remedy text, usage text, timing text, stderr_tail text, curve text,
+        held text)
     where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr
     and (a.ended is null or a.state = 'lost')
 
 -- name: worker.heard
 -- writes: worker
 -- key: worker_id
-update worker w set last_heard = r.at, room = r.room
-    from json_to_recordset(:rows::json) as r (worker_id bigint, at double precision, room text)
+update worker w set last_heard = r.at, room = r.room,
+    occupancy = coalesce(r.occupancy, w.occupancy)
+    from json_to_recordset(:rows::json) as r (worker_id bigint, at double precision, room text,
+        occupancy text)
     where w.worker_id = r.worker_id
 
 -- name: attempt.heard

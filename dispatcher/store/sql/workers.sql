@@ -1,7 +1,7 @@
 -- fragment: worker_columns
 -- A worker as users see it.
 worker_id, site, queue, host, phase, ending, registered, last_heard, room, total, intent, idx,
-    batch_id, version, diagnosis, draining, hardware
+    batch_id, version, diagnosis, draining, hardware, occupancy, ended
 
 -- name: worker.plan
 -- A worker that an edge is about to submit.
@@ -93,9 +93,16 @@ update worker set draining = 1, phase = case when phase = 'active' then 'drainin
     where worker_id = :worker_id and site = :site and ended is null returning worker_id
 
 -- name: worker.heard
--- When a worker was last seen, and what it had left.
+-- When a worker was last seen, what it had left, and what became of its core-seconds.
 -- writes: worker
-update worker set last_heard = :at, room = :room where worker_id = :worker_id
+update worker set last_heard = :at, room = :room, occupancy = coalesce(:occupancy, occupancy)
+    where worker_id = :worker_id
+
+-- name: worker.occupied
+-- What became of a worker's core-seconds, as it says at its end.
+-- owner: checked by bye
+-- writes: worker
+update worker set occupancy = :occupancy where worker_id = :worker_id
 
 -- name: worker.alive
 -- Workers that have not ended, as `worker.row` returns them: memory is made from it at a start.

@@ -289,6 +289,15 @@ class World:
         rows = (await self.service.figures.workers(api.WorkersQuery(), ADMIN)).workers
         assert "i1" in {row.intent for row in rows}
 
+    async def worker_timeline(self):
+        ask = api.WorkerTimelineQuery(worker_id=self.worker.id)
+        seen = await self.service.timelines.worker_timeline(ask, BOB)
+        assert {(bar.job_id, bar.name) for node in seen.nodes for bar in node.bars} <= {(0, "")}
+        assert seen.worker.intent == ""
+
+    async def job_timeline(self):
+        await self.service.timelines.job_timeline(api.TimelineQuery(), BOB, job_id=self.job)
+
     async def register(self):
         """Another's planned worker, and another's pilot of which only the name is known."""
         ask = m.Register(instance="p9", queue="q", total=BIG)
@@ -382,7 +391,7 @@ NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out",
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     "reregister": 404,
-    **dict.fromkeys(("events", "stream", "items", "item"), 404),
+    **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),
     **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
     "submit": 422,
     "intent": 409,
