@@ -99,6 +99,8 @@ class Finish(NamedTuple):
     gets its lane."""
     memory: MemoryLoss | None = None
     """Of one that failed."""
+    at_once: Callable[[], TaskOutput | None] = lambda: None
+    """As `take`, where that is sure to take no time; None: it is to be taken."""
 
 
 class Task(NamedTuple):

@@ -160,7 +160,7 @@ class Agent:
         self._doors: dict[int, DoorHandle] = {}
         # Apart, so that an image or a large directory holds up no report.
         self._images = Chores("images", loops)
-        self._boxes = Boxes(node, self._wire, self._keys, loops)
+        self._boxes = Boxes(node, self._wire, self._keys, loops, ear.ring)
         self._removals, self._slow = Chores("removals", loops), Chores("slow", loops)
         self._removals.add(lambda: scratch_dir.sweep(directory.parent))
         loops.thread("sampler", self._measure)
@@ -172,14 +172,15 @@ class Agent:
                 self._beat()
                 for message in self._ear.hear(self._patience()):
                     self._do(message)
+                self._boxes.tell()
 
     def _beat(self) -> None:
         at = boot_s()
         if at >= self._lease.until:
             raise Ends("the pilot was silent for the whole lease")
-        for down in self._loops.down():
-            raise Ends(str(down))
         if at >= self._lease.beat_at:
+            for down in self._loops.down():
+                raise Ends(str(down))
             self._wire.send(a.Beat(self._lease.beat(at)))
 
     def _patience(self) -> float:
@@ -298,31 +299,40 @@ class Agent:
 
 
 class Ear:
-    """What the pilot says, and what rings meanwhile."""
+    """What the pilot and the guardian say, and what rings meanwhile."""
 
-    def __init__(self, head: str, key: bytes) -> None:
-        """Connect to the pilot at ADDRESS:PORT. Raises OSError, or Stranger."""
+    def __init__(self, head: str, key: bytes, spawner: GuardedSpawner) -> None:
+        """Connect to the pilot at ADDRESS:PORT. Raises OSError, or Stranger. The calling thread is
+        the one that hears."""
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.ends = ""
         """Why the agent is to end."""
         self.wire = connect(head, key, self.ring)
+        self._spawner, self._thread = spawner, threading.get_ident()
+        self._poll = select.poll()
+        self._poll.register(self._bell, select.POLLIN)
+        self._poll.register(spawner.fileno(), select.POLLIN)
 
     def ring(self) -> None:
-        os.eventfd_write(self._bell, 1)
+        """Have the loop look again."""
+        if threading.get_ident() != self._thread:
+            os.eventfd_write(self._bell, 1)
 
     def end(self, why: str) -> None:
         """Let the agent end. Any thread, and a signal's handler, may call this."""
         self.ends = self.ends or why
-        self.ring()
+        os.eventfd_write(self._bell, 1)
 
     def hear(self, seconds: float) -> Iterator[a.ToAgent]:
-        """What has come within `seconds`. Raises Ends."""
-        poll = select.poll()
-        poll.register(self._bell, select.POLLIN)
-        poll.register(self.wire.link, select.POLLIN | (select.POLLOUT if self.wire.waiting else 0))
-        events = dict(poll.poll(max(0.0, seconds) * 1000))
+        """What the pilot has said within `seconds`; whom the guardian's news are for is told.
+        Raises Ends."""
+        wanted = select.POLLIN | (select.POLLOUT if self.wire.waiting else 0)
+        self._poll.register(self.wire.link, wanted)
+        events = dict(self._poll.poll(max(0.0, seconds) * 1000))
         if events.pop(self._bell, 0):
             os.eventfd_read(self._bell)
+        if events.pop(self._spawner.fileno(), 0) and not self._spawner.heard():
+            self._spawner.gone(partial(self.end, "its guardian died"))
         if self.ends:
             raise Ends(self.ends)
         try:
@@ -352,7 +362,7 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
     """Be the agent until the pilot or the lease ends it; then nothing of it is left. Raises
     AilurusError for a key that cannot be had or a pilot that has another one, OSError if the pilot
     is not there or the directory cannot be made."""
-    ear = Ear(options.head, read_key(options.key_file))
+    ear = Ear(options.head, read_key(options.key_file), spawner)
     for number in SIGNALS:
         signal.signal(number, lambda number, _: ear.end(f"got {signal.Signals(number).name}"))
     directory, lock = scratch_dir.make(options.workdir)
@@ -368,7 +378,6 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
         except (AilurusError, OSError) as error:
             ear.wire.send(a.Unfit(str(error)))
             raise
-        _listen(spawner, ear)
         lease = AgentLease(welcome.terms, boot_s())
         ear.wire.send(joined)
         spawner.until(lease.until + STOPPED_S, str(directory))
@@ -384,11 +393,6 @@ def serve(options: AgentOptions, spawner: GuardedSpawner) -> None:
             node.close()
         remove_tree(directory)
         os.close(lock)
-
-
-def _listen(spawner: GuardedSpawner, ear: Ear) -> None:
-    lost = partial(ear.end, "its guardian died")
-    threading.Thread(target=spawner.listen, args=(lost,), name="spawner", daemon=True).start()
 
 
 def _made(

@@ -1,15 +1,16 @@
 """The standing boxes of an agent's node: many processes a second start there and end.
 
 What they wrote lies on the node and is read here: the pilot would have to ask the shared file
-system for two files a process. It goes with their ends, many in a frame, and no faster than the
-link takes it: then ends wait, and with them what would be started next.
+system for two files a process. It goes with their ends, many in a frame. What is long is read
+beside the agent's loop, and goes no faster than the link takes it: then ends wait, and with them
+what would be started next.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -36,13 +37,22 @@ class Boxes:
     """The boxes, by the pilot's numbers. The agent's loop calls it."""
 
     def __init__(
-        self, node: LocalNode, wire: Wire, keys: MutableMapping[int, int], loops: Loops
+        self,
+        node: LocalNode,
+        wire: Wire,
+        keys: MutableMapping[int, int],
+        loops: Loops,
+        ring: Callable[[], None],
     ) -> None:
-        """`keys`: the pilot's key of a process → the node's."""
+        """`keys`: the pilot's key of a process → the node's. `ring`: has `tell` called soon."""
         self._node, self._wire, self._keys = node, wire, keys
         self._standing: dict[int, Standing] = {}
         self._making = Chores("boxes", loops)
         self._telling = Chores("ends", loops)
+        self._ring = ring
+        # Any thread adds to it.
+        self._fresh: deque[tuple[int, Finish]] = deque()
+        # What takes long to tell.
         self._ended: deque[tuple[int, Finish]] = deque()
         self._over = False
 
@@ -96,8 +106,21 @@ class Boxes:
         self._keys.pop(key, None)
         if self._over:
             return
-        self._ended.append((key, finish))
-        self._telling.add(self._tell)
+        self._fresh.append((key, finish))
+        self._ring()
+
+    def tell(self) -> None:
+        """Tell of those that have ended; where that may take long, beside the loop."""
+        ends: list[a.TaskOver] = []
+        while self._fresh:
+            key, finish = self._fresh.popleft()
+            if (wrote := finish.at_once()) is None:
+                self._ended.append((key, finish))
+                self._telling.add(self._tell)
+            else:
+                ends.append(a.TaskOver(key, finish.process, *wrote, finish.memory))
+        if ends:
+            self._wire.send(a.TasksOver(ends))
 
     def _tell(self) -> None:
         while self._ended:

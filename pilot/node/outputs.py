@@ -45,6 +45,17 @@ class Outputs:
         """What the process of a lane wrote, once it has ended; then another may have the lane."""
         return self._taken(lane, 0, failed=failed), self._taken(lane, 1, failed=failed)
 
+    def at_once(self, lane: int) -> TaskOutput | None:
+        """As `take`, of a process that wrote nothing; None of any other."""
+        try:
+            for stream in (0, 1):
+                found = os.stat(self._path(lane, stream), follow_symlinks=False)  # noqa: PTH116
+                if found.st_size or not stat.S_ISREG(found.st_mode):
+                    return None
+        except OSError:
+            return None
+        return NOTHING, NOTHING
+
     def look(self, wanted: Look) -> TaskOutput:
         """What the process of a lane has written by now, from where it is wanted."""
         out, err = (self._seen(wanted.lane, stream, wanted.starts[stream]) for stream in (0, 1))

@@ -139,7 +139,8 @@ class LocalStanding:
                 self._sampler.ended(self._order.name, mark, end.cpu_s)
             failed = bool(end.exit_code or end.errno)
             loss = self._memory.loss(end, held) if failed or held else None
-            done(Finish(end, partial(self._outputs.take, task.lane, failed=failed), loss))
+            take = partial(self._outputs.take, task.lane, failed=failed)
+            done(Finish(end, take, loss, partial(self._outputs.at_once, task.lane)))
 
         return ended
 

@@ -146,6 +146,8 @@ class Guardian:
         self._answers: list[Started | ProcessEnd] = []
         # Sent with the next answer, or soon.
         self._started: list[Started | ProcessEnd] = []
+        # What the socket has not taken yet.
+        self._out = bytearray()
         self._again_at = 0.0
         # An agent's lease, and what is its.
         self._until: Until | None = None
@@ -157,14 +159,16 @@ class Guardian:
         poll = select.epoll()
         poll.register(self._link, select.EPOLLIN)
         poll.register(bell, select.EPOLLIN)
-        buffer = bytearray()
+        buffer, full = bytearray(), False
         while True:
             events = poll.poll(self._patience())
             rung = False
-            for fd, _ in events:
+            for fd, event in events:
                 if fd == bell:
                     os.read(bell, BELL_BYTES)
                     rung = True
+                    continue
+                if event == select.EPOLLOUT:
                     continue
                 try:
                     data, fds = receive(self._link)
@@ -185,12 +189,26 @@ class Guardian:
             if rung or not events or 0 < self._again_at <= time.monotonic():
                 self._reap()
             if self._answers or (self._started and not events):
-                try:
-                    self._link.sendall(frame(self._started + self._answers))
-                except OSError:
-                    self._end()
-                    return
+                self._out += frame(self._started + self._answers)
                 self._answers, self._started = [], []
+            if not self._tell():
+                self._end()
+                return
+            if bool(self._out) != full:
+                full = not full
+                poll.modify(self._link, select.EPOLLIN | (select.EPOLLOUT if full else 0))
+
+    def _tell(self) -> bool:
+        """Send what waits, as far as the socket takes it: who reads may be sending, too, and is to
+        be heard. False: the pilot is gone."""
+        try:
+            while self._out:
+                del self._out[: self._link.send(self._out, socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            return False
+        return True
 
     def _patience(self) -> float:
         """How long to wait for something to happen."""

@@ -221,16 +221,29 @@ class GuardedSpawner(GuardianLink):
     def _of(self, key: int) -> GuardianLink:
         return next((room for room in list(self._rooms.values()) if room.has(key)), self)
 
+    def fileno(self) -> int:
+        """What can be read when the guardian has said something."""
+        return self._link.fileno()
+
     def listen(self, on_loss: Callable[[], None]) -> None:
         """Hand out answers until the guardian is gone; `on_loss` then, unless we closed."""
+        while self.heard():
+            pass
+        self.gone(on_loss)
+
+    def heard(self) -> bool:
+        """As `turn`; a guardian that sends nonsense is as good as gone."""
         try:
-            while self.turn():
-                pass
-        except Exception:  # noqa: BLE001 - a guardian that sends nonsense is as good as dead
+            return self.turn()
+        except Exception:  # noqa: BLE001 - whatever it is
             # Late, or the guardian would have it in its memory.
             from ailurus.logs import Log
 
             Log("pilot.process.spawner").error("guardian_not_understood", trace=True)
+            return False
+
+    def gone(self, on_loss: Callable[[], None]) -> None:
+        """Go on without the guardian, which has ended; `on_loss` is called unless we closed."""
         if not self._lost:
             self._lost = True
             with contextlib.suppress(OSError):

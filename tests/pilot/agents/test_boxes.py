@@ -31,9 +31,10 @@ def unreadable() -> TaskOutput:
 
 def test_an_end_is_told_whatever_becomes_of_its_output():
     wire, end, wrote = Wire(), ProcessEnd(key=1), Written(b"out", 3)
-    boxes = Boxes(None, wire, {}, Loops())  # type: ignore[arg-type]
+    boxes = Boxes(None, wire, {}, Loops(), lambda: None)  # type: ignore[arg-type]
     boxes._done(7, Finish(end, unreadable))
     boxes._done(8, Finish(end, lambda: (wrote, NOTHING)))
+    boxes.tell()
     boxes._tell()
     (told,) = wire.sent
     assert told == a.TasksOver(
