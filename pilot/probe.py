@@ -31,6 +31,7 @@ from ailurus.protocol.finding import PROBE, Finding
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import Assignment, DoneFile
 from ailurus.protocol.url import Url
+from pilot import own_directory
 from pilot.attempt import Attempt
 from pilot.files.stage import Stage
 from pilot.node.containers import container_of, user_name
@@ -42,7 +43,7 @@ from pilot.ports import PATH, JobError, Sandbox
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import stderr_tail
 from pilot.site import Protocols, Site, Storage
-from pilot.start import own_directory, stage_of
+from pilot.start import stage_of
 from pilot.workdir import Workdir, remove_tree
 
 FILE_BYTES = 64 * 1024
@@ -96,21 +97,21 @@ def probe(options: Options, site: Site, spawner: GuardedSpawner) -> None:
     signal.signal(signal.SIGTERM, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
     wanted = places(site.storage, secrets.token_hex(6))
-    directory = own_directory(options.workdir, secrets.token_hex(8))
-    threading.Thread(target=spawner.listen, args=(lambda: None,), daemon=True).start()
-    trial = _Trial(options, site, spawner, directory)
-    try:
-        if site.storage.rucio or site.storage.rse:
-            _say(_answer("catalogue", partial(_catalogue, trial)))
-        for number, place in enumerate(wanted):
-            ask = partial(_stored, trial, place, f"place-{number}")
-            _say(_answer(f"storage {place.name}", ask, needed=place.needed))
-        image = options.image or _first_image(site)
-        _say(started := _answer("container", partial(_started, trial, image)))
-        if started.verdict == "good":
-            _say(_answer("launchers", partial(_launchers, trial, image)))
-    finally:
-        remove_tree(directory)
+    with own_directory.made(options.workdir, secrets.token_hex(8)) as directory:
+        threading.Thread(target=spawner.listen, args=(lambda: None,), daemon=True).start()
+        trial = _Trial(options, site, spawner, directory)
+        try:
+            if site.storage.rucio or site.storage.rse:
+                _say(_answer("catalogue", partial(_catalogue, trial)))
+            for number, place in enumerate(wanted):
+                ask = partial(_stored, trial, place, f"place-{number}")
+                _say(_answer(f"storage {place.name}", ask, needed=place.needed))
+            image = options.image or _first_image(site)
+            _say(started := _answer("container", partial(_started, trial, image)))
+            if started.verdict == "good":
+                _say(_answer("launchers", partial(_launchers, trial, image)))
+        finally:
+            remove_tree(directory)
     took_s = time.monotonic() - began
     ended = f"ended on {socket.gethostname()} as user {user_name()} after {took_s:.1f} s"
     _say(Finding(about=PROBE, verdict="good", said=ended))

@@ -22,6 +22,7 @@ from ailurus.protocol.units import duration_s
 from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.dialect import detect_dialect
 from ailurus.wire.retry import Patience
+from pilot import own_directory
 from pilot.clock import SYSTEM, Clock
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
@@ -72,9 +73,9 @@ def started(
     _spellable(options)
     credential = _credential(options)
     instance = secrets.token_hex(8)
-    directory = own_directory(options.workdir, instance)
     reports_left = False
     with ExitStack() as ending:
+        directory = ending.enter_context(own_directory.made(options.workdir, instance))
         ending.callback(lambda: None if reports_left else remove_tree(directory))
         container = container_of(site, directory, spawner)
         groups = groups_of(site, instance)
@@ -113,20 +114,13 @@ def started(
             journal=spool.own,
         )
         server = Server(kit, link, terms, loops=many.loops if many else None)
-        adoption = adopting(spool, kit.reporter, clock)
+        adoption = adopting(spool, kit.reporter, options.workdir, clock)
         try:
             _listen(spawner, server.guardian_lost, server.no_thread, many)
             yield server
         finally:
             _end(kit, link, server)
             reports_left = _leave([spool.own, *adoption.journals], kit.reporter, directory)
-
-
-def own_directory(workdir: Path, instance: str) -> Path:
-    _make_directory(workdir)
-    directory = workdir / f"ailurus-{instance}"
-    directory.mkdir(mode=0o700)
-    return directory
 
 
 def _claimed(slot: SlotChoice, seen: Inventory) -> Claims:
@@ -361,14 +355,6 @@ def _options_of(site: Site, plugin: str) -> dict[str, Any]:
     return {"options": {"token_for": web, **said}}
 
 
-def _make_directory(directory: Path) -> None:
-    """Make a directory, and those above it that are missing. Whatever the umask, no group of users
-    may put another directory in the place of a pilot's."""
-    if not directory.is_dir():
-        _make_directory(directory.parent)
-        directory.mkdir(mode=0o755, exist_ok=True)
-
-
 def _make_storage(directory: Path) -> None:
     """Make the storage of a pilot started by hand, or a site's in a home directory, when it is
     first needed. No other is made: where that is missing, a mount is. Raises JobError."""
@@ -385,7 +371,7 @@ def _make_storage(directory: Path) -> None:
 def _spool(options: Options, directory: Path, container: Container) -> Path:
     """Where reports wait: in a spool of this pilot alone, where payloads could read it."""
     if not container.private:
-        return directory / "spool"
+        return directory / own_directory.SPOOL
     return options.spool or options.workdir / f"ailurus-spool-{os.geteuid()}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ailurus.logs import Log
+from pilot import own_directory
 from pilot.clock import SYSTEM, Clock
 from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Journal, Spool
@@ -18,9 +19,12 @@ is looked at less often."""
 _log = Log("pilot")
 
 
-def adopting(spool: Spool, reporter: Reporter, clock: Clock = SYSTEM) -> Adoption:
-    """An adoption that has looked once, and looks again from the cleaner's thread, if that runs."""
-    adoption = Adoption(spool, reporter, clock)
+def adopting(
+    spool: Spool, reporter: Reporter, workdir: Path | None = None, clock: Clock = SYSTEM
+) -> Adoption:
+    """An adoption that has looked once, and looks again from the cleaner's thread, if that runs.
+    `workdir`: where pilots have their directories."""
+    adoption = Adoption(spool, reporter, clock, workdir)
     reporter.cleaner.look_out(adoption.look, adoption.look())
     return adoption
 
@@ -29,9 +33,16 @@ class Adoption:
     """Takes over what dead pilots left: reports of their attempts, leftovers in storage, and
     directories. `journals`: theirs, the caller's to close at its end."""
 
-    def __init__(self, spool: Spool, reporter: Reporter, clock: Clock = SYSTEM) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        reporter: Reporter,
+        clock: Clock = SYSTEM,
+        workdir: Path | None = None,
+    ) -> None:
         self.journals: list[Journal] = []
         self._spool, self._reporter, self._clock = spool, reporter, clock
+        self._workdir = workdir
 
     def look(self) -> float:
         """Take what is there now; after how many seconds to look again."""
@@ -41,6 +52,9 @@ class Adoption:
                 self._take(journal)
         except OSError as error:
             _log.warning("spool_not_read", what=error.strerror)
+        if self._workdir is not None:
+            # Those that died before a job came have no line in any journal.
+            own_directory.sweep(self._workdir)
         took_s = self._clock.monotonic() - began
         return min(max(LOOK_S, took_s / SHARE), LONGEST_LOOK_S)
 

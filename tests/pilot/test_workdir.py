@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 import subprocess
 import sys
 import tarfile
@@ -19,7 +18,6 @@ from pilot.files import log_tarball
 from pilot.files.live_log import Follower
 from pilot.files.tail import tail
 from pilot.run import stderr_tail
-from pilot.start import _make_directory
 from pilot.workdir import Workdir, remove_tree
 from tests.pilot.attempts import attempt_of
 
@@ -189,17 +187,3 @@ def test_a_stream_that_a_payload_replaced_is_not_read_and_nobody_waits_for_it(
     assert {piece.stream for piece in follower.news()} == {"stdout", "stderr"} - {stream}
     follower.rest().close()
     assert stderr_tail(work) == ("" if stream == "stderr" else "written")
-
-
-def test_a_work_directory_that_is_made_is_open_to_no_group(tmp_path):
-    """With umask 002, as many a site has it, others of the group could swap a pilot's directory."""
-    before = os.umask(0o002)
-    try:
-        _make_directory(tmp_path / "site" / "work")
-    finally:
-        os.umask(before)
-    for made in (tmp_path / "site", tmp_path / "site" / "work"):
-        assert stat.S_IMODE(made.stat().st_mode) == 0o755
-    (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
-        _make_directory(tmp_path / "file")
