@@ -7,8 +7,8 @@ that hold some of them end, to be tried again elsewhere.
 
 from __future__ import annotations
 
+import os
 import secrets
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ from pilot.agents.lease import LeaseTerms
 from pilot.agents.link import new_key
 from pilot.agents.messages import Joined
 from pilot.agents.remote import RemoteNode, lost
-from pilot.agents.starting import Starting
+from pilot.agents.starting import Starting, agent_command
 from pilot.clock import Clock
 from pilot.node.gpus import Gpu
 from pilot.node.local import LocalNode
@@ -37,7 +37,6 @@ from pilot.node.streams import Streams
 from pilot.node_ports import Allocation, Node, Share
 from pilot.ports import Container, Spawner
 from pilot.process.cgroup import Groups
-from pilot.process.children import own_command
 from pilot.rsh.doors import Doors
 from pilot.site import Site, SlotChoice
 
@@ -143,7 +142,7 @@ class Allocated:
         head.starting = Starting(
             self._allocation,
             around.spawner,
-            _agent_command(head.at, key_file, chosen.scratch),
+            agent_command(head.at, key_file, chosen.scratch, os.environ),
             key_file,
             key,
             around.directory / "agents.log",
@@ -184,11 +183,3 @@ def within(total: Resources, share: Share) -> Resources:
         gpus=total.gpus if share.gpus is None else share.gpus,
     )
     return total.at_most(given)
-
-
-def _agent_command(head: str, key_file: Path, scratch: str) -> Sequence[str]:
-    """An agent's command line: this pilot's own program."""
-    program, *words = own_command("pilot")
-    program = str(Path(program).absolute()) if "/" in program else shutil.which(program) or program
-    words += ["--agent", "--head", head, "--key-file", str(key_file)]
-    return [program, *words, *(["--workdir", scratch] if scratch else [])]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ailurus.protocol.errors import AilurusError
 from pilot.agents.key_file import write_key
 from pilot.node_ports import Allocation, Starter
 from pilot.ports import ProcessEnd, ProcessSpec, Spawner
+from pilot.process.children import own_command
 
 PATIENCE_S = 30.0
 """For an agent to come; then its node is tried by itself. One that comes after all is turned away
@@ -123,3 +125,19 @@ class Starting:
             self._key_file.unlink(missing_ok=True)
         except OSError as error:
             _log.warning("key_not_removed", what=str(error))
+
+
+def agent_command(
+    head: str, key_file: Path, scratch: str, environ: Mapping[str, str]
+) -> Sequence[str]:
+    """An agent's command line: this pilot's own program, for a pilot at `head`, ADDRESS:PORT.
+    `scratch`: the agent's directory on its node; empty: it finds one."""
+    if file := environ.get("AILURUS_PILOT_FILE"):
+        # It was unpacked where its user said, which may be a disk of this node: so does each agent.
+        place = f"AILURUS_PILOT_DIR={environ.get('AILURUS_PILOT_DIR', '')}"
+        program, *words = "/usr/bin/env", place, file
+    else:
+        program, *words = own_command("pilot")
+    program = str(Path(program).absolute()) if "/" in program else shutil.which(program) or program
+    words += ["--agent", "--head", head, "--key-file", str(key_file)]
+    return [program, *words, *(["--workdir", scratch] if scratch else [])]

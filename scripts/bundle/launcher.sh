@@ -52,6 +52,11 @@ unpack() {
 touch -c "$here/used" 2>/dev/null || :
 exec 9<"$here/used"                          # held as long as the pilot lives
 flock -s -n 9 2>/dev/null || :
+# Agents on other nodes unpack their own where that place is not certainly seen by all nodes.
+if [ "${AILURUS_PILOT_DIR-}" ]; then
+    case $0 in /*) AILURUS_PILOT_FILE=$0 ;; *) AILURUS_PILOT_FILE=$PWD/$0 ;; esac
+    export AILURUS_PILOT_FILE
+fi
 export AILURUS_BUNDLE="@SYSTEM@, Python @PYTHON@, glibc @GLIBC@, build $build"
 # By its own loader, with the libraries that it was built with: the node's may be older, or not glibc.
 exec "$here/lib/@LOADER@" --library-path "$here/lib" --argv0 "$here/pilot" "$here/pilot" "$@"

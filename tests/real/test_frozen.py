@@ -17,6 +17,7 @@ import pytest
 from ailurus.protocol.states import JobState
 from plugins.container.bubblewrap import candidates
 from scripts.bundle.entry import give_back
+from tests.real.test_head_pilot import Queue
 from tests.rig import proc
 from tests.rig.programs import Rig, null_job
 from tests.rig.waiting import until
@@ -314,3 +315,32 @@ def test_an_edge_runs_two_hundred_jobs_through_files_it_hands_out(frozen):
         (copy,) = (rig.directory / "state/pilots").glob("*/pilot")
         assert copy.read_bytes() == frozen.read_bytes()
         until(lambda: not rig.pilots(), 30, "they leave")
+
+
+def test_one_file_is_the_pilot_of_three_nodes_and_the_agents_of_the_others(
+    frozen, nodes, slurm_nodes
+):
+    """What it has unpacked where all see it serves all of them; nothing else is left."""
+    program = nodes.directory / "pilot"
+    shutil.copy(frozen, program)
+    queue = Queue(nodes, slurm_nodes)
+    try:
+        jobs = queue.submit(24, "sleep 0.2")
+        reach = 'for node in $(cat "$AILURUS_NODES"); do pilot-rsh "$node" true || exit; done'
+        wide = queue.submit(1, reach, nodes=3, launcher="script")
+        queue.start(program)
+        states = queue.final(jobs + wide)
+        assert set(states.values()) == {JobState.FINISHED}
+        ran = queue.where()
+        assert all(len(hosts) == 1 for hosts in ran.values())
+        assert {host for hosts in ran.values() for host in hosts} == {"n1", "n2", "n3"}
+        with nodes.network():
+            queue.slurm.run("scancel", "--user=root")
+        for name in nodes.names:
+            until(lambda name=name: not queue.left(name), 10, f"all is gone on {name}")
+            assert queue.scratch(name) == ""
+        work = queue.directory / "work"
+        assert not list(work.glob("ailurus-[0-9a-f]*"))
+        assert len(builds(work)) == 1
+    finally:
+        queue.dispatcher.kill()

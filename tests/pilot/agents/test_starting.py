@@ -3,12 +3,13 @@ hears them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from pilot.agents.starting import FIRST_PAUSE_S, PATIENCE_S, Starting
+from pilot.agents.starting import FIRST_PAUSE_S, PATIENCE_S, Starting, agent_command
 from pilot.node_ports import Starter
 from pilot.ports import ProcessEnd, ProcessSpec
 
@@ -111,3 +112,13 @@ def test_one_that_went_before_it_was_ready_is_started_after_a_pause(rig: Rig) ->
     rig.look("n1", "n2", now=1.0)
     rig.look("n1", "n2", now=1.0 + 2 * FIRST_PAUSE_S)
     assert rig.batch.asked[1:] == [(["n2"], True)]
+
+
+def test_agents_of_an_unpacked_pilot_unpack_it_where_their_node_has_room():
+    told = {"AILURUS_PILOT_FILE": "/shared/pilot", "AILURUS_PILOT_DIR": "/local"}
+    agent = ["--agent", "--head", "10.0.0.1:9", "--key-file", "/key"]
+    unpacking = ["/usr/bin/env", "AILURUS_PILOT_DIR=/local", "/shared/pilot"]
+    assert agent_command("10.0.0.1:9", Path("/key"), "", told) == [*unpacking, *agent]
+    here = agent_command("10.0.0.1:9", Path("/key"), "/scratch", {})
+    assert here[-len(agent) - 2 :] == [*agent, "--workdir", "/scratch"]
+    assert here[0] == sys.executable
