@@ -264,7 +264,6 @@ BEGUN = {
     },  # the request waits for it, or its lease is kept
     "dispatcher/service/relays.py": {"relay_acquire": 1},  # the request waits for them
     "pilot/files/at_once.py": {"at_once": 1},  # the caller waits for them, and raises what they do
-    "pilot/agents/agent.py": {"_listen": 1},  # as of start.py
     "pilot/node/gpu_loads.py": {"of": 1},  # ends with its answer; a driver may hang it
     "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot
     "pilot/probe.py": {"_attempt": 1, "probe": 1},  # one try's time; the end of the probe is theirs
