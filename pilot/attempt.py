@@ -69,6 +69,8 @@ class Attempt:
         self.unused_core_s = 0.0
         # Ends of its items that no answer has acknowledged.
         self.untold: tuple[ItemEnd, ...] = ()
+        # Which of its items left an output, by the name in storage.
+        self.of_items: dict[str, int] = {}
         # Seconds of each phase.
         self.timing: dict[str, float] = {}
         # When TERM becomes KILL, by the monotonic clock.

@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from ailurus.protocol.fields import Count, Name, Positive, Text, Value, Variable
-from ailurus.protocol.job import InputFile
+from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.payloads import DEFAULT_TRIES
 from ailurus.protocol.states import Refusal
 
@@ -46,6 +46,9 @@ class ItemSpec(
     environment: Annotated[dict[Variable, Value], Meta(max_length=10_000)] = {}
     """Added to the job's."""
     inputs: Annotated[tuple[InputFile, ...], Meta(max_length=1000)] = ()
+    outputs: Annotated[tuple[OutputFile, ...], Meta(max_length=1000)] = ()
+    """What it leaves in the job's directory, which no other item may leave; taken from there with
+    the outputs of the job, when all have ended. An item without one of them has failed."""
     cores: Annotated[int, Meta(ge=1, le=100_000)] = 1
     memory_mb: Positive | None = None
     """None: of the job's memory as large a share as of its cores."""
@@ -60,6 +63,7 @@ def slices(items: Iterable[ItemSpec]) -> Iterator[list[ItemSpec]]:
     size = 0
     for item in items:
         length = len(item.command) + sum(map(len, item.arguments)) + 100 * len(item.inputs)
+        length += 100 * len(item.outputs)
         length += sum(len(key) + len(value) for key, value in item.environment.items())
         if part and (len(part) == TOGETHER or size + length > SLICE_LENGTH):
             yield part

@@ -10,8 +10,8 @@ import msgspec
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.submission import explained, files_of, measured, read_input
-from ailurus.protocol.sweeps import swept
+from ailurus.protocol.submission import explained, files_of, measured, read_input, read_output
+from ailurus.protocol.sweeps import filled, swept
 from ailurus.protocol.units import duration_s, size_mb
 
 _UNITS: dict[str, tuple[str, Callable[[Any], float]]] = {
@@ -31,12 +31,12 @@ def items_from(tree: object, where: str, base: str) -> Iterator[ItemSpec]:
     """
     if isinstance(tree, Mapping) and "sweep" in tree:
         for nr, entry in enumerate(swept(dict(tree), where)):
-            yield item_from(entry, f"{where}[{nr}]", base)
+            yield item_from(entry, f"{where}[{nr}]", base, nr)
     elif isinstance(tree, Sequence) and not isinstance(tree, str):
         if not tree:
             raise AilurusError("no payloads", field=where, remedy="give at least one")
         for nr, entry in enumerate(tree):
-            yield item_from(entry, f"{where}[{nr}]", base)
+            yield item_from(entry, f"{where}[{nr}]", base, nr)
     else:
         raise AilurusError(
             "expected a list, a `sweep`, or a file of JSON lines",
@@ -45,8 +45,9 @@ def items_from(tree: object, where: str, base: str) -> Iterator[ItemSpec]:
         )
 
 
-def item_from(entry: object, where: str, base: str) -> ItemSpec:
-    """One item as people write it. Raises AilurusError with the field."""
+def item_from(entry: object, where: str, base: str, number: int) -> ItemSpec:
+    """One item as people write it; `{item}` in what it says of its files is its number. Raises
+    AilurusError with the field."""
     if isinstance(entry, str):
         entry = {"command": entry}
     if not isinstance(entry, Mapping):
@@ -60,7 +61,10 @@ def item_from(entry: object, where: str, base: str) -> ItemSpec:
             remedy="say it of the job, for all of its payloads",
         )
     fields: dict[str, Any] = measured(entry, _UNITS, where)
-    fields["inputs"] = files_of(fields.get("inputs"), f"{where}.inputs", base, read_input)
+    for kind, read in (("inputs", read_input), ("outputs", read_output)):
+        if kind in fields:
+            files = filled(fields[kind], {"item": number})
+            fields[kind] = files_of(files, f"{where}.{kind}", base, read)
     # YAML reads `[1, 2]` and `N: 3` as numbers.
     if isinstance(fields.get("arguments"), list | tuple):
         fields["arguments"] = [_text(one) for one in fields["arguments"]]

@@ -132,7 +132,7 @@ def jobs_from(
 
 def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
     fields = measured(entry, _UNITS, where)
-    for kind, read in (("inputs", read_input), ("outputs", _output)):
+    for kind, read in (("inputs", read_input), ("outputs", read_output)):
         fields[kind] = files_of(fields.get(kind), f"{where}.{kind}", base, read)
     if isinstance(fields.get("credentials"), list | tuple):
         fields["credentials"] = [
@@ -204,7 +204,7 @@ def measured(
 def files_of(files: Any, where: str, base: str, read: Callable[[Url], dict[str, str]]) -> Any:
     if not isinstance(files, list | tuple):
         return files or ()
-    units = _OF_OUTPUT if read is _output else {}
+    units = _OF_OUTPUT if read is read_output else {}
 
     def entry(one: Any, where: str) -> Any:
         if isinstance(one, str):
@@ -218,7 +218,7 @@ def _short(text: str, where: str, base: str, read: Callable[[Url], dict[str, str
     """A file in one text: a bare name, or a path or URL whose last name is the file's."""
     if "/" not in text:
         return {"name": text}
-    if read is _output and is_many(text) and not _SCHEME.match(text):
+    if read is read_output and is_many(text) and not _SCHEME.match(text):
         raise AilurusError(
             f"{text!r} is a path, and stands for many files",
             field=where,
@@ -247,7 +247,7 @@ def read_input(url: Url) -> dict[str, str]:
     return {"name": name, "url": url.text}
 
 
-def _output(url: Url) -> dict[str, str]:
+def read_output(url: Url) -> dict[str, str]:
     if url.scheme == SCHEME:
         did = Did.of_url(url)
         return {"name": did.name, "scope": did.scope}

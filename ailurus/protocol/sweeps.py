@@ -27,7 +27,7 @@ def swept(entry: dict[str, Any], where: str) -> Iterator[dict[str, Any]]:
         for name, axis in sweep.items()
     ]
     for point in itertools.product(*axes):
-        yield {key: _filled(value, dict(point)) for key, value in entry.items()}
+        yield {key: filled(value, dict(point)) for key, value in entry.items()}
 
 
 def _axis(axis: object, where: str) -> Sequence[object]:
@@ -48,11 +48,12 @@ def _axis(axis: object, where: str) -> Sequence[object]:
     raise AilurusError("expected a list or whole numbers", field=where, remedy="{from: 1, to: 8}")
 
 
-def _filled(value: Any, point: Mapping[str, object]) -> Any:
+def filled(value: Any, point: Mapping[str, object]) -> Any:
+    """A value with `{seed}` in each text replaced by what `point` has for seed."""
     if isinstance(value, str):
         for name, replacement in point.items():
             value = value.replace("{" + name + "}", str(replacement))
         return value
     if isinstance(value, Mapping):
-        return {key: _filled(one, point) for key, one in value.items()}
-    return [_filled(one, point) for one in value] if isinstance(value, list | tuple) else value
+        return {key: filled(one, point) for key, one in value.items()}
+    return [filled(one, point) for one in value] if isinstance(value, list | tuple) else value

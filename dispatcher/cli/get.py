@@ -1,7 +1,8 @@
-"""`dispatcher get ID… [NAME…]`: what jobs left in storage, brought here and compared."""
+"""`dispatcher get ID… [NAME…]`: what jobs, or payloads of theirs, left in storage, brought here and compared."""
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from fnmatch import fnmatchcase
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ailurus.protocol.messages import FileRecord
+
+
+_NUMBER = re.compile(r"\d+(\.\d+)?", re.ASCII)
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -36,10 +40,13 @@ def main(args: Namespace, out: Output) -> int:
     from dispatcher.cli.download import brought
 
     client, (ids, names) = connect(args), _parted(args.words)
-    jobs = {job_id: _wanted(client.show(job_id).files, names) for job_id in ids}
+    jobs: dict[int, list[FileRecord]] = {}
+    for job_id, item in ids:
+        found = client.show(job_id).files if item is None else client.item(job_id, item).files
+        jobs.setdefault(job_id, []).extend(_wanted(found, names))
     if not any(jobs.values()):
         asked = f"no file called {' or '.join(names)}" if names else "no files"
-        what = f"job {ids[0]} has" if len(ids) == 1 else "these jobs have"
+        what = f"{args.words[0]} has" if len(ids) == 1 else "these jobs have"
         raise CommandError(
             NO_INPUT,
             f"{what} {asked} in storage",
@@ -64,16 +71,17 @@ def main(args: Namespace, out: Output) -> int:
     return code
 
 
-def _parted(words: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Numbers of jobs, and what follows them: names, which may be numbers, too."""
-    from dispatcher.cli.words import job_id
+def _parted(words: Sequence[str]) -> tuple[list[tuple[int, int | None]], list[str]]:
+    """Numbers of jobs or of their payloads, and what follows them: names, which may be numbers,
+    too."""
+    from dispatcher.cli.words import item_id
 
-    numbers = next((nr for nr, word in enumerate(words) if not word.isdecimal()), len(words))
+    numbers = next((nr for nr, word in enumerate(words) if not _NUMBER.fullmatch(word)), len(words))
     if not numbers:
         raise CommandError(
             USAGE, f"{words[0]!r} is no number of a job", remedy="first say of which"
         )
-    return list(dict.fromkeys(map(job_id, words[:numbers]))), list(words[numbers:])
+    return list(dict.fromkeys(map(item_id, words[:numbers]))), list(words[numbers:])
 
 
 def _wanted(files: Sequence[FileRecord], names: Sequence[str]) -> list[FileRecord]:

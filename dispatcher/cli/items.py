@@ -94,9 +94,14 @@ def show(client: Client, job_id: int, index: int, out: Output) -> None:
             ),
             ("command", spec.command),
             ("arguments", " ".join(spec.arguments)),
+            ("leaves", " ".join(one.name for one in spec.outputs)),
             ("asks for", _wants(spec.cores, spec.memory_mb, spec.gpus)),
         ]
     )
+    if item.files:
+        out.line()
+        files = ((one.name, one.size, one.adler32, one.url) for one in item.files)
+        out.table(["file", "bytes", "adler32", "url"], files)
     if item.stderr_tail:
         out.line("\nend of stderr:")
         out.line(item.stderr_tail.rstrip("\n"))

@@ -111,6 +111,7 @@ class _FileOfItems:
         """Raises CommandError at the first line that is wrong."""
         name = str(self.path)
         try:
+            count = 0
             # Read twice, so it must be a file.
             with os.fdopen(open_regular(os.path.realpath(self.path)), "rb") as file:
                 for nr, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
@@ -122,7 +123,8 @@ class _FileOfItems:
                             remedy="put what is so long into a file that the payload reads",
                         )
                     if line.strip():
-                        yield self._item(line, nr)
+                        yield self._item(line, nr, count)
+                        count += 1
         except NotRegular:
             raise CommandError(
                 NO_INPUT, "not a regular file", field=name, remedy="it is read twice"
@@ -130,20 +132,21 @@ class _FileOfItems:
         except OSError as error:
             raise CommandError(NO_INPUT, error.strerror or "unreadable", field=name) from None
 
-    def _item(self, line: bytes, nr: int) -> ItemSpec:
+    def _item(self, line: bytes, nr: int, number: int) -> ItemSpec:
         try:
             item = _decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             item = None
         # As people write it: with units, paths and numbers.
-        if item is None or item.inputs or (item.command and item.arguments):
-            item = self._written(line, nr)
+        files = item is not None and (item.inputs or item.outputs)
+        if item is None or files or (item.command and item.arguments):
+            item = self._written(line, nr, number)
         return item
 
-    def _written(self, line: bytes, nr: int) -> ItemSpec:
+    def _written(self, line: bytes, nr: int, number: int) -> ItemSpec:
         where = f"{self.path}:{nr}"
         try:
-            return item_from(json.loads(line), "", self._base)
+            return item_from(json.loads(line), "", self._base, number)
         except (ValueError, RecursionError) as error:
             raise CommandError(
                 DATA, f"not a line of JSON: {error}", field=where, remedy="one object a line"

@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.file_rules import check_inputs
+from ailurus.protocol.file_rules import check_inputs, check_outputs
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.payloads import MOST_ITEMS, Payloads, needed
 from ailurus.protocol.program import LONGEST_CHARACTER, LONGEST_IN_ALL
+from ailurus.protocol.trees import MOST_FILES
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_records, item_views, records
@@ -23,6 +24,8 @@ from dispatcher.rules.item_records import ListRecord
 
 MOST_UNUSED = 100
 """Lists of one owner that no job has named yet."""
+MOST_UNUSED_BYTES = 4 << 30
+"""Of these all together."""
 MOST_JOBS = 1000
 """Jobs of one submission that carry items."""
 UNUSED_S = 86_400.0
@@ -42,6 +45,7 @@ class Slice(Struct, frozen=True):
     cores: int
     memory_mb: int
     gpus: int
+    outputs: int
     body: bytes
     digest: str
 
@@ -57,6 +61,7 @@ def prepare(ask: m.AddItems) -> Slice:
         cores=max(item.cores for item in ask.items),
         memory_mb=max(item.memory_mb or 0 for item in ask.items),
         gpus=max(item.gpus for item in ask.items),
+        outputs=sum(len(item.outputs) for item in ask.items),
         body=body,
         digest=hashlib.sha256(body).hexdigest(),
     )
@@ -88,11 +93,24 @@ def check(items: Sequence[ItemSpec], first: int) -> None:
                     field=f"items[{nr}].inputs[{place}].url",
                     remedy="what other jobs make is an input of the job",
                 )
-        if item.inputs:
-            try:
-                check_inputs(item.inputs, f"items[{nr}].inputs")
-            except AilurusError as error:
-                raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
+        if item.inputs or item.outputs:
+            _check_files(item, first + nr, f"items[{nr}]")
+
+
+def _check_files(item: ItemSpec, number: int, where: str) -> None:
+    for nr, file in enumerate(item.outputs):
+        if file.scope or file.dataset or file.lifetime_s is not None:
+            raise Rejected(
+                422,
+                f"output {file.name!r} of payload {number} belongs to a catalogue of data",
+                field=f"{where}.outputs[{nr}].scope",
+                remedy="let it be an output of the job, which may name many: hist_*.root",
+            )
+    try:
+        check_inputs(item.inputs, f"{where}.inputs")
+        check_outputs(item.outputs, f"{where}.outputs")
+    except AilurusError as error:
+        raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
 
 
 def _length(item: ItemSpec) -> int:
@@ -125,6 +143,14 @@ def add(tx: Tx, owner: str, name: str, part: Slice, *, now: float) -> int:
             field="first",
             remedy=f"go on with item {found.items}",
         )
+    _, held = tx.one("list.unused", owner=owner) or (0, 0)
+    if held + len(part.body) > MOST_UNUSED_BYTES:
+        raise Rejected(
+            429,
+            f"your lists of payloads that no job has named have {held >> 20} MB",
+            field="list",
+            remedy="submit their jobs first; a list that no job names is forgotten after a day",
+        )
     items = found.items + part.items
     if items > MOST_ITEMS:
         raise Rejected(
@@ -146,6 +172,8 @@ def add(tx: Tx, owner: str, name: str, part: Slice, *, now: float) -> int:
         cores=max(found.cores, part.cores),
         memory_mb=max(found.memory_mb, part.memory_mb),
         gpus=max(found.gpus, part.gpus),
+        outputs=part.outputs,
+        bytes=len(part.body),
         now=now,
     )
     return items
@@ -185,6 +213,14 @@ def fits(tx: Tx, owner: str, job: JobSpec) -> None:
             field="payloads",
             remedy="give the job a `command` or `script`, or each payload its own",
         )
+    if found.outputs and found.outputs + len(job.outputs) >= MOST_FILES:
+        raise Rejected(
+            422,
+            f"the payloads name {found.outputs} outputs, and a job leaves fewer than {MOST_FILES} "
+            "files",
+            field="payloads",
+            remedy="make several jobs, or one output of the job from a directory: `tree: archive`",
+        )
     for field, asked, offered in (
         ("cores", found.cores, job.cores),
         ("memory_mb", found.memory_mb, job.memory_mb),
@@ -220,8 +256,9 @@ def carry(tx: Tx, job_id: int, job: JobSpec, owner: str, retry_of: int | None) -
         items=payloads.count,
         needed=needed(job.goal, payloads.count),
         tries=job.item_attempts,
-        redo=int(bool(job.outputs)),
+        redo=int(bool(job.outputs or found.outputs)),
     )
+    tx.run("list.use", list_id=found.list_id)
     tx.run("cluster.add_job", job_id=job_id, cluster_id=job_id)
 
 

@@ -25,6 +25,8 @@ class ListRecord(Struct, frozen=True):
     """The most that one of them asks for, like the next two."""
     memory_mb: int
     gpus: int
+    outputs: int
+    """How many all of them name."""
 
 
 class ClusterRecord(Struct, frozen=True):

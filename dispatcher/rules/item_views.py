@@ -13,7 +13,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.item import ItemSpec, ItemState
 from ailurus.protocol.states import FINAL
 from dispatcher.ports import Tx
-from dispatcher.rules import item_records, items, records
+from dispatcher.rules import item_records, items, records, views
 from dispatcher.rules.item_records import ClusterRecord, ItemRecord
 from dispatcher.rules.records import JobRecord
 
@@ -144,15 +144,17 @@ def find(tx: Tx, job: JobRecord, cluster: ClusterRecord, index: int) -> m.ItemDe
         "item.detail", cluster_id=cluster.cluster_id, index=index
     ) or (None, "", "")
     why, remedy = reason(item, cluster, job)
+    named = item.state is S.FINISHED and spec.outputs
     return m.ItemDetail(
         job_id=job.job_id,
         row=row(item, spec.name or ""),
-        spec=spec,
+        spec=views.spec_for_people(spec),
         failures=item.failures,
         lost=item.lost,
         usage=None if usage is None else _usage(usage),
         stdout_tail=stdout_tail,
         stderr_tail=stderr_tail,
+        files=views.files_of_item(tx, job.job_id, index) if named else (),
         why=why,
         remedy=remedy,
     )

@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.hardware import Hardware
-from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.resources import Room
 from ailurus.protocol.shown import shown
 from ailurus.protocol.states import AttemptState, JobState
@@ -28,6 +29,7 @@ _curve = msgspec.json.Decoder(tuple[m.Sample, ...]).decode
 _timing = msgspec.json.Decoder(dict[str, float]).decode
 _data = msgspec.json.Decoder(dict[str, Any]).decode
 F = TypeVar("F", InputFile, OutputFile, m.FileRecord)
+S = TypeVar("S", JobSpec, ItemSpec)
 NOWHERE = Room(cores=0)
 
 
@@ -150,28 +152,42 @@ def files(tx: Tx, job_id: int) -> list[m.FileRecord]:
     """The outputs of a job, and how far the registration of each is."""
     known = {one.name: one for one in records.registrations(tx, job_id)}
     return [
-        m.FileRecord(
-            name=name,
-            url=url,
-            size=size,
-            adler32=adler32,
-            job_id=maker,
-            registration=known[name].state if name in known else "",
-            reason=known[name].reason if name in known else "",
-            remedy=known[name].remedy if name in known else "",
+        replace(
+            file,
+            registration=known[file.name].state,
+            reason=known[file.name].reason,
+            remedy=known[file.name].remedy,
         )
-        for name, url, size, adler32, maker in tx.all("file.of_job", job_id=job_id)
+        if file.name in known
+        else file
+        for file in map(_file, tx.all("file.of_job", job_id=job_id))
     ]
+
+
+def files_of_item(tx: Tx, job_id: int, index: int) -> tuple[m.FileRecord, ...]:
+    """What an item of a job left, as people may see it."""
+    found = map(_file, tx.all("file.of_item", job_id=job_id, index=index))
+    return tuple(map(_with_shown_url, found))
+
+
+def _file(row: Row) -> m.FileRecord:
+    name, url, size, adler32, maker, item = row
+    return m.FileRecord(name=name, url=url, size=size, adler32=adler32, job_id=maker, item=item)
 
 
 def for_people(detail: m.JobDetail) -> m.JobDetail:
     """All about a job, without what its URLs hold of secrets: what is stored is for pilots."""
-    spec = replace(
-        detail.spec,
-        inputs=tuple(map(_with_shown_url, detail.spec.inputs)),
-        outputs=tuple(map(_with_shown_url, detail.spec.outputs)),
+    files = tuple(map(_with_shown_url, detail.files))
+    return replace(detail, spec=spec_for_people(detail.spec), files=files)
+
+
+def spec_for_people(spec: S) -> S:
+    """What a job or an item asks for, likewise."""
+    return replace(
+        spec,
+        inputs=tuple(map(_with_shown_url, spec.inputs)),
+        outputs=tuple(map(_with_shown_url, spec.outputs)),
     )
-    return replace(detail, spec=spec, files=tuple(map(_with_shown_url, detail.files)))
 
 
 def _with_shown_url(file: F) -> F:

@@ -84,7 +84,7 @@ def _of(
             alone = replace(file, name=trees.archive_name(file.name), tree="")
             yield Leaving(index, alone, file.name)
         elif not file.optional:
-            raise _nothing(f"the payload left no directory {file.name!r}")
+            raise missing(f"the payload left no directory {file.name!r}")
         return
     count = 0
     for entry in walk.matching(file.name):
@@ -99,10 +99,11 @@ def _of(
             )
         yield Leaving(index, replace(file, name=entry.name, tree="", optional=False))
     if not count and not file.optional:
-        raise _nothing(f"the payload left no file that is {file.name!r}")
+        raise missing(f"the payload left no file that is {file.name!r}")
 
 
-def _nothing(message: str) -> JobError:
+def missing(message: str) -> JobError:
+    """The error of an output that is not there."""
     return JobError(
         Code.MISSING_OUTPUT,
         message,

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from ailurus.protocol import did, job, trees
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import InputFile, OutputFile
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
@@ -68,10 +69,11 @@ class Stage:
     def has_default(self) -> bool:
         return bool(self.destinations.default)
 
-    def allowed(self, attempt: Attempt) -> None:
+    def allowed(self, attempt: Attempt, spec: JobSpec | ItemSpec | None = None) -> None:
         """Raise JobError for a job whose files could not be staged later, so that it does not
-        begin."""
-        for index, file in enumerate(attempt.spec.inputs):
+        begin. `spec`: of an item of its instead."""
+        spec = spec or attempt.spec
+        for index, file in enumerate(spec.inputs):
             with field_of(f"inputs[{index}].url"):
                 if not file.url:
                     raise JobError(
@@ -83,15 +85,15 @@ class Stage:
                 if file.direct:
                     self._allow_direct(url)
         named_bytes = 0
-        for index, output in enumerate(attempt.spec.outputs):
+        for index, output in enumerate(spec.outputs):
             with field_of(f"outputs[{index}].url"):
                 url = self.destinations.physical(
                     attempt, replace(output, name=trees.sample(output))
                 )
                 self._allow(url)
                 named_bytes += FILE_BYTES + len(output.name) + len(url.text.encode())
-        _check_report(named_bytes, len(attempt.spec.outputs))
-        declared = sum(file.size or 0 for file in attempt.spec.inputs)
+        _check_report(named_bytes, len(spec.outputs))
+        declared = sum(file.size or 0 for file in spec.inputs)
         if 0 < self._bounds.inputs_bytes < declared:
             raise JobError(
                 Code.INPUTS_TOO_LARGE,
@@ -198,12 +200,12 @@ class Stage:
     ) -> tuple[DoneFile, ...]:
         """All outputs, or none: what had come before a failure is removed again, and what was under
         way when the job was stopped, for it may have arrived unacknowledged. `announce` is told all
-        URLs first, where globs and directories stand for more than was `planned`. Raises
+        URLs first, where globs, directories and items leave more than was `planned`. Raises
         JobError."""
         attempt.staging = StagingProgress(self._clock)
         try:
             files = leaving(attempt.spec, work, attempt.check)
-            if any(trees.is_many(file.name) for file in attempt.spec.outputs):
+            if attempt.of_items or any(trees.is_many(one.name) for one in attempt.spec.outputs):
                 self._check_named(attempt, files)
                 announce(self.destinations.urls(attempt, [*(one.file for one in files), LOG]))
             return self._stage_out(attempt, work, files, attempt.staging)
@@ -243,7 +245,10 @@ class Stage:
             attempt.leftovers += self.delete([file.url for file in done])
             raise
         order = {one.file.name: nr for nr, one in enumerate(files)}
-        return tuple(sorted(done, key=lambda file: order[file.name]))
+        found = sorted(done, key=lambda file: order[file.name])
+        if not attempt.of_items:
+            return tuple(found)
+        return tuple(replace(file, item=attempt.of_items.get(file.name)) for file in found)
 
     def _put_moved(
         self, attempt: Attempt, work: Workdir, files: Sequence[Leaving], done: list[DoneFile]

@@ -26,6 +26,7 @@ from pilot.items.item import Item, exit_code, judged, key_of
 from pilot.items.lease import BEGUN_S, Ledger
 from pilot.items.live import Live
 from pilot.items.logs import JobStreams, Lanes
+from pilot.items.outputs import ItemOutputs
 from pilot.node import gpus, topology
 from pilot.node.packing import Packer, Wish
 from pilot.node.shares import Placement, Slot
@@ -111,6 +112,7 @@ class _Run:
         self._standing: dict[str, Standing] = {}
         self._lanes = {slot.node: Lanes() for slot, _ in places}
         self._kept = JobStreams(work)
+        self._outputs = ItemOutputs(attempt, work)
         # Nodes that are lost; any thread adds to it.
         self._gone: set[str] = set()
         capacity = sum(slot.need.cores for slot, _ in places)
@@ -154,11 +156,15 @@ class _Run:
             self._standing[item.node].signal(item.key, signal.SIGKILL)
         for standing in self._standing.values():
             standing.close()
+        attempt, outputs = self._attempt, self._outputs
+        if outputs.files:
+            attempt.of_items = outputs.items
+            attempt.spec = replace(attempt.spec, outputs=(*attempt.spec.outputs, *outputs.files))
         untold = self._ledger.untold
-        self._attempt.untold = untold.first()
+        attempt.untold = untold.first()
         untold.close(remove=not untold)
-        usage = self._attempt.usage
-        self._attempt.usage = replace(usage, cpu_s=round(max(usage.cpu_s, self._cpu_s), 3))
+        usage = attempt.usage
+        attempt.usage = replace(usage, cpu_s=round(max(usage.cpu_s, self._cpu_s), 3))
 
     # what an attempt stops its payload by ---
 
@@ -253,6 +259,11 @@ class _Run:
             self._stop({(one.index, one.attempt) for one in answer.stop})
 
     def _refusal(self, spec: ItemSpec) -> JobError | None:
+        if spec.outputs:
+            try:
+                self._kit.stage.allowed(self._attempt, spec)
+            except JobError as error:
+                return error
         if not spec.inputs:
             return None
         return JobError(
@@ -329,6 +340,11 @@ class _Run:
         if end.errno == GUARDIAN_DIED and not end.before:
             self._lose(item.node)
         outcome, error = judged(item, end, finish.memory, stopped=self._attempt.stopped is not None)
+        if outcome is ItemOutcome.FINISHED and item.lease.spec.outputs:
+            try:
+                self._outputs.ended(item.lease.index, item.lease.spec)
+            except JobError as missing:
+                outcome, error = ItemOutcome.FAILED, missing
         index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
         title = f"item {index}, attempt {item.lease.attempt}: exit code {exit_code(end)}"
         wrote = finish.take()

@@ -31,6 +31,7 @@ from ailurus.protocol.messages.edges import (
     WorkerObservations,
     WorkerRow,
 )
+from ailurus.protocol.messages.files import FileRecord
 from ailurus.protocol.messages.items import (
     AddItems,
     ItemBegun,
@@ -84,7 +85,6 @@ from ailurus.protocol.messages.users import (
     Cancelled,
     CredentialRow,
     CredentialRows,
-    FileRecord,
     ForgetCredentials,
     JobDetail,
     JobPage,

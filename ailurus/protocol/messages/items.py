@@ -10,6 +10,7 @@ from msgspec import Meta, Raw
 from ailurus.protocol.fields import Count, Key, Label, LongText, Moment, Whole
 from ailurus.protocol.item import TOGETHER, ItemOutcome, ItemSpec, ItemState
 from ailurus.protocol.messages.base import Answer, LenientRequest, StrictRequest
+from ailurus.protocol.messages.files import FileRecord
 from ailurus.protocol.messages.usage import Usage
 
 MOST_NEWS = 5000
@@ -171,6 +172,8 @@ class ItemDetail(Answer):
     usage: Usage | None = None
     stdout_tail: str = ""
     stderr_tail: str = ""
+    # What it left in storage: told when its job has finished.
+    files: tuple[FileRecord, ...] = ()
     # Why it is where it is, in one sentence, and what would help.
     why: str = ""
     remedy: str = ""

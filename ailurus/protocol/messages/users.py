@@ -9,6 +9,7 @@ from msgspec import Meta, field
 from ailurus.protocol.fields import Key, Name, Whole
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, StrictRequest
+from ailurus.protocol.messages.files import FileRecord
 from ailurus.protocol.messages.items import ItemCounts
 from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.messages.workers import CredentialKind, Staging
@@ -50,21 +51,6 @@ class JobPage(Answer):
     jobs: tuple[JobRow, ...]
     # Pass as `before` for the page after this one.
     next: int | None = None
-
-
-class FileRecord(Answer):
-    """A file that a finished job left in storage."""
-
-    name: str
-    url: str
-    size: int
-    adler32: str
-    job_id: int = 0
-    registration: str = ""
-    """In the catalogue of data: a `RegistrationState`; blank: it is not to be there."""
-    reason: str = ""
-    """Why it is not there yet, or not at all."""
-    remedy: str = ""
 
 
 class Sample(Answer):

@@ -190,6 +190,8 @@ class DoneFile(LenientRequest):
     size: Whole
     adler32: Adler32
     md5: Md5 | None = None
+    # Which item of the job left it, if one did.
+    item: Whole | None = None
 
 
 class Report(LenientRequest):

@@ -146,16 +146,23 @@ select start, stop, piece from log where job_id = :job_id and attempt_nr = :atte
 -- name: file.add
 -- An output that a job has left somewhere.
 -- writes: file
-insert into file (job_id, name, url, size, adler32, md5) values (:job_id, :name, :url, :size,
-    :adler32, :md5)
+insert into file (job_id, name, url, size, adler32, md5, item) values (:job_id, :name, :url, :size,
+    :adler32, :md5, :item)
     on conflict (job_id, name) do update set url = :url, size = :size, adler32 = :adler32,
-    md5 = :md5
+    md5 = :md5, item = :item
 
 -- name: file.of_job
 -- The outputs of a job.
 -- owner: checked by reason
 -- reads: file
-select name, url, size, adler32, job_id from file where job_id = :job_id order by name
+select name, url, size, adler32, job_id, item from file where job_id = :job_id order by name
+
+-- name: file.of_item
+-- Those that one of its items left.
+-- owner: checked by item
+-- reads: file
+select name, url, size, adler32, job_id, item from file where job_id = :job_id and item = :index
+    order by name
 
 -- name: file.of_parents
 -- The outputs of a job's parents: its inputs.

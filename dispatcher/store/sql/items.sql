@@ -3,7 +3,7 @@
 -- owner: user
 -- reads: item_list
 -- locks: item_list
-select list_id, items, bare, cores, memory_mb, gpus from item_list
+select list_id, items, bare, cores, memory_mb, gpus, outputs from item_list
     where owner = :owner and name = :name
 
 -- name: list.add
@@ -18,14 +18,20 @@ insert into item_list (owner, name, items, bare, cores, memory_mb, gpus, changed
 -- Note that a list has one slice more.
 -- writes: item_list
 update item_list set items = :items, bare = :bare, cores = :cores, memory_mb = :memory_mb,
-    gpus = :gpus, changed = :now where list_id = :list_id
+    gpus = :gpus, outputs = outputs + :outputs, bytes = bytes + :bytes, changed = :now
+    where list_id = :list_id
 
 -- name: list.unused
--- How many lists of an owner no job has named yet.
+-- How many lists of an owner no job has named yet, and their bytes.
 -- owner: user
--- reads: cluster, item_list
-select count(*) from item_list where owner = :owner
-    and not exists (select 1 from cluster where cluster.list_id = item_list.list_id)
+-- reads: item_list
+select count(*), cast(coalesce(sum(bytes), 0) as bigint) from item_list
+    where owner = :owner and used = 0
+
+-- name: list.use
+-- Note that a job names a list.
+-- writes: item_list
+update item_list set used = 1 where list_id = :list_id and used = 0
 
 -- name: list.old
 -- A list that no job needs, and that nothing was added to since a time.

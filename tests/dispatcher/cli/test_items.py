@@ -80,8 +80,8 @@ def test_payloads_are_a_list_a_sweep_or_a_file_of_json_lines(
     [
         ("payloads: []\n", "jobs[0].payloads: no payloads (give at least one)"),
         ("payloads: none.jsonl\n", "jobs[0].payloads: there is no file"),
-        ("payloads: [{outputs: [a]}]\n",
-         "jobs[0].payloads[0].outputs: no field of a payload (say it of the job"),
+        ("payloads: [{container: a}]\n",
+         "jobs[0].payloads[0].container: no field of a payload (say it of the job"),
         ("payloads: [{argumets: [a]}]\n",
          "jobs[0].payloads[0].argumets: no such field (did you mean `arguments`?)"),
         ("launcher: mpi\npayloads: [a]\n", "jobs[0].launcher: payloads are started by themselves"),
@@ -91,6 +91,23 @@ def test_what_payloads_cannot_be_is_told_with_its_field(run, jobfile, text, said
     ran = run("submit", "--dry-run", jobfile("name: many\n" + text))
     assert ran.code == DATA
     assert said in ran.err
+
+
+def test_the_number_of_a_payload_stands_for_item_in_names_of_its_files(
+    run, jobfile, server, tmp_path
+):
+    (tmp_path / "lines.jsonl").write_text(
+        '\n{"outputs": ["a_{item}"]}\n\n{"outputs": ["b_{item}"]}\n'
+    )
+    swept = "payloads: {outputs: [{name: 'h_{item}_{s}.root'}], sweep: {s: [7, 8]}}\n"
+    for text, names in (
+        (swept, ["h_0_7.root", "h_1_8.root"]),
+        ("payloads: lines.jsonl\n", ["a_0", "b_1"]),
+    ):
+        (job,) = ids(run("submit", jobfile(JOB + text)))
+        specs = [server.client.item(int(job), nr).spec for nr in range(2)]
+        assert [spec.outputs[0].name for spec in specs] == names
+        ids(run("cancel", job))
 
 
 def test_a_job_that_has_no_command_of_its_own_shows_none(run, jobfile):

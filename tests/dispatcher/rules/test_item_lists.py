@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.api import ItemQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
+from ailurus.protocol.job import OutputFile
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_lists, retention
 from tests.dispatcher.helpers import ALICE, BOB, job, new_id
@@ -65,6 +67,66 @@ async def test_lists_that_no_job_names_are_bounded_and_forgotten(b):
     await b.service.items.add_items(slice_(0, 1, new_id()), ALICE)
 
 
+async def test_lists_that_no_job_names_have_a_size_of_all_together(b, monkeypatch):
+    monkeypatch.setattr(item_lists, "MOST_UNUSED_BYTES", 200)
+    await b.service.items.add_items(slice_(0, 1, "one", environment={"A": "x" * 60}), ALICE)
+    with pytest.raises(Rejected) as refused:
+        await b.service.items.add_items(slice_(0, 1, "two", environment={"A": "x" * 60}), ALICE)
+    assert refused.value.status == 429
+    await b.service.items.add_items(slice_(0, 1, "theirs", environment={"A": "x" * 60}), BOB)
+    # A job has named it.
+    await b.submit(job(payloads=await listed("one", 1)))
+    await b.service.items.add_items(slice_(0, 1, "two", environment={"A": "x" * 60}), ALICE)
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        (OutputFile(name="a", scope="user.ann"), "items[1].outputs[1].scope"),
+        (OutputFile(name="a/"), "items[1].outputs[1].tree"),
+        (OutputFile(name="ok"), "items[1].outputs"),
+    ],
+)
+async def test_outputs_of_an_item_that_could_not_be_meant_are_refused(b, file, field):
+    items = (ItemSpec(), ItemSpec(outputs=(OutputFile(name="ok"), file)))
+    with pytest.raises(Rejected) as refused:
+        await b.service.items.add_items(m.AddItems(list="mine", first=0, items=items), ALICE)
+    assert refused.value.field == field
+
+
+async def test_items_of_a_job_leave_no_more_files_than_a_job_may(b, monkeypatch):
+    monkeypatch.setattr(item_lists, "MOST_FILES", 4)
+    await b.service.items.add_items(slice_(0, 3, outputs=(OutputFile(name="a"),)), ALICE)
+    await b.submit(job(payloads=await listed("mine", 3)))
+    with pytest.raises(Rejected) as refused:
+        await b.submit(job(payloads=await listed("mine", 3), outputs=(OutputFile(name="b"),)))
+    assert refused.value.field == "jobs[0].payloads"
+
+
+async def test_what_an_item_left_is_its_own_and_goes_with_an_attempt_that_is_lost(b):
+    await b.service.items.add_items(slice_(0, 2, outputs=(OutputFile(name="a"),)), ALICE)
+    (job_id,) = await b.submit(job(payloads=await listed("mine", 2)))
+    lost = await b.worker()
+    (one,) = await lost.acquire()
+    await all_done(lost, one)
+    await b.forward(2**40)
+    worker = await b.worker()
+    (two,) = await worker.acquire()
+    assert len((await worker.exchange(two, 10)).items) == 2
+    await worker.exchange(two, ended=tuple(item_end(nr) for nr in range(2)))
+    url = "file:///s/1.2.a"
+    left = m.DoneFile(name="a", url=url, size=1, adler32="00620062", item=1)
+    await worker.report(two, files=(left,))
+    found = [
+        await b.service.items.item(ItemQuery(index=nr), ALICE, job_id=job_id) for nr in range(2)
+    ]
+    assert [[(file.url, file.item) for file in item.files] for item in found] == [[], [(url, 1)]]
+
+
+def item_end(nr: int) -> m.ItemEnd:
+    return m.ItemEnd(index=nr, attempt=2, outcome=ItemOutcome.FINISHED)
+
+
 async def test_what_a_job_had_goes_with_it(b):
     job_id = await b.carrying(2500)
     worker = await b.worker()
@@ -80,7 +142,7 @@ async def test_what_a_job_had_goes_with_it(b):
         lambda tx: [tx.one("list.unused", owner="alice"), tx.one("cluster.left"),
                     tx.all("item.page", cluster_id=job_id, after=-1, most=5)]
     )  # fmt: skip
-    assert left == [(0,), None, []]
+    assert left == [(0, 0), None, []]
 
 
 async def long_ones(b, count: int) -> int:

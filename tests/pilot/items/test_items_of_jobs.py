@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import ItemsQuery, LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import JobState
 from tests.pilot.helpers import Field, processes_with
 from tests.rig.waiting import until
@@ -140,6 +142,47 @@ def test_an_item_above_its_own_memory_ends_alone_and_is_tried_as_its_rule_says(
     assert (first.state, first.attempt, first.code) == ("failed", 2, Code.OVER_MEMORY)
     assert "MB of memory, it asked for 60 MB" in first.diagnosis
     assert [(row.state, row.attempt) for row in others] == [("finished", 1)] * 2
+
+
+def test_what_items_leave_is_taken_with_their_job_and_known_as_theirs(field: Field) -> None:
+    field.write_site(container=BOXES["bubblewrap"])
+    leaves = OutputFile(name="own_1.txt"), OutputFile(name="parts_1/*.dat")
+    job_id = carrying(
+        field,
+        [
+            ItemSpec(command="echo all >all.txt"),
+            ItemSpec(
+                command="echo one >own_1.txt; mkdir parts_1; echo a >parts_1/a.dat",
+                outputs=(*leaves, OutputFile(name="none", optional=True)),
+            ),
+            ItemSpec(command="true", outputs=(OutputFile(name="none_2"),)),
+            ItemSpec(command="exit 3; echo >own_3", outputs=(OutputFile(name="own_3"),)),
+            ItemSpec(command="ln -s /etc/passwd own_4", outputs=(OutputFile(name="own_4"),)),
+            ItemSpec(
+                command="until test -e own_1.txt; do sleep 0.05; done; sleep 1",
+                outputs=leaves[:1],
+            ),
+        ],
+        cores=4,
+        goal="2",
+        item_attempts=1,
+        outputs=(OutputFile(name="*.txt"),),
+    )
+    field.pilot()
+    found = field.dispatcher.final(job_id)
+    assert found.row.state is JobState.FINISHED, found
+    assert [(file.name, file.item) for file in found.files] == [
+        ("all.txt", None), ("own_1.txt", 1), ("parts_1/a.dat", 1),
+    ]  # fmt: skip
+    client = field.dispatcher.client
+    (own, part) = client.item(job_id, 1).files
+    assert Path(own.url.removeprefix("file://")).read_text("utf-8") == "one\n"
+    assert Path(part.url.removeprefix("file://")).read_text("utf-8") == "a\n"
+    codes = [row.code for row in rows(field, job_id)]
+    assert codes == [
+        0, 0, Code.MISSING_OUTPUT, Code.PAYLOAD_FAILED, Code.OUTPUT_UNSAFE, Code.PAYLOAD_FAILED,
+    ]  # fmt: skip
+    assert "payload 1 has left 'own_1.txt' as well" in client.item(job_id, 5).row.diagnosis
 
 
 @pytest.mark.slow

@@ -84,6 +84,8 @@ function Item({ id, index, back, told }) {
     <p class="note">${[row.host && `on ${row.host}`, row.slot && `slot ${row.slot}`, row.exit_code !== null && `exit code ${row.exit_code}`,
       ran(row) !== "–" && `ran ${ran(row)}`, item.usage && `${duration(item.usage.cpu_s ?? 0)} of CPU, ${bytes(1024 * (item.usage.max_rss_kb ?? 0))}`].filter(Boolean).join(", ")}</p>
     ${(spec.command || spec.arguments?.length > 0) && html`<pre class="script" tabindex="0" aria-label="What it runs">${spec.command || spec.arguments.join(" ")}</pre>`}
+    ${item.files?.length > 0 && html`<h3>Files</h3><ul class="plain" aria-label="What it left">${item.files.map((/** @type {any} */ file) => html`
+      <li key=${file.name}>${file.name}, ${bytes(file.size)}: <code>${file.url}</code></li>`)}</ul>`}
     ${[["stdout", stdout], ["stderr", stderr]].map(([name, chunk]) => chunk?.text && html`
       <h3 key=${name}>${chunk.offset > 0 ? `The end of ${name}` : name}</h3><pre tabindex="0" aria-label=${name}>${chunk.text}</pre>`)}
     <p class="aside"><${Command} text=${`dispatcher show ${id}.${index}`} /> <a href=${back}>Close</a></p>

@@ -1,0 +1,84 @@
+"""What items leave: looked at when each ends, and taken to storage with the outputs of their job."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from msgspec.structs import replace
+
+from ailurus.protocol import trees
+from ailurus.protocol.errors import Code
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import OutputFile
+from pilot.attempt import Attempt
+from pilot.files.leaving import Leaving, leaving, missing, unsafe
+from pilot.ports import JobError
+from pilot.workdir import Workdir
+
+
+class ItemOutputs:
+    """The files of the items of one job."""
+
+    def __init__(self, attempt: Attempt, work: Workdir) -> None:
+        self._attempt, self._work = attempt, work
+        self._items: dict[str, int] = {}
+        self._files: dict[str, OutputFile] = {}
+
+    @property
+    def files(self) -> tuple[OutputFile, ...]:
+        """All that finished items have left."""
+        return tuple(self._files.values())
+
+    @property
+    def items(self) -> dict[str, int]:
+        """Whose they are, by their names in storage."""
+        return self._items
+
+    def ended(self, index: int, spec: ItemSpec) -> None:
+        """An item has ended well: note what it left. Raises JobError if not all of that is
+        there."""
+        alone = replace(self._attempt.spec, outputs=spec.outputs)
+        found = {one.file.name: one for one in leaving(alone, self._work, lambda: None)}
+        for name, one in list(found.items()):
+            if self._items.get(name, index) != index:
+                raise JobError(
+                    Code.PAYLOAD_FAILED,
+                    f"payload {self._items[name]} has left {name!r} as well, and all of a job "
+                    "share its directory",
+                    remedy="give each its own names: hist_{item}.root",
+                )
+            if not one.directory and not self._there(one.file):
+                del found[name]
+        beside = len(self._attempt.spec.outputs) + len(self._items.keys() | found.keys())
+        if beside >= trees.MOST_FILES:
+            raise JobError(
+                Code.OUTPUT_TOO_LARGE,
+                f"with it the payloads of its job leave {beside} files, of fewer than "
+                f"{trees.MOST_FILES}",
+                remedy="make several jobs, or one output of the job: `tree: archive`",
+            )
+        for name, one in found.items():
+            self._items[name] = index
+            self._files[name] = _declared(one, spec)
+
+    def _there(self, file: OutputFile) -> bool:
+        """Whether a file is there; an optional one need not be. Raises JobError."""
+        *above, last = file.name.split("/")
+        try:
+            with self._work.beneath(above) as here:
+                found = os.stat(last, dir_fd=here, follow_symlinks=False)
+        except FileNotFoundError:
+            if file.optional:
+                return False
+            raise missing(f"the payload left no file {file.name!r}") from None
+        except OSError as error:
+            raise unsafe(file.name, f"cannot be looked at: {error.strerror}") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise unsafe(file.name, "is a symbolic link, a socket or a device")
+        return True
+
+
+def _declared(one: Leaving, spec: ItemSpec) -> OutputFile:
+    """An output as a job would declare it."""
+    return spec.outputs[one.index] if one.directory else one.file
