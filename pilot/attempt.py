@@ -44,6 +44,8 @@ class Attempt:
     ) -> None:
         self.assignment = assignment
         self.spec = assignment.spec
+        # The node that it runs on, where that is not the pilot's own.
+        self.host = ""
         self.id = (assignment.job_id, assignment.attempt_nr)
         self.state = JobState.SENT
         self.since = clock.time()

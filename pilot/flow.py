@@ -106,7 +106,7 @@ def begun(attempt: Attempt, kit: Kit, outputs: Sequence[str]) -> Begun:
         report_key=attempt.assignment.report_key,
         outputs=tuple(outputs),
         directory=str(kit.directory / attempt.name),
-        host=kit.host,
+        host=attempt.host or kit.host,
         seal=attempt.assignment.seal,
         since=kit.clock.time(),
     )
@@ -186,7 +186,7 @@ def report_of(
         usage=attempt.usage,
         timing={name: round(seconds, 4) for name, seconds in attempt.timing.items()},
         ended=kit.clock.time(),
-        host=kit.host,
+        host=attempt.host or kit.host,
         runtime=kit.node.container.of(attempt.spec).name,
         stderr_tail=_clipped(tail),
         held=attempt.held,

@@ -61,6 +61,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outcome:
     """Run the payload in its slots; returns when it has ended and nothing of it is left."""
     nodes = [kit.nodes[slot.node] for slot in placement]
+    attempt.host = "" if nodes[0] is kit.node else nodes[0].name
     argv = _argv(attempt, work)
     alone = len(nodes) == 1
     seen = [job_node(slot, node, alone=alone) for slot, node in zip(placement, nodes, strict=True)]

@@ -107,7 +107,7 @@ class _Run:
         self._packer: Packer[Item] = Packer()
         for slot, _ in places:
             room = replace(slot.need, disk_mb=0)
-            self._packer.join(slot.node, room, topology.look(slot.cpus), slot.gpus)
+            self._packer.join(slot.node, room, topology.alone(slot.pinned), slot.gpus)
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._standing: dict[str, Standing] = {}
         self._lanes = {slot.node: Lanes() for slot, _ in places}

@@ -272,7 +272,7 @@ class Packer(Generic[T]):
         held = self._held.pop(item)
         for node, slot in zip(held.nodes, held.placement, strict=True):
             self._change(node, slot.need, 1)
-            node.unbind(slot.cpus)
+            node.unbind(slot.pinned)
             node.gpus += slot.gpus
             if node.open:
                 self._grown[node] = None

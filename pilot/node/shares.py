@@ -18,12 +18,17 @@ NEVER = float("inf")
 
 
 class Slot(NamedTuple):
-    """A granted share of one node. `cpus` is empty where payloads are not pinned."""
+    """A granted share of one node."""
 
     need: Resources
-    cpus: tuple[int, ...] = ()
+    pinned: tuple[Cpu, ...] = ()
+    """The CPUs to run on, of that node; none where payloads are not pinned."""
     gpus: tuple[Gpu, ...] = ()
     node: str = OWN
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        return tuple(cpu.number for cpu in self.pinned)
 
 
 Placement = tuple[Slot, ...]
@@ -33,30 +38,27 @@ Placement = tuple[Slot, ...]
 class FreeNode:
     """A node, and what is free there."""
 
-    __slots__ = ("bound", "cpus", "free", "gpus", "name", "open", "total")
+    __slots__ = ("cpus", "free", "gpus", "name", "open", "total")
 
     def __init__(self, name: str, total: Resources, cpus: list[Cpu], gpus: list[Gpu]) -> None:
         self.name, self.total, self.cpus, self.gpus = name, total, cpus, gpus
-        # CPUs that payloads are bound to.
-        self.bound: dict[int, Cpu] = {}
         self.free = free_of(total)
         # Whether anything may start there.
         self.open = True
 
-    def bind(self, count: int) -> tuple[int, ...]:
+    def bind(self, count: int) -> tuple[Cpu, ...]:
         """The CPUs of a payload, close to each other; none if payloads are not pinned here."""
         if not self.cpus:
             return ()
-        chosen = {cpu.number: cpu for cpu in choose(self.cpus, count)}
-        self.cpus = [cpu for cpu in self.cpus if cpu.number not in chosen]
-        self.bound |= chosen
-        return tuple(chosen)
+        chosen = choose(self.cpus, count)
+        taken = {cpu.number for cpu in chosen}
+        self.cpus = [cpu for cpu in self.cpus if cpu.number not in taken]
+        return chosen
 
-    def unbind(self, numbers: Sequence[int]) -> None:
+    def unbind(self, cpus: Sequence[Cpu]) -> None:
         """Take back what `bind` returned."""
-        if numbers:
-            back = [self.bound.pop(number) for number in numbers]
-            self.cpus = sorted([*self.cpus, *back], key=attrgetter("number"))
+        if cpus:
+            self.cpus = sorted([*self.cpus, *cpus], key=attrgetter("number"))
 
 
 def free_of(amount: Resources) -> Free:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Cpu(Struct, frozen=True, array_like=True, gc=False):
@@ -64,6 +65,12 @@ def look(numbers: Iterable[int], root: Path = Path("/")) -> tuple[Cpu, ...]:
         )
         for number in numbers
     )
+
+
+def alone(cpus: Sequence[Cpu]) -> tuple[Cpu, ...]:
+    """These CPUs as all that may be used of their node."""
+    threads = Counter(cpu.core for cpu in cpus)
+    return tuple(replace(cpu, threads=threads[cpu.core]) for cpu in cpus)
 
 
 def choose(free: Sequence[Cpu], count: int) -> tuple[Cpu, ...]:

@@ -177,6 +177,14 @@ def test_a_report_is_text_that_any_dispatcher_takes(tmp_path: Path) -> None:
         assert "udce9" in text
 
 
+def test_a_report_names_the_node_that_its_job_ran_on(tmp_path: Path) -> None:
+    attempt, kit = attempt_of("true"), kit_of(tmp_path)
+    assert flow.report_of(attempt, kit, None, (), None, "").host == kit.host
+    attempt.host = "n2"
+    assert flow.report_of(attempt, kit, None, (), None, "").host == "n2"
+    assert flow.begun(attempt, kit, ()).host == "n2"
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)

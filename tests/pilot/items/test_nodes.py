@@ -169,6 +169,7 @@ def test_items_run_in_one_box_on_each_node_and_all_that_they_say_arrives(job, ru
     assert [end.stdout_tail for end in ends[:-1]] == [f"{index}\n" for index in range(40)]
     assert {end.stderr_tail for end in ends[:-1]} == {"oops\n"}
     assert {end.host for end in ends} == {*NAMES}
+    assert done.attempt.host == "n1"
     assert (ends[-1].exit_code, ends[-1].stdout_tail) == (3, "x" * 2000)
     out = done.work.stdout.read_text()
     assert out.count("--- item") == 41

@@ -50,6 +50,15 @@ def test_a_second_job_waits_for_the_first() -> None:
     assert slots.room() == slots.total
 
 
+def test_a_slot_knows_what_its_cpus_share_on_its_node_and_not_on_this_machine() -> None:
+    cpus = [Cpu(900 + number, 900 + number, cache=900, node=1, package=1) for number in range(2)]
+    slots = Slots()
+    slots.join("n2", Resources(cores=2, memory_mb=1000, disk_mb=1000), cpus)
+    with slots.placed(attempt(1, cores=2)) as [slot]:
+        assert slot.pinned == tuple(cpus)
+        assert slot.cpus == (900, 901)
+
+
 def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
     slots = Slots(Resources(cores=1, memory_mb=1000, disk_mb=1000))
     waiting, raised = attempt(2), []

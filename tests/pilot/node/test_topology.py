@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pilot.node.topology import Cpu, choose, look, parse_list
+from pilot.node.topology import Cpu, alone, choose, look, parse_list
 
 
 def epyc(nps: int = 4, cores: int = 64, threads: int = 2, ccx: int = 8) -> list[Cpu]:
@@ -110,6 +110,12 @@ def test_choosing_from_256_cpus_takes_no_time_that_counts():
 
 
 # how the kernel shows it --------------------------------------------------------------------------
+
+
+def test_of_a_slot_that_has_one_thread_of_a_core_that_core_is_whole():
+    slot = alone([cpu for cpu in epyc() if cpu.number in (0, 1, 129)])
+    assert [(cpu.number, cpu.threads) for cpu in slot] == [(0, 1), (1, 2), (129, 2)]
+    assert numbers(choose(slot, 1)) == [0]
 
 
 def tree(root: Path) -> Path:
