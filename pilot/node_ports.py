@@ -108,7 +108,7 @@ class Task(NamedTuple):
 
     argv: Sequence[str]
     environment: Mapping[str, str]
-    """Its `AILURUS_ATTEMPT` is its alone."""
+    """What it has beside the variables of its box. Its `AILURUS_ATTEMPT` is its alone."""
     lane: int
     """Where its output goes; no other that runs in the box has the same."""
     cpus: Sequence[int] = ()

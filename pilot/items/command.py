@@ -27,10 +27,9 @@ def argv(item: ItemSpec, command: str, script: Sequence[str]) -> list[str]:
     return ["/bin/sh", "-c", f'{line} "$@"', "sh", *item.arguments]
 
 
-def environment(
-    lease: ItemLease, name: str, job: Mapping[str, str], fixed: Mapping[str, str]
-) -> dict[str, str]:
-    """Its variables: the job's, its own, and what neither chooses. `name`: of the job's attempt."""
+def environment(lease: ItemLease, name: str, fixed: Mapping[str, str]) -> dict[str, str]:
+    """Its variables beside the job's: its own, and what nobody chooses. `name`: of the job's
+    attempt."""
     spec = lease.spec
     cores = str(spec.cores)
     ours = {
@@ -43,7 +42,7 @@ def environment(
     }
     # By the last one a guardian knows what an item leaves behind.
     mark = f"{name}.{lease.index}.{lease.attempt}"
-    return {**job, **ours, **spec.environment, **fixed, "AILURUS_ATTEMPT": mark}
+    return {**ours, **spec.environment, **fixed, "AILURUS_ATTEMPT": mark}
 
 
 def need(spec: ItemSpec, job: Resources) -> Resources:

@@ -308,11 +308,10 @@ class _Run:
         slot = placement[0]
         spec = self._attempt.spec
         script = self._script if spec.script else ()
-        job = self._parts[item.node].box.environment
         fixed = gpus.visible(slot.gpus)
         return Task(
             argv=argv(item.lease.spec, spec.command, script),
-            environment=environment(item.lease, self._attempt.name, job, fixed),
+            environment=environment(item.lease, self._attempt.name, fixed),
             lane=item.lane,
             cpus=slot.cpus,
             memory_mb=item.lease.spec.memory_mb or 0,

@@ -40,7 +40,8 @@ class EachItsOwn:
 
     def _start(self, task: Task, done: Callable[[Finish], None]) -> int:
         # What a container's program reads at its start is this process's alone.
-        own = Path(self._order.box.own, f".box-{self._node.name}-{task.lane}")
+        box = self._order.box
+        own = Path(box.own, f".box-{self._node.name}-{task.lane}")
 
         def ended(exit_: Exit) -> None:
             process = exit_.process
@@ -53,7 +54,7 @@ class EachItsOwn:
         order = replace(
             self._order,
             argv=task.argv,
-            box=replace(self._order.box, environment=task.environment, own=str(own)),
+            box=replace(box, environment={**box.environment, **task.environment}, own=str(own)),
             stdout=stdout,
             stderr=stderr,
             cpus=task.cpus,

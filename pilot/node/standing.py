@@ -113,7 +113,8 @@ class LocalStanding:
         return self._memory.hold(task.environment["AILURUS_ATTEMPT"], task.memory_mb)
 
     def _spec(self, task: Task, held: HeldProcess | None) -> ProcessSpec:
-        box = replace(self._order.box, environment=task.environment)
+        box = self._order.box
+        box = replace(box, environment={**box.environment, **task.environment})
         inside = self._container.within(task.argv, box)
         assert isinstance(inside, Direct)  # noqa: S101 - or there would be no such box
         stdout, stderr = self._outputs.paths(task.lane)
