@@ -197,9 +197,10 @@ class Node(Sampling, Protocol):
         before `done`: `WINDOW` bytes of both together, and as much more as `credit` gives back.
         What is left when the process has ended comes in any case."""
 
-    def stand(self, order: Order) -> Standing:
+    def stand(self, order: Order, check: Check) -> Standing:
         """What starts many processes of a payload there. Of `order`, the program and its outputs do
-        not count. Raises JobError."""
+        not count. `check` is called now and then, and what it raises ends the wait. Raises
+        JobError."""
 
     def credit(self, key: int, count: int) -> None:
         """`count` more bytes of its output are taken."""

@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -23,11 +24,12 @@ from pilot.files import granted
 from pilot.items.run import run_items
 from pilot.launching import RemoteShells, job_node, planned, variables
 from pilot.node import gpus
+from pilot.node.at_once import on_all
 from pilot.node.containers import user_name
 from pilot.node.shares import Placement, Slot
 from pilot.node_ports import Exit, Explanation, Node, Plan
 from pilot.payload import Part, Payload
-from pilot.ports import PATH, JobError, ProcessEnd, Sandbox
+from pilot.ports import PATH, Check, Image, JobError, ProcessEnd, Sandbox
 from pilot.workdir import SCRIPT, Workdir, size_of, tail_of
 
 if TYPE_CHECKING:
@@ -66,9 +68,10 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
     alone = len(nodes) == 1
     seen = [job_node(slot, node, alone=alone) for slot, node in zip(placement, nodes, strict=True)]
     plan = planned(attempt.spec, attempt.name, argv, seen, work)
+    images = _images(attempt, nodes, kit)
     parts = [
-        _part(attempt, work, slot, node, kit, plan)
-        for slot, node in zip(placement, nodes, strict=True)
+        _part(attempt, work, slot, node, kit, plan, image)
+        for slot, node, image in zip(placement, nodes, images, strict=True)
     ]
     payload = Payload(attempt.name, attempt.spec, parts)
     shells = RemoteShells(
@@ -130,16 +133,32 @@ def needs_network(spec: JobSpec) -> bool:
     return spec.network or (spec.nodes > 1 and spec.payloads is None)
 
 
-def _part(attempt: Attempt, work: Workdir, slot: Slot, node: Node, kit: Kit, plan: Plan) -> Part:
-    """The payload's place in a slot. Raises JobError."""
+def _images(attempt: Attempt, nodes: Sequence[Node], kit: Kit) -> Sequence[Image | None]:
+    """The job's image as each of the nodes has it. Raises JobError."""
+    if attempt.image is None:
+        return [None] * len(nodes)
+
+    def there(node: Node, check: Check) -> Image | None:
+        return attempt.image if node is kit.node else node.prepare(attempt.spec, check)
+
+    return on_all([partial(there, node) for node in nodes], attempt.check)
+
+
+def _part(
+    attempt: Attempt,
+    work: Workdir,
+    slot: Slot,
+    node: Node,
+    kit: Kit,
+    plan: Plan,
+    image: Image | None,
+) -> Part:
+    """The payload's place in a slot."""
     spec = attempt.spec
     tmp = str(work.tmp)
     if not granted.granted(attempt.credentials):
         # Credentials are written to the attempt's own, which all nodes see.
         tmp = node.tmp(attempt.name, tmp)
-    image = attempt.image
-    if node is not kit.node and image is not None:
-        image = node.prepare(spec, attempt.check)
     wide = spec.nodes > 1
     inside = kit.node.container.of(spec).tmp(tmp)
     name = node.name if wide else ""

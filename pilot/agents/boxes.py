@@ -8,6 +8,7 @@ what would be started next.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, MutableMapping, Sequence
@@ -18,6 +19,7 @@ from typing import Self
 from msgspec.structs import replace
 
 from ailurus.loops import Loops
+from ailurus.protocol.errors import Code
 from pilot.agents import messages as a
 from pilot.agents.chores import Chores, judged
 from pilot.agents.wire import Wire
@@ -47,6 +49,9 @@ class Boxes:
         """`keys`: the pilot's key of a process → the node's. `ring`: has `tell` called soon."""
         self._node, self._wire, self._keys = node, wire, keys
         self._standing: dict[int, Standing] = {}
+        # Those that the pilot wants, be they made or not.
+        self._wanted: set[int] = set()
+        self._lock = threading.Lock()
         self._making = Chores("boxes", loops)
         self._telling = Chores("ends", loops)
         self._ring = ring
@@ -65,6 +70,7 @@ class Boxes:
 
     def stand(self, message: a.Stand, own: Path) -> None:
         """Make one, beside the loop. `own`: what the payload has on this node."""
+        self._wanted.add(message.ticket)
         self._making.add(lambda: self._make(message, own))
 
     def start_all(self, message: a.StartAll) -> None:
@@ -87,7 +93,10 @@ class Boxes:
             self._telling.add(lambda: standing.look(message.wanted, told))
 
     def close(self, box: int) -> None:
-        if (standing := self._standing.pop(box, None)) is not None:
+        with self._lock:
+            self._wanted.discard(box)
+            standing = self._standing.pop(box, None)
+        if standing is not None:
             standing.close()
 
     def _make(self, message: a.Stand, own: Path) -> None:
@@ -96,11 +105,23 @@ class Boxes:
             # Its own files are not for those on other nodes to see.
             own.mkdir(mode=0o700, parents=True, exist_ok=True)
             box = replace(order.box, own=str(own))
-            self._standing[message.ticket] = self._node.stand(replace(order, box=box))
+            check = partial(self._check, message.ticket)
+            check()
+            standing = self._node.stand(replace(order, box=box), check)
+            with self._lock:
+                if wanted := message.ticket in self._wanted:
+                    self._standing[message.ticket] = standing
+            if not wanted:
+                standing.close()
         except Exception as error:  # noqa: BLE001 - the pilot waits for the box
             self._wire.send(a.Prepared(message.ticket, fault=a.Fault.of(judged(error))))
         else:
             self._wire.send(a.Prepared(message.ticket))
+
+    def _check(self, box: int) -> None:
+        """Raise JobError for a box that the pilot wants no more."""
+        if box not in self._wanted:
+            raise JobError(Code.KILLED_BY_SERVER, "the job was stopped before its box stood")
 
     def _done(self, key: int, finish: Finish) -> None:
         self._keys.pop(key, None)

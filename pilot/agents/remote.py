@@ -72,9 +72,9 @@ class RemoteNode:
         self._samples: Sequence[Sample] | None = None
         self._files: dict[str, LocalFiles] = {}
 
-    def stand(self, order: Order) -> Standing:
+    def stand(self, order: Order, check: Check) -> Standing:
         order = replace(order, spec=_plain(order.spec))
-        box = self._asked(lambda ticket: a.Stand(ticket, order), lambda: None).ticket
+        box = self._asked(lambda ticket: a.Stand(ticket, order), check, self.close_box).ticket
         return _RemoteStanding(self, box)
 
     def prepare(self, spec: JobSpec, check: Check) -> Image | None:
@@ -82,8 +82,14 @@ class RemoteNode:
             return None
         return self._asked(lambda ticket: a.Prepare(ticket, _plain(spec)), check).image
 
-    def _asked(self, ask: Callable[[int], a.Prepare | a.Stand], check: Check) -> a.Prepared:
-        """The agent's answer. Raises JobError."""
+    def _asked(
+        self,
+        ask: Callable[[int], a.Prepare | a.Stand],
+        check: Check,
+        withdraw: Callable[[int], None] = lambda _: None,
+    ) -> a.Prepared:
+        """The agent's answer, unless `check` raises: then the question is withdrawn. Raises
+        JobError."""
         answers: list[a.Prepared] = []
         answered = threading.Event()
 
@@ -96,6 +102,9 @@ class RemoteNode:
         try:
             while not self._clock.wait(answered, STEP_S):
                 check()
+        except BaseException:
+            withdraw(ticket)
+            raise
         finally:
             with self._lock:
                 self._tickets.pop(ticket, None)

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
@@ -26,13 +25,15 @@ from pilot.items.item import Item, exit_code, judged, key_of
 from pilot.items.lease import BEGUN_S, Ledger
 from pilot.items.live import Live
 from pilot.items.logs import JobStreams, Lanes
+from pilot.items.news import Answered, LookedAt, News, NodeLost, Wake
 from pilot.items.outputs import ItemOutputs
 from pilot.node import gpus, topology
+from pilot.node.at_once import on_all
 from pilot.node.packing import Packer, Wish
 from pilot.node.shares import Placement, Slot
 from pilot.node_ports import Finish, Look, Order, Standing, Task, TaskOutput
 from pilot.payload import Part
-from pilot.ports import JobError, ProcessEnd
+from pilot.ports import Check, JobError, ProcessEnd
 from pilot.upstream.untold import Untold, path_of
 from pilot.workdir import Workdir
 
@@ -42,31 +43,6 @@ if TYPE_CHECKING:
 TERM_S = 5.0
 """Between TERM and KILL for an item whose time is over."""
 _LOOK_S = 1.0
-
-
-class Answered(Struct):
-    answer: m.ItemsAnswer | None
-    error: JobError | None = None
-
-
-class Wake(Struct):
-    """Look again: the job is to stop."""
-
-
-class NodeLost(Struct):
-    """A node of the job is lost."""
-
-    node: str
-
-
-class LookedAt(Struct):
-    """What a look at the output of items that run has found."""
-
-    items: list[tuple[Item, Look]]
-    outputs: Sequence[TaskOutput]
-
-
-News = tuple[Item, Finish] | LookedAt | Answered | Wake | NodeLost
 
 
 def run_items(
@@ -133,21 +109,25 @@ class _Run:
 
     def open(self) -> None:
         """Let a box stand on each node. Raises JobError."""
-        for name, part in self._parts.items():
-            order = Order(
-                name=self._attempt.name,
-                spec=self._attempt.spec,
-                argv=(),
-                box=part.box,
-                stderr=str(self._work.stderr),
-            )
-            self._standing[name] = part.node.stand(order)
+        on_all([partial(self._stand, name) for name in self._parts], self._attempt.check)
         try:
             self._asker.start()
         except RuntimeError:
             raise JobError(
                 Code.INTERNAL, "the pilot cannot start a thread", transient=True
             ) from None
+
+    def _stand(self, name: str, check: Check) -> None:
+        part = self._parts[name]
+        order = Order(
+            name=self._attempt.name,
+            spec=self._attempt.spec,
+            argv=(),
+            box=part.box,
+            stderr=str(self._work.stderr),
+        )
+        # What stands is closed, whatever becomes of the others.
+        self._standing[name] = part.node.stand(order, check)
 
     def close(self) -> None:
         self._asks.put(None)

@@ -108,7 +108,7 @@ class LocalNode:
         self._sampler.started(order.name, mark, lambda: self._spawner.pid(key))
         return key
 
-    def stand(self, order: Order) -> Standing:
+    def stand(self, order: Order, check: Check) -> Standing:
         container = self.container.of(order.spec)
         if container.within((), order.box) is None:
             return EachItsOwn(self, order)
@@ -128,7 +128,8 @@ class LocalNode:
                 depth=container.depth,
                 status_fd=container.status_fd,
                 cgroup=entrance,
-            )
+            ),
+            check,
         )
         return standing
 

@@ -26,7 +26,7 @@ from pilot.node.outputs import Outputs
 from pilot.node.own_memory import HeldProcess, OwnMemory
 from pilot.node.sampler import Sampler
 from pilot.node_ports import Finish, Look, Order, Task, TaskOutput
-from pilot.ports import Container, Direct, JobError, ProcessEnd, ProcessSpec, Spawner
+from pilot.ports import Check, Container, Direct, JobError, ProcessEnd, ProcessSpec, Spawner
 from pilot.room_ports import Entrance
 
 IDLE = ("/bin/sh", "-c", "echo; while :; do kill -STOP $$; done")
@@ -62,14 +62,14 @@ class LocalStanding:
         self._first = 0
         self._over = threading.Event()
 
-    def stand(self, process: ProcessSpec) -> None:
-        """Start the box and enter it. Raises JobError."""
+    def stand(self, process: ProcessSpec, check: Check) -> None:
+        """Start the box and enter it; `check` is called meanwhile. Raises JobError."""
         line = Path(self._order.box.own, "standing")
         with OSErrorsOn(Target.NODE, "cannot make a box for many processes"), _fifo(line) as ready:
             spec = replace(process, stdout=str(line), tell=True)
             self._box = self._spawner.spawn(spec, lambda _: self._over.set())
             try:
-                reaper = _only_child(self._told(ready, self._over))
+                reaper = _only_child(self._told(ready, self._over, check))
                 self._first = _only_child(reaper)
                 self._room = _entered(self._spawner, reaper, self._first, process.filter)
             except BaseException:
@@ -152,12 +152,13 @@ class LocalStanding:
         over = odd and (self._over.is_set() or _ends(self._first))
         return replace(end, errno=GUARDIAN_DIED, before=False) if over else end
 
-    def _told(self, ready: int, over: threading.Event) -> int:
+    def _told(self, ready: int, over: threading.Event, check: Check) -> int:
         """The process id of the box's program, once the box stands. Raises JobError."""
         told = select.poll()
         told.register(ready, select.POLLIN)
         deadline, stands = time.monotonic() + STAND_S, False
         while not over.is_set() and time.monotonic() < deadline:
+            check()
             stands = stands or bool(told.poll(50) and os.read(ready, 1))
             if stands and (pid := self._spawner.pid(self._box)):
                 return pid

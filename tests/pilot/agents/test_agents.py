@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ailurus.protocol.errors import Code
+from pilot.agents import messages as a
 from pilot.agents.lease import LeaseTerms
 from pilot.agents.link import Stranger
 from pilot.node_ports import WINDOW, Finish, Task
@@ -139,7 +140,7 @@ def test_it_is_told_when_nothing_of_a_payload_runs_there_any_more(nodes):
 def test_many_processes_with_long_words_are_started_at_once(nodes):
     """72 MB: more than a message may have."""
     node = nodes.agent("n1")
-    box = node.stand(order(node, nodes.shared, "true"))
+    box = node.stand(order(node, nodes.shared, "true"), lambda: None)
     words = ["/bin/true", *["x" * 130_000] * 14]
     tasks = [Task(words, {"AILURUS_ATTEMPT": f"1.1.{nr}.1"}, lane=nr) for nr in range(1, 41)]
     ends: list[Finish] = []
@@ -147,6 +148,25 @@ def test_many_processes_with_long_words_are_started_at_once(nodes):
     until(lambda: len(ends) == len(tasks))
     assert {(end.process.exit_code, end.process.errno) for end in ends} == {(0, 0)}
     assert not nodes.left
+
+
+def test_a_job_that_is_stopped_waits_for_no_box_and_its_agent_makes_none(nodes, monkeypatch):
+    node = nodes.agent("n1")
+    sent, send = [], node._wire.send
+
+    def noted(*messages):
+        sent.extend(messages)
+        if not isinstance(messages[0], a.Stand):
+            send(*messages)
+
+    monkeypatch.setattr(node._wire, "send", noted)
+
+    def stopped():
+        raise JobError(Code.KILLED_BY_SERVER, "stop")
+
+    with pytest.raises(JobError, match="stop"):
+        node.stand(order(node, nodes.shared, "true"), stopped)
+    assert sent == [a.Stand(sent[0].ticket, sent[0].order), a.CloseBox(sent[0].ticket)]
 
 
 def test_nothing_is_left_of_a_cluster_that_ended(tmp_path, spawner):

@@ -51,7 +51,7 @@ def box_of(node: LocalNode, directory: Path, memory_mb: int) -> Standing:
     )
     payloads = Payloads(list="x", count=9)
     spec = JobSpec(name="job", command="x", memory_mb=memory_mb, payloads=payloads)
-    return node.stand(Order(name="1.1", spec=spec, argv=(), box=box))
+    return node.stand(Order(name="1.1", spec=spec, argv=(), box=box), lambda: None)
 
 
 def task(number: int, line: str, memory_mb: int = 0) -> Task:
