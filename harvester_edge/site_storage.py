@@ -73,6 +73,9 @@ class Storage(_Part, frozen=True, kw_only=True):
     """Bytes a second: a file may take `min_time` and its size at this speed, and never longer than
     `limits.staging`."""
     min_time: Duration = "5m"
+    outage_tolerance: Duration = "15m"
+    """For how long a pilot keeps an output whose storage does not take it now, and tries it again;
+    with `alternative_output` that is what it tries."""
     http: Options = {}
     """Options of the plugins; credentials are named by the path of their file."""
     rucio: Options = {}

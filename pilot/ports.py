@@ -159,6 +159,8 @@ class NotMoved(Struct, frozen=True, kw_only=True, tag=True):
     transient: bool = False
     left: bool = False
     """Something of an upload of ours may be there: the storage did not let us remove it."""
+    died: bool = False
+    """The process that moved it died of it, again and again."""
 
 
 class Progress(Struct, frozen=True, kw_only=True, tag=True):

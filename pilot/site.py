@@ -62,6 +62,8 @@ class Storage(Struct, frozen=True):
     # Bytes a second.
     min_speed: Size = "500K"
     min_time: Duration = "5m"
+    outage_tolerance: Duration = "15m"
+    """For how long an output is tried again whose storage does not take it now."""
     http: Options = {}
     rucio: Options = {}
     xrootd: Options = {}
@@ -242,6 +244,8 @@ class Bounds(Struct, frozen=True):
     min_speed: float = 500.0 * 1024
     """Bytes a second."""
     min_time_s: float = 300.0
+    outage_s: float = 0.0
+    """For how long outputs wait for their storage."""
 
     def time_s(self, size: int | None) -> float:
         """How long a file of so many bytes may take."""
@@ -261,6 +265,7 @@ def bounds_of(limits: Limits, storage: Storage = Storage()) -> Bounds:  # noqa: 
         grace_s=duration_s(limits.grace),
         min_speed=max(1, _bytes(storage.min_speed)),
         min_time_s=duration_s(storage.min_time),
+        outage_s=duration_s(storage.outage_tolerance),
     )
 
 

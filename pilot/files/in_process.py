@@ -18,7 +18,8 @@ from pilot.files.at_once import at_once
 from pilot.files.delegated_pools import token_of
 from pilot.files.destinations import field_of
 from pilot.files.input_space import SharedSpace, Wanted, bounded
-from pilot.files.movers import PAUSES_S, compare
+from pilot.files.movers import compare
+from pilot.files.tries import pauses
 from pilot.ports import Check, Copied, JobError, TakesToken, Transfer
 from pilot.process.usage import charge
 from pilot.site import Bounds
@@ -62,10 +63,16 @@ class InProcess:
         return space.left
 
     def put(
-        self, attempt: Attempt, url: Url, file: OutputFile, source: int, another: Check
+        self,
+        attempt: Attempt,
+        url: Url,
+        file: OutputFile,
+        source: int,
+        another: Check,
+        outage_s: float,
     ) -> DoneFile:
-        """Take one open file to storage; `another` raises once another output has failed. Raises
-        JobError."""
+        """Take one open file to storage, which may be away for `outage_s`; `another` raises once
+        another output has failed. Raises JobError."""
 
         def once(check: Check) -> Copied:
             def both() -> None:
@@ -76,7 +83,7 @@ class InProcess:
             return self.transfer(attempt, url).put(source, url, both)
 
         size = os.fstat(source).st_size
-        copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT, size)
+        copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT, size, outage_s)
         return DoneFile(
             name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
         )
@@ -132,10 +139,16 @@ class InProcess:
         return copied.size
 
     def _repeated(
-        self, attempt: Attempt, once: Callable[[Check], T], late: Code, size: int | None
+        self,
+        attempt: Attempt,
+        once: Callable[[Check], T],
+        late: Code,
+        size: int | None,
+        outage_s: float = 0.0,
     ) -> T:
-        """Do a transfer of `size` bytes, up to three times while its failure is transient. One that
-        takes longer than its size allows fails with the code `late`. Raises JobError."""
+        """Do a transfer of `size` bytes, up to three times while its failure is transient, or
+        until its storage has been away for `outage_s`. One that takes longer than its size allows
+        fails with the code `late`. Raises JobError."""
         clock, limit_s = self._clock, self._bounds.time_s(size)
         deadline = clock.monotonic() + self._bounds.staging_s
         late_at = 0.0
@@ -150,15 +163,15 @@ class InProcess:
                     "limits.staging give it more time",
                 )
 
-        pauses = iter(PAUSES_S)
+        left = pauses(clock, outage_s)
         while True:
             late_at = min(deadline, clock.monotonic() + limit_s)
             try:
                 return once(check)
             except JobError as error:
                 attempt.check()
-                pause_s = next(pauses, None)
-                again = error.transient and error.code is not late
+                pause_s = next(left, None)
+                again = error.transient and (error.code is not late or outage_s > 0)
                 if not again or pause_s is None or clock.monotonic() + pause_s > deadline:
                     raise
                 attempt.note(f"tries again after: {error}")

@@ -29,6 +29,7 @@ from pilot.files.delegated_pools import written
 from pilot.files.destinations import field_of
 from pilot.files.input_space import InputSpace, Wanted
 from pilot.files.listing import parts_of
+from pilot.files.tries import PAUSES_S, pauses
 from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir, remove_tree
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from pilot.process.mover_pool import MoverPool
 
 T = TypeVar("T")
-PAUSES_S = (0.5, 3.0)
-"""Before the second and the third try of a transfer whose failure may pass."""
 _TIMEOUTS = (Code.STAGE_IN_TIMEOUT, Code.STAGE_OUT_TIMEOUT)
 
 
@@ -167,9 +166,11 @@ class Movers:
             remove_tree(incoming)
         return taken
 
-    def store(self, attempt: Attempt, outputs: Sequence[ToStore]) -> list[DoneFile]:
-        """Take outputs to storage. Raises JobError of the first that did not arrive; those that
-        did are removed again."""
+    def store(
+        self, attempt: Attempt, outputs: Sequence[ToStore], outage_s: float = 0.0
+    ) -> list[DoneFile]:
+        """Take outputs to storage, which may be away for `outage_s`. Raises JobError of the first
+        that did not arrive; those that did are removed again."""
         done: dict[int, DoneFile] = {}
         # Of what is known not to be there by us: another's file may have the name.
         refused: set[int] = set()
@@ -195,7 +196,9 @@ class Movers:
                 for pool, group in _grouped([one.url for one in outputs], pool_of).items():
                     orders = [_parcel(key, outputs[key]) for key in group]
                     call = partial(put, pool=pool)
-                    for key, moved in self._repeated(attempt, orders, call, outputs).items():
+                    for key, moved in self._repeated(
+                        attempt, orders, call, outputs, outage_s
+                    ).items():
                         _check_size(outputs[key], moved)
                         if attempt.staging is not None:
                             attempt.staging.done(outputs[key].name, moved.size)
@@ -244,18 +247,27 @@ class Movers:
         orders: Sequence[Any],
         call: Callable[[Sequence[Any]], dict[int, End]],
         named: Sequence[Wanted] | Sequence[ToStore],
+        outage_s: float = 0.0,
     ) -> dict[int, Moved]:
-        """Move files, up to three times those whose failure may pass. Raises JobError of the first
-        that did not come."""
+        """Move files, up to three times those whose failure may pass, or until their storage has
+        been away for `outage_s`. Raises JobError of the first that did not come."""
         arrived: dict[int, Moved] = {}
         todo = list(orders)
-        for pause_s in (*PAUSES_S, None):
+        left = pauses(self._clock, outage_s)
+        timeouts = () if outage_s else _TIMEOUTS
+        for nr in itertools.count(1):
             ends = call(todo)
             failed = {key: end for key, end in ends.items() if isinstance(end, NotMoved)}
             arrived |= {key: end for key, end in ends.items() if isinstance(end, Moved)}
-            final = [one for one in failed.values() if not one.transient or one.code in _TIMEOUTS]
             if not failed:
                 break
+            # What a mover dies of is no outage.
+            final = [
+                one
+                for one in failed.values()
+                if not one.transient or one.code in timeouts or (one.died and nr > len(PAUSES_S))
+            ]
+            pause_s = next(left, None)
             if final or pause_s is None:
                 raise _error(min(final or failed.values(), key=lambda one: one.key), named)
             first = min(failed.values(), key=lambda one: one.key)

@@ -293,7 +293,7 @@ class Stage:
         """`another` raises once another output has failed."""
         url = self.destinations.physical(attempt, file)
         try:
-            return self._put_at(attempt, url, file, source, another)
+            return self._put_at(attempt, url, file, source, another, self._patience_s(file))
         except JobError as error:
             if not self._goes_elsewhere(attempt, file, error):
                 raise
@@ -306,7 +306,8 @@ class Stage:
         outputs = [self._to_store(attempt, *one) for one in batch]
         try:
             try:
-                return self._movers.store(attempt, outputs)
+                patience_s = min(self._patience_s(file) for _, file, _ in batch)
+                return self._movers.store(attempt, outputs, patience_s)
             except JobError as error:
                 if not all(self._goes_elsewhere(attempt, file, error) for _, file, _ in batch):
                     raise
@@ -330,8 +331,8 @@ class Stage:
             elsewhere = self._to_store(
                 attempt, 0, file, source, instead=self.destinations.alternative
             )
-            return self._movers.store(attempt, [elsewhere])[0]
-        return self._put_at(attempt, url, file, source)
+            return self._movers.store(attempt, [elsewhere], self._bounds.outage_s)[0]
+        return self._put_at(attempt, url, file, source, lambda: None, self._bounds.outage_s)
 
     def _put_at(
         self,
@@ -339,15 +340,22 @@ class Stage:
         url: Url,
         file: OutputFile,
         source: int,
-        another: Check = lambda: None,
+        another: Check,
+        outage_s: float,
     ) -> DoneFile:
         try:
-            return self._own.put(attempt, url, file, source, another)
+            return self._own.put(attempt, url, file, source, another, outage_s)
         except (JobError, AnotherFailed) as error:
-            if attempt.stopped is not None or isinstance(error, AnotherFailed):
-                # It may have arrived unacknowledged.
+            late = isinstance(error, JobError) and error.code is Code.STAGE_OUT_TIMEOUT
+            if late or attempt.stopped is not None or isinstance(error, AnotherFailed):
+                # It may have arrived unacknowledged, or in part.
                 attempt.leftovers += self.delete([url.text])
             raise
+
+    def _patience_s(self, file: OutputFile) -> float:
+        """For how long an output waits for its own place. A log, and what has another, does not."""
+        elsewhere = self.destinations.alternative and not file.scope
+        return 0.0 if elsewhere or file is LOG else self._bounds.outage_s
 
     def _goes_elsewhere(self, attempt: Attempt, file: OutputFile, error: JobError) -> bool:
         """Whether an output that its own place did not take goes to the site's alternative."""

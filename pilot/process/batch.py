@@ -137,7 +137,7 @@ class Batch:
         began = [key for key in self.pending if key in self._began]
         return began or [*self.pending][:1]
 
-    def end(self, key: int, error: JobError, *, left: bool = False) -> None:
+    def end(self, key: int, error: JobError, *, left: bool = False, died: bool = False) -> None:
         if self.pending.pop(key, None) is not None:
             self._ends[key] = NotMoved(
                 key=key,
@@ -146,6 +146,7 @@ class Batch:
                 remedy=error.remedy,
                 transient=error.transient,
                 left=left,
+                died=died,
             )
 
     def late(self, late: Late, cleared: bool) -> None:
@@ -163,7 +164,7 @@ class Batch:
             f"the process of the mover {name} died {MOST_DEATHS} times with this file: {how}",
             remedy="the pilot's log has the end of its stderr",
         )
-        self.end(key, error)
+        self.end(key, error, died=True)
 
     def forget(self, keys: Sequence[int]) -> None:
         """Leave these files to other batches."""

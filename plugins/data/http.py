@@ -78,6 +78,8 @@ class Http:
         self._summing = Servers(http_proxy, ca, taking_turns=True)
         # URLs of files that were sent whole, perhaps in vain.
         self._unanswered: set[str] = set()
+        # And of those that may be there in part.
+        self._partial: set[str] = set()
 
     def with_token(self, token: str) -> Http:
         """The same with a user's token, for all that the site lets jobs use by https."""
@@ -160,6 +162,10 @@ class Http:
         dav, url = url.scheme in {"dav", "davs"}, url.web
         body = Measured(source)
         with watching(check):
+            if url.sent in self._partial:
+                # Or its name would be taken.
+                self._delete(url)
+                self._partial.discard(url.sent)
             try:
                 try:
                     answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
@@ -172,15 +178,22 @@ class Http:
                     if not compared and _says_more(answer):
                         self._look_for(url, body.length)
             except Exists:
-                if not self._arrived(url, body):
+                if url.sent not in self._unanswered:
                     raise
+                self._check_arrived(url, body)
+                if dav:
+                    self._compared(url, body)
             except JobError as error:
                 if body.size == body.length:
                     self._unanswered.add(url.sent)
                 elif body.size and isinstance(error, BrokeOff):
                     # Some servers keep what came of it.
+                    self._partial.add(url.sent)
                     with suppress(JobError):
                         self.delete(url)
+                        self._partial.discard(url.sent)
+                elif body.size and error.code is Code.STAGE_OUT_TIMEOUT:
+                    self._partial.add(url.sent)
                 raise
         self._unanswered.discard(url.sent)
         if body.size != body.length:
@@ -253,20 +266,20 @@ class Http:
             remedy="does something else answer at that address, a proxy or a portal?",
         )
 
-    def _arrived(self, url: Url, body: Measured) -> bool:
-        """Whether what is there came by an earlier try of ours whose answer was lost: a name has
-        one writer."""
-        if url.sent not in self._unanswered:
-            return False
+    def _check_arrived(self, url: Url, body: Measured) -> None:
+        """Measure a file that came by an earlier try whose answer was lost: a name has one writer.
+        Raises JobError if less of it came."""
         answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
         _finish(answer)
         if answer.headers.get("Content-Length") != str(body.length):
-            return False
+            self._partial.add(url.sent)
+            raise JobError(
+                Code.STAGE_OUT_FAILED, f"{url}: an earlier try left a part of the file there"
+            )
         body.rewind()
         # Reading measures it.
         for _ in body.pieces():
             continue
-        return True
 
     def delete(self, url: Url) -> None:
         deadline = time.monotonic() + DELETE_S

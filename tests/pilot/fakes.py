@@ -338,7 +338,7 @@ class World:
         storage: Mapping[str, Any] = MappingProxyType({}),
     ) -> Kit:
         """The same parts at a site with these limits and this storage."""
-        bounds = bounds_of(limits, Storage(**storage))
+        bounds = bounds_of(limits, Storage(**{"outage_tolerance": 0, **storage}))
         stage = Stage(
             lambda scheme: self.storage, default, bounds, Storage(logs=logs), clock=self.clock
         )

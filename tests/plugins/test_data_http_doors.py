@@ -158,16 +158,25 @@ def test_a_file_that_arrived_without_an_answer_is_not_lost(
 
 
 @pytest.mark.field("L2")
-@pytest.mark.parametrize(("kept", "tried"), [(5, True), (None, False)])
-def test_a_file_that_is_not_ours_or_not_whole_is_none(into: int, kept, *, tried: bool) -> None:
+def test_what_arrived_in_part_before_a_server_fell_silent_is_written_anew(into: int) -> None:
     data = filled(into, 10)
-    with serving(Mute, status=0, kept=kept) as server, allowing(server.url) as transfer:
+    with serving(Mute, status=0, kept=5) as server, allowing(server.url) as transfer:
         url = Url.parse(f"{server.url}/57.1.out")
-        if tried:
-            assert code_of(lambda: transfer.put(into, url, nothing)) is Code.STAGE_OUT_FAILED
-        else:
-            server.files["/57.1.out"] = data
-            server.asked.append("")
+        for _ in range(2):
+            with pytest.raises(JobError) as caught:
+                transfer.put(into, url, nothing)
+            assert caught.value.transient
+        assert transfer.put(into, url, nothing).size == 10
+        assert server.files["/57.1.out"] == data
+
+
+@pytest.mark.field("L2")
+def test_a_file_that_is_not_ours_is_left_alone(into: int) -> None:
+    data = filled(into, 10)
+    with serving(Mute, status=0, kept=None) as server, allowing(server.url) as transfer:
+        url = Url.parse(f"{server.url}/57.1.out")
+        server.files["/57.1.out"] = data
+        server.asked.append("")
         with pytest.raises(JobError, match="exists already") as again:
             transfer.put(into, url, nothing)
         assert not again.value.transient

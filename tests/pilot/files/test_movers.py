@@ -17,8 +17,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.url import Url
-from pilot.files import delegated_pools
-from pilot.files import movers as subject
+from pilot.files import delegated_pools, tries
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
 from pilot.ports import Found, JobError
@@ -41,7 +40,10 @@ class Site:
         self.store.mkdir(exist_ok=True)
         options = {"trouble": {"marks": str(directory / "marks"), "urls": True}}
         self.storage = Storage(
-            plugins={"x": "trouble"}, allow=("x://h/",), options=options, **storage
+            plugins={"x": "trouble"},
+            allow=("x://h/",),
+            options=options,
+            **{"outage_tolerance": 0, **storage},
         )
         limits = bounds_of(Limits(), self.storage)
         self.movers = Movers(self.storage, limits, lambda: rig.launch)
@@ -61,7 +63,7 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setattr(mover_pool, "PAUSES_S", (0.0,))
-    monkeypatch.setattr(subject, "PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(tries, "PAUSES_S", (0.0, 0.0))
     table = {**plugins.TABLE, "mover": {"trouble": "tests.pilot.process.movers:Trouble"}}
     monkeypatch.setattr(plugins, "TABLE", table)
     with guarded() as spawner:

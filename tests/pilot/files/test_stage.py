@@ -14,7 +14,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from pilot.files import stage as stages
-from pilot.files.movers import PAUSES_S
+from pilot.files.tries import PAUSES_S
 from pilot.files.undeclared import undeclared
 from pilot.ports import Check, Copied, JobError
 from pilot.site import Limits
@@ -78,6 +78,75 @@ def test_a_transient_failure_is_repeated_after_growing_pauses(world, work):
     assert world.clock.waits == list(PAUSES_S)
     assert sum("tries again after: busy" in note for note in attempt.notes) == 2
     assert (work.directory / "in").read_bytes() == b"12345"  # of one try, not of three
+
+
+def test_a_pause_is_one_although_a_slot_was_granted_meanwhile(world, work):
+    """The event that tells of it stays set."""
+    world.storage.failures.append(TRANSIENT)
+    attempt = world.attempt(inputs=(declared(),))
+    attempt.wakeup.set()
+    began = world.clock.now
+    world.kit.stage.stage_in(attempt, work)
+    assert world.clock.now == began + PAUSES_S[0]
+
+
+def outage(world, seconds):
+    """Storage that takes nothing for so long."""
+    until = world.clock.now + seconds
+
+    def act(check: Check) -> None:
+        if world.clock.now < until:
+            raise TRANSIENT
+
+    world.storage.on_call = act
+
+
+@pytest.mark.parametrize("away_s", [1, 30, 600, 899])
+def test_an_output_waits_for_storage_that_is_away_and_is_stored_then(world, work, away_s):
+    stage = world.kit_with(Limits(), storage={"outage_tolerance": "15m"}).stage
+    (work.directory / "o").write_bytes(b"result")
+    outage(world, away_s)
+    (done,) = stage.stage_out(world.attempt(outputs=(OutputFile(name="o"),)), work)
+    assert world.storage.files[done.url] == b"result"
+    assert max(world.clock.waits) <= 60
+    assert len(world.storage.calls) < 25
+
+
+def test_an_outage_longer_than_the_sites_tolerance_fails_the_attempt(world, work):
+    stage = world.kit_with(Limits(), storage={"outage_tolerance": "15m"}).stage
+    (work.directory / "o").write_bytes(b"result")
+    outage(world, 901)
+    began = world.clock.now
+    attempt = world.attempt(outputs=(OutputFile(name="o"),))
+    assert failing(lambda: stage.stage_out(attempt, work)).transient
+    assert world.clock.now == began + 900
+
+
+def test_the_wait_for_storage_ends_with_the_attempt(world, work):
+    stage = world.kit_with(Limits(), storage={"outage_tolerance": "15m"}).stage
+    (work.directory / "o").write_bytes(b"result")
+    outage(world, 600)
+    attempt = world.attempt(outputs=(OutputFile(name="o"),))
+    stop = JobError(Code.KILLED_BY_SERVER, "cancelled")
+
+    def meanwhile() -> None:
+        if world.clock.now > 1060:
+            attempt.stop(stop)
+
+    world.clock.while_waiting = meanwhile
+    assert failing(lambda: stage.stage_out(attempt, work)) is stop
+    assert world.clock.now < 1200
+
+
+def test_neither_an_input_nor_a_log_waits_for_storage(world, work):
+    stage = world.kit_with(Limits(), storage={"outage_tolerance": "15m"}).stage
+    outage(world, 600)
+    attempt = world.attempt(inputs=(declared(),))
+    assert failing(lambda: stage.stage_in(attempt, work)) is TRANSIENT
+    (work.directory / "log.tgz").write_bytes(b"log")
+    with (work.directory / "log.tgz").open("rb") as file:
+        assert failing(lambda: stage.put(attempt, stages.LOG, file.fileno())) is TRANSIENT
+    assert world.clock.now < 1060
 
 
 def test_the_third_transient_failure_counts(world, work):
