@@ -34,6 +34,7 @@ NAMES = {
     "scale": "100,000 jobs queued beside 1,000, and many pilots",
     "data": "files by http(s), root, S3 and Rucio, beside a bare loop and the tools",
     "items": "a million items in one job: uploaded, leased, finished, and looked at",
+    "outage": "jobs whose storage is away for ten minutes while they store their outputs",
     "dag": "layers, a fan and a chain of dependent jobs: submitted, finished, released",
 }
 LONGEST_S = 900  # no benchmark takes longer but for very many kills; one that does is stuck
@@ -90,6 +91,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--seconds", type=float, default=800, help="fuzz, parsers: at most (default 800)"
     )
+    parser.add_argument("--away", type=float, default=600, help="outage: for how long, s (600)")
     parser.add_argument("--proxy", action="store_true", help="chaos: drop a fifth of the answers")
     parser.add_argument(
         "--network", action="store_true", help="chaos: a fault of the network every fifth request"
