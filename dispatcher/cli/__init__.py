@@ -35,6 +35,7 @@ VERBS = {
     "catalogue": "what the catalogue of data knows of an identifier",
     "queues": "queues and what waits in them",
     "workers": "workers and their heartbeats",
+    "worker": "what ran on the nodes of one worker",
     "events": "what happened",
     "credential": "keep what your jobs show to storage",
     "token": "make or revoke a token (administrators)",

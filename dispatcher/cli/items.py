@@ -52,6 +52,20 @@ def listing(client: Client, job_id: int, state: str, out: Output) -> None:
         after, first = page.next, False
 
 
+def timeline(client: Client, job_id: int, out: Output) -> None:
+    """Show when the payloads of a job ran, on which nodes."""
+    from ailurus.protocol.api import TimelineQuery
+    from ailurus.protocol.messages import Timeline
+    from dispatcher.cli import lanes
+
+    ask = TimelineQuery(parts=lanes.PARTS)
+    seen = client.call("job_timeline", ask, answer=Timeline, job_id=job_id)
+    if out.as_json:
+        out.document(seen)
+    else:
+        lanes.show(seen, out)
+
+
 def _page(client: Client, job_id: int, state: str, after: int) -> ItemPage:
     from ailurus.protocol.api import ItemsQuery
 

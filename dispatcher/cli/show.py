@@ -12,7 +12,7 @@ from dispatcher.cli import items
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
-    from ailurus.protocol.messages import Attempt, JobDetail, Staging
+    from ailurus.protocol.messages import Attempt, JobDetail, Staging, Usage
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -28,6 +28,9 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="STATE",
         help="list the payloads that the job carries: all, or those in a state, failed say",
     )
+    parser.add_argument(
+        "--lanes", action="store_true", help="when the payloads of the job ran, on which nodes"
+    )
 
 
 def main(args: Namespace, out: Output) -> int:
@@ -39,6 +42,9 @@ def main(args: Namespace, out: Output) -> int:
         return 0
     if args.items is not None:
         items.listing(client, job_id, args.items, out)
+        return 0
+    if args.lanes:
+        items.timeline(client, job_id, out)
         return 0
     job = client.show(job_id)
     if out.as_json:
@@ -67,6 +73,7 @@ def _show(job: JobDetail, out: Output) -> None:
             ("asks for", _wants(job)),
             ("command", spec.command or (spec.script and spec.script.partition("\n")[0] + " …")),
             ("payloads", items.summary(job.items) if job.items else ""),
+            ("used", used(last.usage) if last and last.usage else ""),
             ("files", _staging(last.staging) if last and last.staging else ""),
             ("parents", " ".join(map(str, job.parents))),
             ("children", " ".join(map(str, job.children))),
@@ -93,17 +100,40 @@ def _show(job: JobDetail, out: Output) -> None:
             ],
             (attempt_cells(attempt) for attempt in job.attempts),
         )
-    if job.files:
-        out.line()
-        out.table(
-            ["file", "bytes", "adler32", "url", "catalogue"],
-            ((f.name, f.size, f.adler32, f.url, f.registration) for f in job.files),
-        )
-        for file in job.files:
-            if file.reason:
-                out.line(f"  {file.name}: {file.reason}")
-                if file.remedy:
-                    out.line(f"  → {file.remedy}")
+    if last and last.usage:
+        _nodes(last.usage, out)
+    _files(job, out)
+
+
+def _nodes(usage: Usage, out: Output) -> None:
+    """What a payload on several nodes used on each."""
+    if not usage.nodes:
+        return
+    out.line()
+    out.table(
+        ["node", "CPU", "peak memory", "read", "written", "GPU busy"],
+        (
+            (one.node, span(one.cpu_s), size(1024 * one.max_rss_kb), size(one.read_bytes),
+             size(one.write_bytes), span(one.gpu_s) if one.gpu_s else "")
+            for one in usage.nodes
+        ),
+    )  # fmt: skip
+
+
+def _files(job: JobDetail, out: Output) -> None:
+    """Its outputs, and how their registration went."""
+    if not job.files:
+        return
+    out.line()
+    out.table(
+        ["file", "bytes", "adler32", "url", "catalogue"],
+        ((f.name, f.size, f.adler32, f.url, f.registration) for f in job.files),
+    )
+    for file in job.files:
+        if file.reason:
+            out.line(f"  {file.name}: {file.reason}")
+            if file.remedy:
+                out.line(f"  → {file.remedy}")
 
 
 def _staging(now: Staging) -> str:
@@ -127,6 +157,22 @@ def _wants(job: JobDetail) -> str:
     parts += [f"{spec.nodes} nodes"] if spec.nodes > 1 else []
     parts += [span(spec.walltime_s)] if spec.walltime_s else []
     return ", ".join(parts)
+
+
+def used(usage: Usage) -> str:
+    """What a payload has used, in one line."""
+    text = f"{span(usage.cpu_s)} of CPU, {size(1024 * max(usage.max_pss_kb, usage.max_rss_kb))}"
+    if usage.gpu_s or usage.max_gpu_memory_mb:
+        text += f", GPUs for {span(usage.gpu_s)}, {size(usage.max_gpu_memory_mb << 20)} of theirs"
+    return text
+
+
+def size(count: int) -> str:
+    """An amount of bytes for people."""
+    for factor, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count} B"
 
 
 def attempt_cells(one: Attempt) -> tuple[object, ...]:
