@@ -138,6 +138,7 @@ test("an address is a view, and back", () => {
   const place = { page: "jobs", id: null, params: { state: "failed", name: "a&b=c#*" } };
   assert.deepEqual(parse(link(place)), place);
   assert.deepEqual(parse("#/jobs/42"), { page: "job", id: 42, params: {} });
+  assert.deepEqual(parse(link({ page: "worker", id: 7 })), { page: "worker", id: 7, params: {} });
   for (const odd of ["", "#", "#/nowhere", "#/jobs/../..", "#/job", "#/constructor", "#/__proto__"]) assert.ok(["overview", "jobs"].includes(parse(odd).page));
 });
 
@@ -171,9 +172,18 @@ test("CPU seconds become cores, and thinning keeps the peak", () => {
   assert.equal(nearest([0, 10, 20], 14), 1);
 });
 
+test("GPUs have curves where one was in use", () => {
+  const samples = [0, 10, 20].map((s) => ({ at: s, usage: { wall_s: s, gpu_s: s / 2, gpu_memory_mb: 3, max_gpu_memory_mb: 3 } }));
+  assert.deepEqual(series(samples).gpus, [null, 0.5, 0.5]);
+  assert.deepEqual(series(samples).gpuMemory, [3_145_728, 3_145_728, 3_145_728]);
+  const only = [{ at: 9, usage: { wall_s: 4, gpu_s: 2, max_gpu_memory_mb: 1 } }];
+  assert.deepEqual(series(only).gpus, [0.5, 0.5]);
+  assert.deepEqual(series([{ at: 1, usage: {} }, { at: 2, usage: {} }]).gpus, []);
+});
+
 test("W8 a payload shorter than a heartbeat has a curve of its final figures", () => {
   const only = [{ at: 100, usage: { cpu_s: 0.8, wall_s: 1, max_rss_kb: 100, disk_mb: 3 } }];
-  assert.deepEqual(series(only), { at: [99, 100], cores: [0.8, 0.8], memory: [102_400, 102_400], disk: [3_145_728, 3_145_728] });
+  assert.deepEqual(series(only), { at: [99, 100], cores: [0.8, 0.8], memory: [102_400, 102_400], disk: [3_145_728, 3_145_728], gpus: [], gpuMemory: [0, 0] });
   const two = [{ at: 0, usage: { rss_kb: 900 } }, { at: 9, usage: { rss_kb: 10, max_rss_kb: 500, max_pss_kb: 700 } }];
   assert.equal(peakMemory(two), 700 * 1024);
   assert.equal(peakMemory([{ usage: { rss_kb: 5 } }]), 5120);

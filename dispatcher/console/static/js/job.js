@@ -61,6 +61,7 @@ export function Job({ id, params, go }) {
     <${Timeline} detail=${detail} />
     <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} whole=${detail.files.find((/** @type {any} */ file) => file.name === "log.tgz")?.url ?? ""} />
     <${Curves} samples=${samples} spec=${spec} />
+    <${Nodes} nodes=${attempts[attempts.length - 1]?.usage?.nodes ?? []} />
     <div class="columns">
       <${Asked} spec=${spec} />
       <${Files} detail=${detail} />
@@ -158,6 +159,12 @@ const Asked = ({ spec }) => html`<${Card} title="What it asked for">
   ${(spec.script || spec.command) && html`<pre class="script" tabindex="0" aria-label="Command">${spec.script || spec.command}</pre>`}
 </${Card}>`;
 
+/** Use on each of several nodes. @param {{nodes: any[]}} props */
+const Nodes = ({ nodes }) => nodes.length > 0 && html`<${Card} title="On each node">
+  <div class="scroll" tabindex="0" role="region" aria-label="Use on each node"><table class="plain"><thead><tr><th>Node</th><th class="n">CPU</th><th class="n">Peak memory</th><th class="n">Read</th><th class="n">Written</th><th class="n">GPUs busy</th></tr></thead>
+  <tbody>${nodes.map((one) => html`<tr key=${one.node}><th scope="row">${one.node}</th><td class="n">${duration(one.cpu_s ?? 0)}</td><td class="n">${bytes(1024 * (one.max_rss_kb ?? 0))}</td>
+    <td class="n">${bytes(one.read_bytes ?? 0)}</td><td class="n">${bytes(one.write_bytes ?? 0)}</td><td class="n">${one.gpu_s ? duration(one.gpu_s) : "–"}</td></tr>`)}</tbody></table></div></${Card}>`;
+
 /** @param {{detail: any}} props */
 function Files({ detail }) {
   const { spec, files, parents, children } = detail;
@@ -176,7 +183,7 @@ function Files({ detail }) {
 const Attempts = ({ attempts }) => attempts.length > 0 && html`<${Card} title="Attempts">
   <div class="scroll" tabindex="0" role="region" aria-label="Table of attempts"><table class="plain"><thead><tr><th class="n">Nr</th><th>State</th><th>Host</th><th class="n">Worker</th><th>Leased</th><th class="n">Took</th><th class="n">CPU</th><th class="n">Peak memory</th><th class="grow">Outcome</th></tr></thead>
   <tbody>${attempts.map((a) => html`<tr key=${a.attempt_nr}>
-    <th scope="row" class="n">${a.attempt_nr}</th><td><${State} state=${a.state} /></td><td>${a.host || "–"}${a.site ? html`<div class="note">${a.site}</div>` : ""}</td><td class="n">${a.worker_id}</td>
+    <th scope="row" class="n">${a.attempt_nr}</th><td><${State} state=${a.state} /></td><td>${a.host || "–"}${a.site ? html`<div class="note">${a.site}</div>` : ""}</td><td class="n"><a href=${link({ page: "worker", id: a.worker_id })}>${a.worker_id}</a></td>
     <td>${moment(a.leased)}</td><td class="n">${duration((a.ended ?? now.value) - a.leased)}</td>
     <td class="n">${a.usage ? duration(a.usage.cpu_s ?? 0) : "–"}</td><td class="n">${a.usage ? bytes(1024 * Math.max(a.usage.max_pss_kb ?? 0, a.usage.max_rss_kb ?? 0)) : "–"}</td>
     <td class="grow">${a.code ? html`<b>${a.code}</b> ` : ""}${a.diagnosis || (a.exit_code === 0 ? "exit code 0" : "")}</td></tr>`)}

@@ -13,13 +13,14 @@ import { Overview } from "./overview.js";
 import { Jobs } from "./jobs.js";
 import { Job } from "./job.js";
 import { Pilots } from "./pilots.js";
+import { Worker } from "./worker.js";
 import { Queues } from "./queues.js";
 
 const place = signal(parse(location.hash));
 const helping = signal(false);
 const theme = signal(document.documentElement.dataset.theme ?? "system");
-/** @type {Record<keyof PAGES | "job", import("preact").ComponentType<any>>} */
-const VIEWS = { overview: Overview, jobs: Jobs, job: Job, pilots: Pilots, queues: Queues };
+/** @type {Record<keyof PAGES | "job" | "worker", import("preact").ComponentType<any>>} */
+const VIEWS = { overview: Overview, jobs: Jobs, job: Job, worker: Worker, pilots: Pilots, queues: Queues };
 const NAV = Object.entries(PAGES);
 const KEYS = Object.fromEntries(NAV.map(([name, { key }]) => [key, name]));
 
@@ -102,10 +103,10 @@ async function signOut() {
 function Frame() {
   const { page, id, params } = place.value;
   const Page = VIEWS[/** @type {keyof VIEWS} */ (page)];
-  const here = page === "job" ? "jobs" : page;
+  const here = { job: "jobs", worker: "pilots" }[page] ?? page;
   const running = overview.value ? grouped(overview.value.states).running : 0;
   useEffect(() => {
-    const title = id === null ? (PAGES[/** @type {keyof PAGES} */ (page)]?.title ?? "") : `Job ${id}`;
+    const title = id === null ? (PAGES[/** @type {keyof PAGES} */ (page)]?.title ?? "") : `${page === "worker" ? "Pilot" : "Job"} ${id}`;
     document.title = `${title} · Ailurus`;
   }, [page, id]);
   return html`

@@ -4,6 +4,7 @@ import { useEffect, useState } from "preact/hooks";
 import { count, duration, megabytes } from "./format.js";
 import { listen, now, overview } from "./live.js";
 import { html, Ago, Empty, JobLink } from "./parts.js";
+import { link } from "./query.js";
 
 const LATE_S = 60;
 
@@ -27,7 +28,7 @@ function Pilot({ worker }) {
   const total = together(worker.total), room = together(worker.room);
   const late = worker.last_heard && now.value - worker.last_heard > LATE_S;
   return html`<article class="card pilot" aria-label=${`Pilot ${worker.worker_id}`}>
-    <header><h2>${worker.host || `worker ${worker.worker_id}`}${total.nodes > 1 ? ` and ${count(total.nodes - 1)} more` : ""}</h2><span class="phase" data-phase=${worker.phase}>${worker.phase}</span></header>
+    <header><h2><a href=${link({ page: "worker", id: worker.worker_id })}>${worker.host || `worker ${worker.worker_id}`}</a>${total.nodes > 1 ? ` and ${count(total.nodes - 1)} more` : ""}</h2><span class="phase" data-phase=${worker.phase}>${worker.phase}</span></header>
     <p class=${`pulse${late ? " late" : ""}`}><i key=${worker.last_heard}></i>heartbeat <${Ago} at=${worker.last_heard} limit=${LATE_S} />${late ? " ago: silent" : ""}</p>
     <${Cells} total=${total.cores} used=${Math.max(0, total.cores - room.cores)} />
     <${Meter} name="cores" used=${total.cores - room.cores} total=${total.cores} show=${count} />

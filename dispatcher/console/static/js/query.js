@@ -3,7 +3,7 @@
 /** @typedef {{page: string, id: number | null, params: Record<string, string>}} Place */
 
 /** The pages by their names in addresses: what the navigation calls each, and its key after `g`. A
- *  job's own page is `jobs/ID`. `main.js` has what draws each. */
+ *  job's own page is `jobs/ID`, a pilot's `pilots/ID`. `main.js` has what draws each. */
 export const PAGES = {
   overview: { title: "Overview", key: "o" },
   jobs: { title: "Jobs", key: "j" },
@@ -16,7 +16,8 @@ export function parse(hash) {
   const [path, search = ""] = hash.replace(/^#\/?/, "").split("?", 2);
   const [name, id] = path.split("/", 2);
   const params = Object.fromEntries(new URLSearchParams(search));
-  if (name === "jobs" && /^\d{1,15}$/.test(id ?? "")) return { page: "job", id: Number(id), params };
+  const own = { jobs: "job", pilots: "worker" }[name];
+  if (own && /^\d{1,15}$/.test(id ?? "")) return { page: own, id: Number(id), params };
   return { page: Object.hasOwn(PAGES, name) ? name : "overview", id: null, params };
 }
 
@@ -24,7 +25,7 @@ export function parse(hash) {
 export function link({ page = "overview", id = null, params = {} }) {
   const kept = Object.entries(params).filter(([, value]) => value !== "" && value !== null);
   const search = new URLSearchParams(kept).toString();
-  const path = id === null ? (page === "overview" ? "" : page) : `jobs/${id}`;
+  const path = id === null ? (page === "overview" ? "" : page) : `${page === "worker" ? "pilots" : "jobs"}/${id}`;
   return `#/${path}${search ? `?${search}` : ""}`;
 }
 

@@ -1,29 +1,32 @@
 // Samples of a payload's use → curves. Pure.
 
 /** @param {{at: number, usage: any}[]} samples
- *  @returns {{at: number[], cores: (number | null)[], memory: number[], disk: number[]}} */
+ *  @returns {{at: number[], cores: (number | null)[], memory: number[], disk: number[], gpus: (number | null)[], gpuMemory: number[]}}
+ *  `gpus`: how many devices were busy; empty if none was ever */
 export function series(samples) {
   // a payload that was shorter than a heartbeat has its final figures alone: they hold for all of it
   const [only] = samples;
   if (samples.length === 1 && only.usage.wall_s > 0) {
-    const { cpu_s: cpu = 0, wall_s: wall, disk_mb: disk = 0 } = only.usage;
+    const { cpu_s: cpu = 0, wall_s: wall, disk_mb: disk = 0, gpu_s: gpu = 0, max_gpu_memory_mb: theirs = 0 } = only.usage;
     const both = (/** @type {number} */ n) => [n, n];
-    return { at: [only.at - wall, only.at], cores: both(cpu / wall), memory: both(peakMemory(samples)), disk: both(disk * 1048576) };
+    return { at: [only.at - wall, only.at], cores: both(cpu / wall), memory: both(peakMemory(samples)), disk: both(disk * 1048576), gpus: gpu || theirs ? both(gpu / wall) : [], gpuMemory: both(theirs * 1048576) };
   }
-  /** @type {(number | null)[]} */
-  const cores = samples.map((sample, index) => {
+  const rate = (/** @type {string} */ name) => samples.map((sample, index) => {
     const before = samples[index - 1];
-    const cpu = sample.usage.cpu_s ?? 0;
-    if (!before) return sample.usage.wall_s ? cpu / sample.usage.wall_s : null;
+    const sum = sample.usage[name] ?? 0;
+    if (!before) return sample.usage.wall_s ? sum / sample.usage.wall_s : null;
     const seconds = sample.at - before.at;
     // a counter that goes back belongs to another process tree: nothing to say between the two
-    return seconds > 0 && cpu >= (before.usage.cpu_s ?? 0) ? (cpu - (before.usage.cpu_s ?? 0)) / seconds : null;
+    return seconds > 0 && sum >= (before.usage[name] ?? 0) ? (sum - (before.usage[name] ?? 0)) / seconds : null;
   });
+  const cores = rate("cpu_s");
   return {
     at: samples.map((sample) => sample.at),
     cores,
     memory: samples.map((sample) => (sample.usage.rss_kb ?? 0) * 1024),
     disk: samples.map((sample) => (sample.usage.disk_mb ?? 0) * 1048576),
+    gpus: samples.some(({ usage }) => usage.gpu_s || usage.max_gpu_memory_mb) ? rate("gpu_s") : [],
+    gpuMemory: samples.map((sample) => (sample.usage.gpu_memory_mb ?? 0) * 1048576),
   };
 }
 
