@@ -21,6 +21,7 @@ from ailurus.protocol.item import ItemOutcome, ItemSpec
 from pilot.attempt import Attempt
 from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
 from pilot.items.command import argv, environment, need
+from pilot.items.idle import IdleCores
 from pilot.items.item import Item, exit_code, judged, key_of
 from pilot.items.lease import BEGUN_S, Ledger
 from pilot.items.live import Live
@@ -96,8 +97,7 @@ class _Run:
         self._waiting: set[Item] = set()
         self._ended: list[m.ItemEnd] = []
         self._cpu_s = 0.0
-        # Cores that no item has, and since when.
-        self._unused, self._counted_at = capacity, kit.clock.monotonic()
+        self._idle = IdleCores(attempt, capacity, kit.clock)
         with OSErrorsOn(Target.NODE, "cannot keep how the job's payloads end"):
             untold = Untold(path_of(kit.journal.path, attempt.name))
         self._ledger = Ledger(attempt.id, untold, capacity)
@@ -172,9 +172,9 @@ class _Run:
             try:
                 news = self._inbox.get(timeout=_LOOK_S)
             except queue.Empty:
-                self._count()
+                self._idle.count()
                 continue
-            self._count()
+            self._idle.count()
             while True:
                 self._take(news)
                 try:
@@ -185,12 +185,6 @@ class _Run:
                 # On disk before they are told.
                 self._ledger.untold.add(self._ended)
                 self._ended = []
-
-    def _count(self) -> None:
-        """Note for how long cores of the job have been idle."""
-        now = self._kit.clock.monotonic()
-        self._attempt.unused_core_s += self._unused * (now - self._counted_at)
-        self._counted_at = now
 
     def _over(self) -> bool:
         if self._attempt.stopped is not None:
@@ -269,7 +263,7 @@ class _Run:
         for item, placement in self._packer.take(now):
             self._waiting.discard(item)
             item.node, item.began = placement[0].node, now
-            self._unused -= placement[0].need.cores
+            self._idle.cores -= placement[0].need.cores
             item.lane = self._lanes[item.node].take()
             self._running.add(item)
             tasks.setdefault(item.node, []).append((item, self._task(item, placement)))
@@ -314,7 +308,7 @@ class _Run:
     def _end(self, item: Item, finish: Finish) -> None:
         end = finish.process
         self._running.discard(item)
-        self._unused += self._packer.give_back(item)[0].need.cores
+        self._idle.cores += self._packer.give_back(item)[0].need.cores
         self._cpu_s += end.cpu_s
         if end.errno == GUARDIAN_DIED and not end.before:
             self._lose(item.node)
