@@ -121,13 +121,13 @@ class RemoteShells:
     def __init__(self, payload: Payload, parts: Sequence[Part]) -> None:
         self._payload, self._parts = payload, parts
         self._exchange = Exchange([part.node.name for part in parts], self._start)
-        self._doors: list[DoorHandle] = []
+        self._doors: dict[str, DoorHandle] = {}
 
     def __enter__(self) -> Self:
         """Raises JobError, and then no door is open."""
         try:
             for part in self._parts:
-                self._doors.append(self._opened(part))
+                self.gain(part)
         except JobError:
             self._close()
             raise
@@ -140,6 +140,17 @@ class RemoteShells:
         trace: TracebackType | None,
     ) -> None:
         self._close()
+
+    def gain(self, part: Part) -> None:
+        """Open one on one more node. Raises JobError."""
+        self._doors[part.node.name] = self._opened(part)
+        self._exchange.come(part.node.name)
+
+    def lose(self, node: str) -> None:
+        """A node is lost."""
+        self._exchange.go(node)
+        if (door := self._doors.pop(node, None)) is not None:
+            door.close()
 
     def _opened(self, part: Part) -> DoorHandle:
         # Nothing is said before the payload runs, and so before this returns.
@@ -154,7 +165,7 @@ class RemoteShells:
 
     def _close(self) -> None:
         self._exchange.close()
-        for door in self._doors:
+        for door in self._doors.values():
             door.close()
 
     def _start(

@@ -286,6 +286,17 @@ class Program(Struct, frozen=True, kw_only=True):
     """Unique to this attempt: for names and ports that neighbours must not share."""
 
 
+class Elastic(Struct, frozen=True, kw_only=True):
+    """A job that goes on without some of its nodes, and takes others while it runs."""
+
+    least: int
+    """Nodes. With fewer, or without its first, it ends."""
+    most: int
+    listed: str
+    """The name of the plan's file that says which nodes there are: on each line the name of one,
+    and a number that is another one when a node that was lost has come again."""
+
+
 class Plan(Struct, frozen=True, kw_only=True):
     """What a launcher makes of a job: one process on its first node, which starts all others by
     `pilot-rsh`."""
@@ -295,6 +306,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Of all processes, those of other nodes too; what the job says itself comes first."""
     files: Mapping[str, str] = {}
     """By name, texts that come into its directory."""
+    elastic: Elastic | None = None
+    """None: the loss of any of its nodes ends it."""
 
 
 class Launcher(Protocol):

@@ -2,7 +2,8 @@
 
 The first process is what the job runs; it may have others started on any of its nodes. When the
 first ends, so do all others, and the payload is over when nothing of it is left on any node. That a
-node is lost is known by whoever gave the slots: it stops the attempt.
+node is lost is known by whoever gave the slots: it stops the attempt, unless the payload goes on
+with the others (`elastic.py`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ class Payload:
 
     def __init__(self, name: str, spec: JobSpec, parts: Sequence[Part]) -> None:
         """`parts`: one a node, the first for the first process."""
-        self._name, self._spec, self._parts = name, spec, parts
+        self._name, self._spec = name, spec
+        self._parts = tuple(parts)
         self._lock = threading.Lock()
         self._running: set[PayloadProcess] = set()
         self._ending = False
@@ -112,6 +114,21 @@ class Payload:
             # All others were killed while it was started.
             process.signal(signal.SIGKILL)
         return process
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """Those on nodes that are not lost."""
+        return self._parts
+
+    def gain(self, part: Part) -> None:
+        """Have one more node."""
+        with self._lock:
+            self._parts = (*self._parts, part)
+
+    def lose(self, node: str) -> None:
+        """Have a node no more, which is lost with what runs there: its ends are still told."""
+        with self._lock:
+            self._parts = tuple(part for part in self._parts if part.node.name != node)
 
     def signal(self, number: int) -> None:
         """Send a signal to the processes on all nodes; KILL ends all of them."""

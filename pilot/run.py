@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from ailurus.protocol.launchers import SINGLE
 from ailurus.protocol.program import interpreter
 from ailurus.regular import open_regular
 from pilot import blame
-from pilot.attempt import Attempt
+from pilot.attempt import Attempt, Signallable
+from pilot.elastic import ElasticPayload
 from pilot.files import granted
 from pilot.items.run import run_items
 from pilot.launching import RemoteShells, job_node, planned, variables
@@ -68,19 +69,26 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
     alone = len(nodes) == 1
     seen = [job_node(slot, node, alone=alone) for slot, node in zip(placement, nodes, strict=True)]
     plan = planned(attempt.spec, attempt.name, argv, seen, work)
-    images = _images(attempt, nodes, kit)
-    parts = [
-        _part(attempt, work, slot, node, kit, plan, image)
-        for slot, node, image in zip(placement, nodes, images, strict=True)
-    ]
+
+    def place(slots: Placement, check: Check) -> list[Part]:
+        images = _images(attempt, [kit.nodes[slot.node] for slot in slots], kit, check)
+        return [
+            _part(attempt, work, slot, kit, plan, image)
+            for slot, image in zip(slots, images, strict=True)
+        ]
+
+    parts = place(placement, attempt.check)
     payload = Payload(attempt.name, attempt.spec, parts)
     shells = RemoteShells(
         payload, parts if attempt.spec.launcher != SINGLE and len(parts) > 1 else ()
     )
+    elastic = plan.elastic and ElasticPayload(
+        attempt, payload, shells, plan.elastic, work, kit, place
+    )
 
-    def start() -> Payload:
+    def start() -> Signallable:
         payload.begin(plan.argv, str(work.stdout), str(work.stderr))
-        return payload
+        return elastic or payload
 
     began = kit.clock.monotonic()
     try:
@@ -89,12 +97,13 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
         devices = [gpus.uuids(slot.gpus) for slot in placement]
         with kit.supervisor.watching(attempt, work, nodes, devices), shells:
             granted.write(attempt.credentials, work)
-            attempt.start_payload(start)
-            _wait(payload.over, attempt, work, kit)
-            attempt.payload_ended()
+            with elastic.following() if elastic else nullcontext():
+                attempt.start_payload(start)
+                _wait(payload.over, attempt, work, kit)
+                attempt.payload_ended()
     finally:
-        for node in nodes:
-            node.clear(attempt.name)
+        for part in payload.parts:
+            part.node.clear(attempt.name)
     assert payload.exit is not None  # noqa: S101 - it is over
     ended = payload.exit.process
     attempt.usage = replace(
@@ -133,7 +142,9 @@ def needs_network(spec: JobSpec) -> bool:
     return spec.network or (spec.nodes > 1 and spec.payloads is None)
 
 
-def _images(attempt: Attempt, nodes: Sequence[Node], kit: Kit) -> Sequence[Image | None]:
+def _images(
+    attempt: Attempt, nodes: Sequence[Node], kit: Kit, check: Check
+) -> Sequence[Image | None]:
     """The job's image as each of the nodes has it. Raises JobError."""
     if attempt.image is None:
         return [None] * len(nodes)
@@ -141,20 +152,14 @@ def _images(attempt: Attempt, nodes: Sequence[Node], kit: Kit) -> Sequence[Image
     def there(node: Node, check: Check) -> Image | None:
         return attempt.image if node is kit.node else node.prepare(attempt.spec, check)
 
-    return on_all([partial(there, node) for node in nodes], attempt.check)
+    return on_all([partial(there, node) for node in nodes], check)
 
 
 def _part(
-    attempt: Attempt,
-    work: Workdir,
-    slot: Slot,
-    node: Node,
-    kit: Kit,
-    plan: Plan,
-    image: Image | None,
+    attempt: Attempt, work: Workdir, slot: Slot, kit: Kit, plan: Plan, image: Image | None
 ) -> Part:
     """The payload's place in a slot."""
-    spec = attempt.spec
+    spec, node = attempt.spec, kit.nodes[slot.node]
     tmp = str(work.tmp)
     if not granted.granted(attempt.credentials):
         # Credentials are written to the attempt's own, which all nodes see.

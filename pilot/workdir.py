@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -85,6 +86,16 @@ class Workdir:
         parents, last = _parts(name)
         with self.beneath(parents, make=True) as parent:
             return os.open(last, flags, mode, dir_fd=parent)
+
+    def replace(self, name: str, text: str) -> None:
+        """Write a file of the payload's directory anew; whoever reads it sees the old text or the
+        new. Raises OSError, or ValueError for a name that leads out."""
+        parents, last = _parts(name)
+        draft = f".{secrets.token_hex(8)}"
+        with os.fdopen(self.create("/".join((*parents, draft))), "w", encoding="utf-8") as file:
+            file.write(text)
+        with self.beneath(parents) as here:
+            os.rename(draft, last, src_dir_fd=here, dst_dir_fd=here)
 
     @contextlib.contextmanager
     def beneath(self, parts: Iterable[str], *, make: bool = False) -> Iterator[int]:

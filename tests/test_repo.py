@@ -263,6 +263,7 @@ BEGUN = {
         "_awaited": 1
     },  # the request waits for it, or its lease is kept
     "dispatcher/service/relays.py": {"relay_acquire": 1},  # the request waits for them
+    "pilot/elastic.py": {"following": 1},  # whatever it raises stops the attempt
     "pilot/files/at_once.py": {"at_once": 1},  # the caller waits for them, and raises what they do
     "pilot/node/gpu_loads.py": {"of": 1},  # ends with its answer; a driver may hang it
     "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot

@@ -21,6 +21,7 @@ LauncherName = Annotated[str, Meta(max_length=50, pattern=r"^[a-z]*(?!\n)$")]
 Word = Annotated[Text, Meta(min_length=1, max_length=1000)]
 Words = Annotated[tuple[Word, ...], Meta(max_length=100)]
 PerNode = Annotated[int, Meta(ge=1, le=4096)]
+Nodes = Annotated[int, Meta(ge=1, le=100_000)]
 Python = Annotated[Text, Meta(min_length=1, max_length=1000)]
 """The payload's Python, as its shell finds it on the job's PATH."""
 
@@ -38,6 +39,11 @@ Controller = Annotated[
 
 class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What a launcher may be told. Every launcher has a type of its own."""
+
+    def fault(self, nodes: int) -> tuple[str, str] | None:
+        """An option that does not fit the others, or a job of so many nodes, and why; None: all
+        do."""
+        return None
 
 
 class SingleOptions(Options, frozen=True):
@@ -70,7 +76,32 @@ class HorovodOptions(Options, frozen=True):
 
     ranks_per_node: PerNode = 1
     controller: Controller = "gloo"
+    elastic: bool = False
+    """Whether the training goes on with the other nodes when some are lost, and with those that
+    come."""
+    min_nodes: Nodes = 1
+    """Of an elastic training: with fewer it ends, to be tried again elsewhere."""
+    max_nodes: Nodes | None = None
+    """Of an elastic training: it takes no more; None: those of the job."""
     python: Python = "python3"
+
+    def fault(self, nodes: int) -> tuple[str, str] | None:
+        if not self.elastic:
+            told = self.min_nodes != 1, self.max_nodes is not None
+            name = "min_nodes" if told[0] else "max_nodes"
+            return (name, "it is for an elastic training: elastic: true") if any(told) else None
+        if self.controller != "gloo":
+            return "controller", "an elastic training is by gloo"
+        if nodes < 2:
+            return (
+                "elastic",
+                "its first node is never replaced, so the job needs `nodes: 2` or more",
+            )
+        if self.min_nodes > nodes:
+            return "min_nodes", f"the job begins with {nodes} nodes"
+        if self.max_nodes is not None and self.max_nodes < nodes:
+            return "max_nodes", f"the job begins with {nodes} nodes"
+        return None
 
 
 class RayOptions(Options, frozen=True):
@@ -108,11 +139,14 @@ OPTIONS: Mapping[str, type[Options]] = {
 """By launcher, those that come with us."""
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Check the options of a launcher that is known here. Raises msgspec.ValidationError, which
-    says where."""
-    if (kind := OPTIONS.get(name)) is not None:
-        msgspec.convert(options, kind)
+def check_options(name: str, options: Mapping[str, Any], nodes: int | None = None) -> None:
+    """Check the options of a launcher that is known here, for a job of so many nodes where that is
+    known. Raises msgspec.ValidationError, which says where, or AilurusError with the option."""
+    if (kind := OPTIONS.get(name)) is None:
+        return
+    told = msgspec.convert(options, kind)
+    if nodes is not None and (fault := told.fault(nodes)) is not None:
+        raise AilurusError(fault[1], field=fault[0], remedy="see docs/parallel.md")
 
 
 def named(tree: object, where: str) -> tuple[Any, Any]:

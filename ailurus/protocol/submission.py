@@ -167,6 +167,9 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
             field=f"{where}.{name}",
             remedy="write the character itself",
         ) from None
+    if job.launcher_options:
+        at = f"{where}.launcher.{job.launcher}"
+        check_launcher(job.launcher, job.launcher_options, at, job.nodes)
     return job
 
 
@@ -178,12 +181,18 @@ def _as_written(error: AilurusError, entry: Mapping[str, Any], where: str) -> Ai
     return error
 
 
-def check_launcher(name: str, options: Mapping[str, Any], where: str) -> None:
-    """Check the options of a launcher that is known here. Raises AilurusError with the field."""
+def check_launcher(
+    name: str, options: Mapping[str, Any], where: str, nodes: int | None = None
+) -> None:
+    """Check the options of a launcher that is known here, for a job of so many nodes where that is
+    known. Raises AilurusError with the field."""
     try:
-        check_options(name, options)
+        check_options(name, options, nodes)
     except msgspec.ValidationError as error:
         raise explained(error, where, OPTIONS[name].__struct_fields__) from None
+    except AilurusError as error:
+        field = f"{where}.{error.field}"
+        raise AilurusError(error.message, field=field, remedy=error.remedy) from None
 
 
 def measured(
@@ -326,7 +335,8 @@ def check(jobs: Sequence[JobSpec]) -> None:
             raise AilurusError(error.message, field=field, remedy=error.remedy) from None
         _check_words(job, where)
         if job.launcher_options:
-            check_launcher(job.launcher, job.launcher_options, f"{where}.launcher_options")
+            at = f"{where}.launcher_options"
+            check_launcher(job.launcher, job.launcher_options, at, job.nodes)
         if not (job.inputs or job.outputs or job.depends_on):
             continue
         check_inputs(job.inputs, f"{where}.inputs")

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from ailurus.protocol.messages.occupancy import Held, HeldSlot, IdleReason, NodeSize, Occupancy
 from ailurus.protocol.messages.usage import MOST_NODES
 from ailurus.protocol.resources import Resources
-from pilot.node.shares import Placement
+from pilot.node.shares import Placement, Slot
 
 
 class Cores(NamedTuple):
@@ -104,8 +104,17 @@ class Account:
 
 def held(placement: Placement, began: float) -> Held:
     """What a job holds from now on."""
-    slots = [
-        HeldSlot(node=slot.node, cores=slot.need.cores, gpus=tuple(gpu.name for gpu in slot.gpus))
-        for slot in placement
-    ]
-    return Held(slots=tuple(slots[:MOST_NODES]), began=round(began, 3))
+    slots = tuple(_held_slot(slot) for slot in placement[:MOST_NODES])
+    return Held(slots=slots, began=round(began, 3))
+
+
+def widened(before: Held, slot: Slot) -> Held:
+    """What a job holds that has got a slot more. A node that it had lost is told once."""
+    if len(before.slots) >= MOST_NODES or any(one.node == slot.node for one in before.slots):
+        return before
+    return replace(before, slots=(*before.slots, _held_slot(slot)))
+
+
+def _held_slot(slot: Slot) -> HeldSlot:
+    gpus = tuple(gpu.name for gpu in slot.gpus)
+    return HeldSlot(node=slot.node, cores=slot.need.cores, gpus=gpus)

@@ -20,7 +20,7 @@ import heapq
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Sequence
 from operator import attrgetter
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from msgspec import Struct
 
@@ -30,6 +30,7 @@ from pilot.node.shares import (
     NEVER,
     Free,
     FreeNode,
+    Holding,
     Placement,
     Slot,
     amount_of,
@@ -100,15 +101,6 @@ class _Lane(Generic[T]):
         self.key = (first.urgency, first.window, -wide, work, first.arrival)
 
 
-class _Held(NamedTuple):
-    """What has started."""
-
-    placement: Placement
-    nodes: tuple[FreeNode, ...]
-    ends: float
-    """When it will probably have ended."""
-
-
 class _Claim:
     """The first of all that wait, and what was started past it."""
 
@@ -138,7 +130,7 @@ class Packer(Generic[T]):
         self._order: list[_Lane[T]] = []
         self._waiting: dict[T, _Entry[T]] = {}
         self._removed: set[int] = set()
-        self._held: dict[T, _Held] = {}
+        self._held: dict[T, Holding] = {}
         self._claim: _Claim | None = None
         self._arrivals = self._batch = self._window = 0
         # How much has been started since it was opened, in nodes.
@@ -278,6 +270,18 @@ class Packer(Generic[T]):
                 self._grown[node] = None
         return held.placement
 
+    def grow(self, item: T, most: int) -> Slot | None:
+        """One slot more for what has started, like its first, on a node on which it has none; None:
+        `most` nodes that are there have one, or no node has so much free."""
+        held, need = self._held[item], self._held[item].placement[0].need
+        there = [node for node in held.nodes if node.open]
+        for node in self._nodes.values() if len(there) < most else ():
+            if node.open and node not in there and fits(free_of(need), node.free):
+                slot = self._slot(node, need)
+                self._held[item] = held.more(slot, node)
+                return slot
+        return None
+
     def holds(self, item: T) -> Placement | None:
         """What an item holds; None: it has not started, or has given it back."""
         held = self._held.get(item)
@@ -347,17 +351,15 @@ class Packer(Generic[T]):
         return self.until is not None and entry.wish.limit_s > self.until - now
 
     def _start(self, entry: _Entry[T], nodes: Sequence[FreeNode], now: float) -> Placement:
-        need = entry.wish.need
-        placement = []
-        for node in nodes:
-            cpus, gpus = node.bind(need.cores), tuple(node.gpus[: need.gpus])
-            del node.gpus[: len(gpus)]
-            self._change(node, need, -1)
-            placement.append(Slot(need, cpus, gpus, node.name))
+        placement = tuple(self._slot(node, entry.wish.need) for node in nodes)
         expected_s = entry.wish.estimate_s or entry.wish.limit_s
         ends = now + expected_s if expected_s else NEVER
-        self._held[entry.item] = held = _Held(tuple(placement), tuple(nodes), ends)
-        return held.placement
+        self._held[entry.item] = Holding(placement, tuple(nodes), ends)
+        return placement
+
+    def _slot(self, node: FreeNode, need: Resources) -> Slot:
+        self._change(node, need, -1)
+        return node.slot(need)
 
     # whose turn it is ----------------------------------------------------------------------------
 

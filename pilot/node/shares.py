@@ -55,10 +55,28 @@ class FreeNode:
         self.cpus = [cpu for cpu in self.cpus if cpu.number not in taken]
         return chosen
 
+    def slot(self, need: Resources) -> Slot:
+        """A share of the node. What is `free` is the caller's affair."""
+        gpus = tuple(self.gpus[: need.gpus])
+        del self.gpus[: len(gpus)]
+        return Slot(need, self.bind(need.cores), gpus, self.name)
+
     def unbind(self, cpus: Sequence[Cpu]) -> None:
         """Take back what `bind` returned."""
         if cpus:
             self.cpus = sorted([*self.cpus, *cpus], key=attrgetter("number"))
+
+
+class Holding(NamedTuple):
+    """What has started."""
+
+    placement: Placement
+    nodes: tuple[FreeNode, ...]
+    ends: float
+    """When it will probably have ended."""
+
+    def more(self, slot: Slot, node: FreeNode) -> Holding:
+        return Holding((*self.placement, slot), (*self.nodes, node), self.ends)
 
 
 def free_of(amount: Resources) -> Free:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -19,14 +20,21 @@ from ailurus.protocol.resources import Resources, Room, Shape
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
 from pilot.node.gpus import Gpu
-from pilot.node.occupancy import Account, Cores, held
+from pilot.node.occupancy import Account, Cores, held, widened
 from pilot.node.packing import Packer, Wish
-from pilot.node.shares import OWN, Placement
+from pilot.node.shares import OWN, Placement, Slot
 from pilot.node.topology import Cpu
 from pilot.ports import JobError
 
 NODES_S, LATE_NODES_S = 1.0, 60.0
 """How long jobs wait for nodes that are going to join, and how long there is hope of one."""
+
+
+class _Growing(NamedTuple):
+    """What takes nodes that come while it runs."""
+
+    most: int
+    gained: Callable[[Slot], None]
 
 
 class Slots:
@@ -52,6 +60,7 @@ class Slots:
         self._carrying: set[Attempt] = set()
         # Of those that have given theirs back.
         self._unused_core_s = 0.0
+        self._growing: dict[Attempt, _Growing] = {}
         self._awaited: set[str] = set()
         self._awaited_since = clock.monotonic()
         self._lock = threading.RLock()
@@ -159,6 +168,20 @@ class Slots:
             with self._lock:
                 self._give_back(job)
 
+    @contextmanager
+    def growing(self, job: Attempt, most: int, gained: Callable[[Slot], None]) -> Iterator[None]:
+        """Give a job that has its slots one more on each node that comes, up to so many nodes: as
+        many as it has lost before others start there, what is more only while nobody waits.
+        `gained` is told by any thread, and must take no time."""
+        with self._lock:
+            self._growing[job] = _Growing(most, gained)
+            self._grant()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._growing[job]
+
     def notify(self) -> None:
         """Let whoever waits for room look again."""
         with self._lock:
@@ -202,17 +225,30 @@ class Slots:
             return len(self._packer) + len(self._coming)
 
     def _grant(self) -> None:
+        for job, growing in self._growing.items():
+            self._grow(job, min(job.spec.nodes, growing.most), growing.gained)
+        self._take()
+        for job, growing in self._growing.items() if not len(self._packer) else ():
+            self._grow(job, growing.most, growing.gained)
+        self._count()
+
+    def _grow(self, job: Attempt, most: int, gained: Callable[[Slot], None]) -> None:
+        while (slot := self._packer.grow(job, most)) is not None:
+            if job.held is not None:
+                job.held = widened(job.held, slot)
+            gained(slot)
+
+    def _take(self) -> None:
         now = self._clock.monotonic()
         for job, _ in self._packer.take(now):
             job.wakeup.set()
-        self._count(now)
         for job in self._packer.late():
             left_s = (self._packer.until or 0.0) - now
             self._return(
                 job, Code.WALLTIME, f"{job.spec.walltime_s} s of walltime, {left_s:.0f} s are left"
             )
 
-    def _count(self, now: float | None = None) -> None:
+    def _count(self) -> None:
         """Note what the cores do from now on."""
         free = sum(each.cores * nodes for each, nodes in self._packer.free())
         cores = Cores(
@@ -224,7 +260,7 @@ class Slots:
             blocked=len(self._packer) > 0,
             draining=self._draining,
         )
-        self._account.turn(self._clock.monotonic() if now is None else now, cores)
+        self._account.turn(self._clock.monotonic(), cores)
 
     def _return_misfits(self) -> None:
         """Let others have the jobs for which there are not the nodes any more."""

@@ -47,14 +47,17 @@ class _Part:
         self.used_kb = 0
         # Walks of its local directories when signs of life were looked for.
         self.walks = 0
+        # Of the node's earlier lives: CPU and GPU seconds, bytes read and written.
+        self._before: tuple[float, float, int, int] = (0.0, 0.0, 0, 0)
 
     def take(self, sample: Sample) -> None:
+        cpu_s, gpu_s, read_bytes, write_bytes = self._before
         self.last = sample
-        self.cpu_s = max(self.cpu_s, sample.cpu_s)
-        self.gpu_s = max(self.gpu_s, sample.gpu_s)
+        self.cpu_s = max(self.cpu_s, cpu_s + sample.cpu_s)
+        self.gpu_s = max(self.gpu_s, gpu_s + sample.gpu_s)
         self.max_rss_kb = max(self.max_rss_kb, sample.rss_kb)
-        self.read_bytes = max(self.read_bytes, sample.read_bytes)
-        self.write_bytes = max(self.write_bytes, sample.write_bytes)
+        self.read_bytes = max(self.read_bytes, read_bytes + sample.read_bytes)
+        self.write_bytes = max(self.write_bytes, write_bytes + sample.write_bytes)
         if sample.used_kb is not None:
             self.used_kb = sample.used_kb
 
@@ -62,6 +65,11 @@ class _Part:
         """Nothing of the payload runs there any more."""
         self.last = Sample(key=self.last.key, local=self.last.local)
         self.used_kb = 0
+
+    def lost(self) -> None:
+        """The node is lost with all that it had; what was used there counts for ever."""
+        self.last, self.used_kb, self.walks = Sample(key=self.last.key), 0, 0
+        self._before = self.cpu_s, self.gpu_s, self.read_bytes, self.write_bytes
 
     @property
     def unread(self) -> bool:
@@ -86,6 +94,10 @@ class _Watched:
         self.began = now
         # By the names of nodes.
         self.parts: dict[str, _Part] = {}
+        self.nodes: dict[str, Sampling] = {}
+        # Names of those that are lost; the lock guards their parts.
+        self.lost: set[str] = set()
+        self.lock = threading.Lock()
         self.disk = Disk((work.directory, work.tmp))
         # What was staged is there by now, and counts beside the disk that the job asked for.
         if attempt.spec.inputs or attempt.spec.script:
@@ -93,6 +105,31 @@ class _Watched:
         self.inputs_bytes = self.disk.used + BEFORE_BYTES
         self.disk_next = now + 2.0
         self.signs = Signs(now)
+
+    def watch(self, node: Sampling, gpus: tuple[str, ...]) -> None:
+        """Have it measured on a node, where it has these GPUs."""
+        memory_kb, directory = self.attempt.spec.memory_mb * 1024, str(self.work.directory)
+        self.lost.discard(node.name)
+        self.nodes[node.name] = node
+        node.watch(self.attempt.name, Sampled(memory_kb=memory_kb, directory=directory, gpus=gpus))
+
+    def lose(self, node: str) -> None:
+        """Count it no more on a node that is lost."""
+        with self.lock:
+            self.nodes.pop(node, None)
+            self.lost.add(node)
+            if (part := self.parts.get(node)) is not None:
+                part.lost()
+
+    def take(self, node: str, sample: Sample) -> _Part | None:
+        """What was measured on a node; None: on one that is lost."""
+        with self.lock:
+            if node in self.lost:
+                return None
+            if (part := self.parts.get(node)) is None:
+                part = self.parts[node] = _Part(sample.key)
+            part.take(sample)
+            return part
 
     def left(self, node: str, files: LocalFiles | None) -> None:
         """What the payload left in its local directories of a node, where it runs no more."""
@@ -135,19 +172,25 @@ class Supervisor:
         """Look after the payload of `attempt`, which runs on these nodes, while this lasts. `gpus`:
         the UUIDs of those that it has on each."""
         watched = _Watched(attempt, work, self._clock.monotonic())
-        memory_kb, directory = attempt.spec.memory_mb * 1024, str(work.directory)
         for node, names in zip(nodes, gpus or [()] * len(nodes), strict=True):
-            sampled = Sampled(memory_kb=memory_kb, directory=directory, gpus=names)
-            node.watch(attempt.name, sampled)
+            watched.watch(node, names)
         self._watched[attempt.name] = watched
         self.wake_by(min(watched.deadline, watched.began + SHORTEST_S))
         try:
             yield
         finally:
-            for node in nodes:
-                watched.left(node.name, node.forget(attempt.name))
+            for name, node in watched.nodes.items():
+                watched.left(name, node.forget(attempt.name))
             del self._watched[attempt.name]
             self._last_look(watched)
+
+    def gain(self, attempt: Attempt, node: Sampling, gpus: tuple[str, ...]) -> None:
+        """The payload of `attempt`, which is watched, runs on one node more."""
+        self._watched[attempt.name].watch(node, gpus)
+
+    def lose(self, attempt: Attempt, node: str) -> None:
+        """A node of the payload is lost, and the payload goes on."""
+        self._watched[attempt.name].lose(node)
 
     def wake_by(self, at: float) -> None:
         """See to it that the supervisor looks at `at`. Any thread may call this."""
@@ -218,11 +261,9 @@ class Supervisor:
     def _take(self, node: str, samples: Sequence[Sample], now: float) -> None:
         """Judge by what a node has told of all payloads that run there."""
         for sample in samples:
-            if (one := self._watched.get(sample.key)) is None:
+            one = self._watched.get(sample.key)
+            if one is None or (part := one.take(node, sample)) is None:
                 continue
-            if (part := one.parts.get(node)) is None:
-                part = one.parts[node] = _Part(sample.key)
-            part.take(sample)
             one.signs.worked(node, sample.cpu_s + sample.gpu_s, sample.moved_bytes, now)
             if sample.local is not None:
                 one.signs.wrote(node, sample.local.mark, now)
@@ -332,7 +373,7 @@ class Supervisor:
         parts = one.parts.values()
         used = disk.used + sum(part.last.nameless_bytes + part.local_bytes for part in parts)
         one.attempt.usage = replace(one.attempt.usage, disk_mb=-(-used // 1024**2))
-        elsewhere = asked * (one.attempt.spec.nodes - 1)
+        elsewhere = asked * (max(one.attempt.spec.nodes, len(one.nodes)) - 1)
         beside = max([used - one.inputs_bytes - elsewhere, *(part.local_bytes for part in parts)])
         if beside > asked:
             self._stop(

@@ -92,7 +92,7 @@ class Exchange:
 
     def __init__(self, nodes: Collection[str], start: Start) -> None:
         """`nodes`: those that commands may run on."""
-        self._nodes, self._start = frozenset(nodes), start
+        self._nodes, self._start = set(nodes), start
         # By the node of the door that asked, and the number there.
         self._running: dict[tuple[str, int], _Running] = {}
         self._closed = False
@@ -108,6 +108,17 @@ class Exchange:
             else:
                 number = said.number if isinstance(said, Signalled) else signal.SIGKILL
                 found.command.signal(number)
+
+    def come(self, node: str) -> None:
+        """Commands may run on this node, too."""
+        self._nodes.add(node)
+
+    def go(self, node: str) -> None:
+        """A node is lost. What it had asked for on others ends."""
+        self._nodes.discard(node)
+        for (asked_by, _), running in list(self._running.items()):
+            if asked_by == node and running.command is not None:
+                running.command.signal(signal.SIGKILL)
 
     def close(self) -> None:
         """Start nothing any more: the payload has ended, or is ending."""

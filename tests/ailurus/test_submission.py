@@ -85,6 +85,31 @@ def test_defaults_are_shared_and_paths_are_relative_to_the_file():
             "openmpi or mpich",
         ),
         (
+            {"nodes": 2, "launcher": {"horovod": {"elastic": True, "min_nodes": 3}}},
+            "jobs[0].launcher.horovod.min_nodes",
+            "begins with 2 nodes",
+        ),
+        (
+            {"nodes": 3, "launcher": {"horovod": {"elastic": True, "max_nodes": 2}}},
+            "jobs[0].launcher.horovod.max_nodes",
+            "begins with 3 nodes",
+        ),
+        (
+            {"launcher": {"horovod": {"elastic": True}}},
+            "jobs[0].launcher.horovod.elastic",
+            "`nodes: 2` or more",
+        ),
+        (
+            {"nodes": 2, "launcher": {"horovod": {"max_nodes": 4}}},
+            "jobs[0].launcher.horovod.max_nodes",
+            "elastic: true",
+        ),
+        (
+            {"nodes": 2, "launcher": {"horovod": {"elastic": True, "controller": "mpi"}}},
+            "jobs[0].launcher.horovod.controller",
+            "by gloo",
+        ),
+        (
             {"launcher": {"single": {"ranks_per_node": 2}}},
             "jobs[0].launcher.single.ranks_per_node",
             "no such field",

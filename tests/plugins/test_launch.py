@@ -18,7 +18,8 @@ import yaml
 import plugins
 from ailurus.protocol.launchers import OPTIONS, MpiOptions
 from ailurus.protocol.submission import check, jobs_from
-from pilot.node_ports import Plan, Program
+from pilot.node_ports import Elastic, Plan, Program
+from pilot.ports import JobError
 from plugins.launch.mpi import STARTERS, settings_text
 from plugins.launch.texts import package_found
 from tests.plugins.launches import launch
@@ -81,6 +82,18 @@ def test_horovod_meets_by_gloo_or_is_an_mpi_program() -> None:
     mpi = planned("horovod", {"controller": "mpi"}, job)
     assert mpi.environment["HOROVOD_CONTROLLER"] == "mpi"
     assert "ranks=3\n" in mpi.files["settings.sh"]
+
+
+def test_an_elastic_horovod_has_a_list_of_nodes_that_the_pilot_keeps() -> None:
+    job = launch(Path("/job/launch"), ["./train"])
+    plan = planned("horovod", {"elastic": True, "min_nodes": 2, "ranks_per_node": 2}, job)
+    assert plan.elastic == Elastic(least=2, most=3, listed="nodes")
+    assert plan.files["nodes"] == "q1 1\nq2 2\nq3 3\n"
+    # A node's workers, and how many there are at least and at most.
+    assert plan.argv[-4:] == ["q1", "2", "4", "6"]
+    assert planned("horovod", {}, job).elastic is None
+    with pytest.raises(JobError, match="begins with 3 nodes"):
+        planned("horovod", {"elastic": True, "max_nodes": 2}, job)
 
 
 def test_script_gives_lists_of_nodes_in_the_forms_that_programs_read() -> None:

@@ -133,6 +133,47 @@ def test_those_that_hold_slots_on_a_node_that_leaves_are_told() -> None:
         assert slot.node == "n3"
 
 
+ALL = Resources(cores=4, memory_mb=9000, disk_mb=9000)
+
+
+def test_a_job_that_grows_gets_its_nodes_back_before_others_start_there() -> None:
+    slots = nodes_of(4, "n1", "n2")
+    job, gained = attempt(1, nodes=2, cores=4), []
+    with slots.placed(job), slots.growing(job, 3, gained.append):
+        assert slots.leave("n2") == [job]
+        other = slots.placed(attempt(2, cores=4))
+        waits = threading.Thread(target=other.__enter__)
+        waits.start()
+        until(slots.waiting)
+        slots.join("n2", ALL)
+        assert [slot.node for slot in gained] == ["n2"]
+        # More than it began with only while nobody waits.
+        slots.join("n3", ALL)
+        waits.join(10)
+        assert [slot.node for slot in gained] == ["n2"]
+        slots.join("n4", ALL)
+        slots.join("n5", ALL)
+        assert [slot.node for slot in gained] == ["n2", "n4"]
+        # It has as many as it began with.
+        assert slots.leave("n4") == [job]
+        slots.join("n4", ALL)
+        assert [slot.node for slot in gained] == ["n2", "n4", "n5"]
+        assert job.held is not None
+        assert [slot.node for slot in job.held.slots] == ["n1", "n2", "n4", "n5"]
+        other.__exit__(None, None, None)
+    assert slots.room() == slots.total
+
+
+def test_a_job_that_grows_has_one_slot_on_a_node() -> None:
+    slots = nodes_of(4, "n1", "n2")
+    job, gained = attempt(1, nodes=2, cores=1), []
+    with slots.placed(job), slots.growing(job, 4, gained.append):
+        assert gained == []
+        slots.join("n3", ALL)
+        assert [(slot.node, slot.need.cores) for slot in gained] == [("n3", 1)]
+    assert slots.room() == slots.total
+
+
 def test_a_job_for_which_there_are_not_the_nodes_any_more_is_given_back() -> None:
     slots = nodes_of(4, "n1", "n2")
     waiting = attempt(2, nodes=2)
