@@ -78,7 +78,7 @@ def started(
         directory = ending.enter_context(own_directory.made(options.workdir, instance))
         ending.callback(lambda: None if reports_left else remove_tree(directory))
         container = container_of(site, directory, spawner)
-        groups = groups_of(site, instance)
+        groups = groups_of(site, instance, spawner)
         slot = site.slot(options.slot, options.queue)
         around = (site, slot, container, spawner, groups, directory, clock)
         many = ending.enter_context(closing(_allocated(*around))) if options.head else None

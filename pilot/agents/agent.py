@@ -412,7 +412,7 @@ def _made(
     container = container_of(welcome.site, directory, spawner)
     found = machine.look(directory)
     held = claims.claim(found.gpus, welcome.gpus)
-    groups = groups_of(welcome.site, directory.name.rpartition("-")[2])
+    groups = groups_of(welcome.site, directory.name.rpartition("-")[2], spawner)
     node = LocalNode(
         container,
         spawner,

@@ -41,6 +41,7 @@ from pilot.site import Site
 
 if TYPE_CHECKING:
     from pilot.node.streams import Channel, Streams
+    from pilot.process.spawner import GuardedSpawner
     from pilot.rsh.doors import Doors
 
 
@@ -223,12 +224,14 @@ class LocalNode:
             return found
 
 
-def groups_of(site: Site, instance: str) -> Groups | None:
+def groups_of(site: Site, instance: str, spawner: GuardedSpawner) -> Groups | None:
     """The cgroups of payloads, where the site lets us make some. Payloads that can make mounts
     could reach their files."""
     if site.pilot.cgroups == "off" or site.container.user_namespaces:
         return None
     groups = cgroup.find(instance, partial(proc.kin, os.getpid()), asked=site.pilot.cgroups == "on")
+    if groups is not None:
+        spawner.cgroups(groups.directory, v2=groups.v2)
     if groups is None and site.pilot.cgroups == "on":
         Log("pilot.node").warning("cgroups_refused", remedy="delegate the pilot's own to its user")
     return groups

@@ -25,6 +25,7 @@ from pilot.process import proc
 BESIDE_BYTES, BESIDE_SHARE = 16 << 20, 50
 _HUGE_PAGE_BYTES = 2 << 20
 _PROCESSES, _SUBTREE, _MEMORY = "cgroup.procs", "cgroup.subtree_control", "memory"
+_HOME = "pilot"
 _DELEGATED = ("trusted.delegate", "user.delegate")
 
 
@@ -131,10 +132,9 @@ class Groups:
         *,
         v2: bool,
         make: Callable[[Path], None] = Path.mkdir,
-        undo: Callable[[], None] = lambda: None,
     ) -> None:
         """Raises OSError."""
-        self._directory, self._undo = directory, undo
+        self.directory, self.v2 = directory, v2
         self._kind = _Kind(_opened(home / _PROCESSES), v2=v2, make=make)
         # Of payloads that were over while something of theirs still ended.
         self._left: list[Path] = []
@@ -143,7 +143,7 @@ class Groups:
         """A new one with a limit on memory; None: the kernel has no more, or refuses. `divided`:
         processes of it are to have limits of their own (`Group.part`)."""
         self._left = [path for path in self._left if not _remove(path)]
-        return _made(self._kind, self._directory / name, memory_kb, divided=divided)
+        return _made(self._kind, self.directory / name, memory_kb, divided=divided)
 
     def remove(self, group: Group) -> None:
         """Of a payload that is over."""
@@ -153,11 +153,22 @@ class Groups:
     def close(self) -> None:
         """Remove all. What still runs in one keeps it."""
         os.close(self._kind.home)
-        for directory in [path for path in self._directory.iterdir() if path.is_dir()]:
-            _remove(directory)
-        self._undo()
-        with suppress(OSError):
-            self._directory.rmdir()
+        leave_nothing(self.directory, v2=self.v2)
+
+
+def leave_nothing(directory: Path, *, v2: bool) -> None:
+    """Remove the cgroups of a pilot, as far as nothing runs there, with what was done to make them.
+    Pilot and guardian both do that: either may be killed."""
+    if not directory.exists():
+        return
+    _remove(directory)
+    if v2:
+        own, home = directory.parent, directory / _HOME
+        for group in (directory, own):
+            with suppress(OSError):
+                _write(group / _SUBTREE, f"-{_MEMORY}")
+        _move(_read(home / _PROCESSES).split(), own)
+        _remove(directory)
 
 
 def find(
@@ -220,26 +231,16 @@ def _version_2(
     if not {int(pid) for pid in _read(own / _PROCESSES).split()} <= set(kin()):
         return None
     directory = own / f"ailurus-{instance}"
-    home = directory / "pilot"
-
-    def undo() -> None:
-        for group in (directory, own):
-            with suppress(OSError):
-                _write(group / _SUBTREE, f"-{_MEMORY}")
-        _move(_read(home / _PROCESSES).split(), own)
-        for group in (home, directory):
-            with suppress(OSError):
-                group.rmdir()
-
+    home = directory / _HOME
     try:
         make(directory)
         make(home)
         _move(_read(own / _PROCESSES).split(), home)
         for group in (own, directory):
             _write(group / _SUBTREE, f"+{_MEMORY}")
-        return Groups(directory, home, v2=True, make=make, undo=undo)
+        return Groups(directory, home, v2=True, make=make)
     except OSError:
-        undo()
+        leave_nothing(directory, v2=True)
         return None
 
 

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 
 from pilot.ports import ProcessEnd
+from pilot.process import cgroup
 from pilot.process.frames import frame, frames, receive
 from pilot.process.kill import (
     Proc,
@@ -38,7 +39,7 @@ from pilot.process.kill import (
     kill_descendants,
     signal_tree,
 )
-from pilot.process.orders import Enter, Message, Spawn, Started, Until, boot_s
+from pilot.process.orders import Cgroups, Enter, Message, Spawn, Started, Until, boot_s
 from pilot.process.starting import IGNORED, NotPrepared, ProgramStarter
 from pilot.process.strangers import Strangers
 from pilot.workdir import remove_tree
@@ -151,6 +152,7 @@ class Guardian:
         self._again_at = 0.0
         # An agent's lease, and what is its.
         self._until: Until | None = None
+        self._cgroups: Cgroups | None = None
         # Descriptors that came, for orders in the same order.
         self._fds: list[int] = []
 
@@ -222,6 +224,8 @@ class Guardian:
     def _do(self, message: Message) -> None:
         if isinstance(message, Until):
             self._until = message
+        elif isinstance(message, Cgroups):
+            self._cgroups = message
         elif isinstance(message, Spawn | Enter):
             try:
                 pid = self._begin(message)
@@ -370,5 +374,7 @@ class Guardian:
     def _end(self) -> None:
         """The pilot is gone: kill everything below, until there is nothing."""
         kill_descendants(os.getpid(), self._proc)
+        if self._cgroups is not None:
+            cgroup.leave_nothing(Path(self._cgroups.directory), v2=self._cgroups.v2)
         if self._until is not None:
             remove_tree(Path(self._until.directory))

@@ -1,6 +1,6 @@
 """What the pilot tells a guardian, and what a guardian tells the pilot.
 
-pilot → guardian   Spawn, Enter, Signal, Until      guardian → pilot   Started, ProcessEnd
+pilot → guardian   Spawn, Enter, Signal, Until, Cgroups      guardian → pilot   Started, ProcessEnd
 what gathers goes in one frame, and that something started is no news worth a frame of its own;
 the frame of an order that needs descriptors brings them, in the order of their orders
 """
@@ -67,12 +67,19 @@ class Until(msgspec.Struct, array_like=True, tag=True):
     directory: str
 
 
+class Cgroups(msgspec.Struct, array_like=True, tag=True):
+    """Where the pilot has cgroups: the guardian removes them when it ends."""
+
+    directory: str
+    v2: bool
+
+
 class Started(msgspec.Struct, array_like=True, tag=True):
     key: int
     pid: int
 
 
-Message = Spawn | Enter | Signal | Until
+Message = Spawn | Enter | Signal | Until | Cgroups
 Answer = Started | ProcessEnd
 
 

@@ -12,13 +12,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
 from pilot.blame import GUARDIAN_DIED
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import frames, guardian, kill
-from pilot.process.orders import Answer, Enter, Message, Signal, Spawn, Started, Until
+from pilot.process.orders import Answer, Cgroups, Enter, Message, Signal, Spawn, Started, Until
 from pilot.room_ports import Entrance
 
 _answers = msgspec.msgpack.Decoder(list[Answer])
@@ -69,6 +70,10 @@ class GuardianLink:
         """Have all killed at that time (`boot_s`) unless it is put off before, and the directory
         removed when the guardian ends, however that comes about."""
         self._send([Until(at, directory)])
+
+    def cgroups(self, directory: Path, *, v2: bool) -> None:
+        """Have cgroups removed when the guardian ends, however that comes about."""
+        self._send([Cgroups(str(directory), v2)])
 
     def pid(self, key: int) -> int | None:
         return self._pids.get(key)

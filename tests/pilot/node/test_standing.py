@@ -36,7 +36,7 @@ def node() -> Iterator[LocalNode]:
         # What is still ending keeps it.
         made.forget("1.1")
     made.close()
-    assert not groups._directory.exists()
+    assert not groups.directory.exists()
 
 
 def box_of(node: LocalNode, directory: Path, memory_mb: int) -> Standing:

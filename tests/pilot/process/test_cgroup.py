@@ -150,6 +150,28 @@ def test_version_2_takes_back_what_it_did(v2: Kernel) -> None:
     assert v2.says("cgroup.procs") == str(ME)
 
 
+def test_what_a_guardian_has_removed_is_no_trouble_for_its_pilot(v2: Kernel) -> None:
+    groups = v2.find()
+    for path in (*groups.directory.glob("*/*"), *groups.directory.glob("*.*")):
+        # As the kernel lets a cgroup be removed with its files.
+        if path.name != "cgroup.procs":
+            path.unlink()
+    (groups.directory / "pilot/cgroup.procs").unlink()
+    (groups.directory / "cgroup.procs").unlink()
+    cgroup.leave_nothing(groups.directory, v2=True)
+    assert not groups.directory.exists()
+    assert v2.says("cgroup.subtree_control") == "-memory"
+    groups.close()
+
+
+def test_a_guardian_leaves_no_cgroup_of_a_pilot_that_was_killed(tmp_path: Path) -> None:
+    directory = tmp_path / "ailurus-i"
+    (directory / "1.1/rest").mkdir(parents=True)
+    with guarded() as spawner:
+        spawner.cgroups(directory, v2=False)
+    assert not directory.exists()
+
+
 def test_a_cgroup_with_somebody_elses_processes_is_let_be(v2: Kernel) -> None:
     (v2.own / "cgroup.procs").write_text(f"{ME}\n{STRANGER}")
     assert v2.find() is None
@@ -210,7 +232,7 @@ def groups() -> Iterator[Groups]:
         pytest.skip("no cgroups can be made here")
     yield found
     found.close()
-    assert not found._directory.exists()
+    assert not found.directory.exists()
 
 
 @pytest.fixture
@@ -259,7 +281,7 @@ def test_the_kernel_ends_a_payload_that_takes_more_than_its_memory_and_that_is_t
     assert end.process.exit_code == 128 + signal.SIGKILL
     found = end.explain()
     assert (found.oom_kills, found.where) == (1, "in its own cgroup")
-    assert not any(path.is_dir() for path in groups._directory.iterdir() if path.name != "pilot")
+    assert not any(path.is_dir() for path in groups.directory.iterdir() if path.name != "pilot")
 
 
 @pytest.mark.real

@@ -120,7 +120,7 @@ def test_a_program_in_a_room_is_held_to_its_cgroup(spawner: GuardedSpawner, tmp_
         assert run(spawner, room, eats, tmp_path / "out") == 0
         group.remove()
     groups.close()
-    assert not groups._directory.exists()
+    assert not groups.directory.exists()
 
 
 def test_p6_what_runs_in_a_room_ends_with_it(spawner: GuardedSpawner) -> None:
