@@ -16,6 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import MOST_JOBS, check, jobs_from
 from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
+from dispatcher.cli.hints import paths_beside_parents
 from dispatcher.cli.payloads import PayloadLists
 
 LARGEST_FILE = 64 * 1024 * 1024
@@ -49,6 +50,11 @@ class JobFiles:
         except AilurusError as error:
             self.fault(error)
 
+    def hints(self) -> Iterator[str]:
+        """What is right and perhaps not meant."""
+        for file in self._files:
+            yield from file.hints()
+
     def fault(self, error: AilurusError) -> NoReturn:
         """Raise a fault of all jobs together at the file and entry it comes from."""
         found = re.match(r"jobs\[(\d+)\]", error.field)
@@ -79,6 +85,11 @@ class JobFile:
             told = self._placed(first)
             told.further = [self._placed(one) for one in further]
             raise told from None
+
+    def hints(self) -> Iterator[str]:
+        """What is right and perhaps not meant, with the file's name."""
+        for hint in paths_beside_parents(self.jobs, self._base, os.path.lexists):
+            yield f"{self.name}: {hint}"
 
     def fault(self, error: AilurusError) -> NoReturn:
         """Raise `error` with its place in this file."""

@@ -7,6 +7,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PATIENCE_S = 60.0
 LOOK_S = 2.0
 """How long a look at the queues may take."""
-SAY_QUEUES = 5
+SAY_QUEUES = SAY_HINTS = 5
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -51,6 +52,8 @@ def main(args: Namespace, out: Output) -> int:
             f"--follow prints the output of one job, and these are {len(jobs):,}",
             remedy="say --wait, and see `dispatcher logs ID --follow` for one of them",
         )
+    for hint in islice(files.hints(), SAY_HINTS):
+        sys.stderr.write(clean(f"dispatcher: {hint}\n"))
     if args.dry_run:
         from ailurus.protocol.messages import Submit
 
