@@ -20,6 +20,7 @@ from ailurus.protocol.fields import (
     Whole,
 )
 from ailurus.protocol.launchers import SINGLE, LauncherName
+from ailurus.protocol.machine import Architecture, EachGpu, machine_of
 from ailurus.protocol.payloads import ALL, Goal, Payloads, Tries
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.url import DirectoryUrl, FileUrl
@@ -114,6 +115,10 @@ class JobSpec(
     disk_mb: Positive = 2000
     """Scratch space beside the inputs (PanDA maxDiskCount)."""
     gpus: Annotated[int, Meta(ge=0, le=1000)] = 0
+    each_gpu: EachGpu | None = None
+    """What each of them must be; a job file writes it with their number, as `gpus: {…}`."""
+    arch: Annotated[tuple[Architecture, ...], Meta(max_length=20)] = ()
+    """Architectures for which its program was made: it runs on any of them; none: on each."""
     nodes: Annotated[int, Meta(ge=1, le=100_000)] = 1
     walltime_s: Annotated[int, Meta(ge=1, le=31_536_000)] | None = None
     """The payload is killed after this long (PanDA maxWalltime); None: no limit of its own."""
@@ -169,6 +174,7 @@ def shape_of(spec: JobSpec) -> Shape:
         gpus=spec.gpus,
         nodes=spec.nodes,
         walltime_s=_round_up(spec.walltime_s or 0, 60),
+        machine=machine_of(spec.arch, spec.each_gpu) if spec.arch or spec.each_gpu else "",
     )
 
 

@@ -108,6 +108,9 @@ class Shape(Resources, frozen=True, kw_only=True, order=True, gc=False):
     nodes: int = 1
     walltime_s: int = 0
     """0: the job does not say."""
+    machine: str = ""
+    """What kind of machine it needs, as `ailurus.protocol.machine` writes it; blank: any. Rooms
+    know nothing of it."""
 
     @property
     def each(self) -> Resources:

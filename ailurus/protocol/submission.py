@@ -13,6 +13,7 @@ from typing import Any, get_args
 import msgspec
 from msgspec import Meta
 
+from ailurus.protocol import machine_file
 from ailurus.protocol.did import SCHEME, Did, DidText, Scope
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.fields import (
@@ -36,6 +37,7 @@ from ailurus.protocol.launchers import (
     check_options,
     named,
 )
+from ailurus.protocol.machine import Architecture, Cuda, Model, Vendor
 from ailurus.protocol.panda import NOTHING
 from ailurus.protocol.payloads import Goal, Payloads, needed
 from ailurus.protocol.program import check_program
@@ -61,7 +63,7 @@ _UNITS: dict[
 # The same of an output.
 _OF_OUTPUT = {"lifetime": ("lifetime_s", lambda text: int(duration_s(text)))}
 _FIELDS = [field.name for field in msgspec.structs.fields(JobSpec)]
-_KNOWN = sorted({*_FIELDS, *_UNITS, "sweep"})
+_KNOWN = sorted({*_FIELDS, *_UNITS, machine_file.PANDA, "sweep"})
 _UNKNOWN = re.compile(r"unknown field `(\w+)`")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _PATTERN = re.compile(r" matching regex '(.*)'$")
@@ -85,6 +87,10 @@ _ALLOWED = {
         Flavour,
         Controller,
         Goal,
+        Architecture,
+        Cuda,
+        Model,
+        Vendor,
     )
     for meta in get_args(kind)
     if isinstance(meta, Meta)
@@ -147,6 +153,7 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
         fields["environment"] = {
             k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()
         }
+    fields |= machine_file.read(fields, where)
     if "launcher" in fields:
         at = f"{where}.launcher"
         fields["launcher"], options = named(fields["launcher"], at)
@@ -178,6 +185,8 @@ def _as_written(error: AilurusError, entry: Mapping[str, Any], where: str) -> Ai
     for word, (name, _) in _UNITS.items():
         if error.field == f"{where}.{name}" and word in entry:
             error.field = f"{where}.{word}"
+    if isinstance(entry.get("gpus"), Mapping):
+        error.field = machine_file.as_written(error.field, where)
     return error
 
 
@@ -334,6 +343,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
             field = f"{where}.{error.field}"
             raise AilurusError(error.message, field=field, remedy=error.remedy) from None
         _check_words(job, where)
+        machine_file.check(job.gpus, job.each_gpu, where)
         if job.launcher_options:
             at = f"{where}.launcher_options"
             check_launcher(job.launcher, job.launcher_options, at, job.nodes)

@@ -151,10 +151,14 @@ def _staging(now: Staging) -> str:
 
 
 def _wants(job: JobDetail) -> str:
+    # Late: most commands do not show a job.
+    from ailurus.protocol.machine import described, machine_of
+
     spec = job.spec
     parts = [f"{spec.cores} cores", f"{spec.memory_mb} MB", f"{spec.disk_mb} MB disk"]
     parts += [f"{spec.gpus} GPUs"] if spec.gpus else []
     parts += [f"{spec.nodes} nodes"] if spec.nodes > 1 else []
+    parts += [described(text)] if (text := machine_of(spec.arch, spec.each_gpu)) else []
     parts += [span(spec.walltime_s)] if spec.walltime_s else []
     return ", ".join(parts)
 

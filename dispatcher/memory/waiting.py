@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from ailurus.protocol import machine
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import FINAL, JobState
 from dispatcher.events import Entry, StateChanged, Submitted, WorkerChanged
@@ -27,6 +29,13 @@ class Waiter(Struct, eq=False):
     room: Room
     worker_id: int
     woken: Signal
+    hardware: Hardware | None = None
+
+    def takes(self, shape: Shape) -> bool:
+        """Whether it has room for a job of this shape, and is the machine for it."""
+        return shape.fits(self.room) and (
+            not shape.machine or machine.met(shape.machine, self.hardware)
+        )
 
 
 class Flow:
@@ -85,10 +94,13 @@ class Hub:
         """How many workers wait for a job of `queue`."""
         return len(self._workers[queue])
 
-    def expect_job(self, queue: str, room: Room, worker_id: int = 0) -> Waiter:
+    def expect_job(
+        self, queue: str, room: Room, worker_id: int = 0, hardware: Hardware | None = None
+    ) -> Waiter:
         """A waiter for the next job that fits; registered before looking, so that none is
         missed."""
-        waiter = Waiter(queue, room, worker_id, asyncio.get_running_loop().create_future())
+        woken: Signal = asyncio.get_running_loop().create_future()
+        waiter = Waiter(queue, room, worker_id, woken, hardware)
         self._workers[queue][waiter] = None
         return waiter
 
@@ -148,7 +160,7 @@ class Hub:
                 if not jobs:
                     return
                 # a shape that is not in the table yet was made by this very commit: let them look
-                if waiter.woken.done() or (shape is not None and not shape.fits(waiter.room)):
+                if waiter.woken.done() or (shape is not None and not waiter.takes(shape)):
                     continue
                 del waiters[waiter]
                 waiter.woken.set_result(None)

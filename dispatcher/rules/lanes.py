@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
 
-import msgspec
-
 from ailurus.protocol.resources import Room, Shape
 from dispatcher.memory.waiting import LEAST
 from dispatcher.ports import Tx
@@ -57,9 +55,7 @@ class Lanes:
 
     def _found(self, queue: str, shape: Shape, items: bool) -> int:
         tx, mine = self._tx, {"queue": queue, "owner": self._owner}
-        row = tx.one("shape.find", **msgspec.structs.asdict(shape))
-        found: int | None = records.value(row, None)
-        if found is not None:
+        if (found := records.find_shape(tx, shape)) is not None:
             number = self._lane(found, items)
             if tx.one("variety.has", **mine, shape_id=number) is not None:
                 tx.assign(self._shapes, number, shape)
@@ -102,8 +98,8 @@ def ready(
 
 
 def _shape_id(tx: Tx, shape: Shape) -> int:
-    values = msgspec.structs.asdict(shape)
-    return records.value(tx.one("shape.find", **values) or tx.one("shape.add", **values), 0)
+    found = records.find_shape(tx, shape)
+    return records.add_shape(tx, shape) if found is None else found
 
 
 def _count(tx: Tx, mine: dict[str, str]) -> int:

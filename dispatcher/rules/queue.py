@@ -32,8 +32,9 @@ class LeaseRequest(Struct, frozen=True, kw_only=True):
     room: Room
     """The jobs of one request fit in it together."""
     count: int = 1
-    suits: Callable[[Shape], bool] = lambda _: True
-    """Which shapes the worker takes of those that fit."""
+    suits: Callable[[Shape], bool] = lambda shape: not shape.machine
+    """Which shapes the worker takes of those that fit; none that needs a kind of machine, unless it
+    is known what the worker's is."""
     worker_id: int = 0
     request_id: str = ""
     again: bool = True
@@ -135,7 +136,7 @@ def rehearse(tx: Tx, memory: Memory, most: int = 20) -> None:
     queue. At most `most` queues are tried."""
     names = {one.queue for one in records.counters(tx) if one.state == JobState.ACTIVATED}
     for name in sorted(names)[:most]:
-        request = LeaseRequest(queue=name, room=ANYTHING)
+        request = LeaseRequest(queue=name, room=ANYTHING, suits=lambda _: True)
         for job_id, *_ in islice(_best(tx, request, memory, 1), 1):
             states.lease(records.get_job(tx, job_id))
             attempts.tried_on(tx, job_id)

@@ -23,7 +23,10 @@ from dispatcher.ports import Row, Tx
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 # Of a shape, as stored.
-_SIZES = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s")
+_SIZES = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s", "machine")
+# Added to the nodes of a shape that needs a kind of machine, once for each number of a kind: to a
+# version that does not know of machines such a job fits nowhere.
+_NODES = 10_000_000
 _STATES = {state.value: state for state in JobState}
 
 
@@ -320,6 +323,36 @@ def shapes(tx: Tx) -> dict[int, Shape]:
     return {number: _shape(sizes) for number, *sizes in found}
 
 
+def find_shape(tx: Tx, shape: Shape) -> int | None:
+    """The number of a shape."""
+    machine = 0
+    if shape.machine:
+        machine = value(tx.one("machine.find", text=shape.machine), 0)
+        if not machine:
+            return None
+    return value(tx.one("shape.find", **_stored(shape, machine)), None)
+
+
+def add_shape(tx: Tx, shape: Shape) -> int:
+    """Give a shape its number."""
+    machine = 0
+    if text := shape.machine:
+        row = tx.one("machine.find", text=text) or tx.one("machine.add", text=text)
+        machine = value(row, 0)
+    return value(tx.one("shape.add", **_stored(shape, machine)), 0)
+
+
+def sized(job_id: int, shape: Shape) -> dict[str, object]:
+    """The row of a job in a mixed lane."""
+    values = _stored(shape, int(shape.machine != ""))
+    return {"job_id": job_id, "machine": shape.machine, **values}
+
+
+def _stored(shape: Shape, machine: int) -> dict[str, object]:
+    values = {name: getattr(shape, name) for name in _SIZES if name != "machine"}
+    return {**values, "nodes": shape.nodes + _NODES * machine}
+
+
 def find_size(tx: Tx, job_id: int) -> Shape | None:
     """The own shape of a job in a mixed lane."""
     row = tx.one("sized.get", job_id=job_id)
@@ -334,7 +367,7 @@ def ready_sized(
     return [(priority, rank, job_id, _shape(sizes)) for job_id, priority, rank, *sizes in found]
 
 
-def _shape(sizes: Sequence[int]) -> Shape:
+def _shape(sizes: Sequence[Any]) -> Shape:
     return Shape(**dict(zip(_SIZES, sizes, strict=True)))
 
 

@@ -229,7 +229,7 @@ def add(
     mixed = {number for number in {row["shape_id"] for row in new} if lanes.mixed(number)}
     if mixed:
         sized = (
-            {"job_id": row["job_id"], **msgspec.structs.asdict(job.shape)}
+            records.sized(row["job_id"], job.shape)
             for row, job in zip(new, jobs, strict=True)
             if row["shape_id"] in mixed
         )

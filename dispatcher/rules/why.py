@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.protocol import machine
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import FileRecord, GroupRow, JobRow, Trouble, Why
 from ailurus.protocol.resources import KINDS, Resources, Room, Shape
@@ -26,6 +28,20 @@ class Offer(Struct, frozen=True, kw_only=True):
     site: str = ""
     foreign: bool = False
     """A PanDA pilot: what others of its queue can hold, only its own site knows."""
+    hardware: Hardware | None = None
+    """None: of a slot, not known; a worker did not tell."""
+
+    def lacks(self, shape: Shape) -> str:
+        """The first thing that it can never give a job of this shape, as a phrase; empty if it can
+        hold it, or a slot of which no machine is known might."""
+        if lack := short_of(shape, self.total):
+            return lack
+        if not shape.machine or (self.hardware is None and self.free is None):
+            return ""
+        if self.hardware is None:
+            return "its pilot does not tell what machine it is"
+        found = machine.lacks(shape.machine, [self.hardware])
+        return found[0].phrase if found else ""
 
 
 def short_of(shape: Shape, room: Room) -> str:
@@ -64,7 +80,12 @@ def _only(shape: Shape, kind: str) -> Resources:
 
 def sizes(offers: Iterable[Offer]) -> list[Offer]:
     """One offer of each size: many jobs are compared with each size once."""
-    return list({(offer.total, offer.foreign): offer for offer in offers}.values())
+    return list(
+        {
+            (offer.total, offer.foreign, offer.hardware, offer.free is None): offer
+            for offer in offers
+        }.values()
+    )
 
 
 class Misfit(Struct, frozen=True):
@@ -89,7 +110,7 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> Misfit |
     Without any offer nothing is known, so nothing is impossible.
     """
     offers = [offer for offer in offers if not offer.foreign]
-    if not offers or any(not short_of(shape, offer.total) for offer in offers):
+    if not offers or any(not offer.lacks(shape) for offer in offers):
         return None
     for kind, unit in KINDS:
         most = max(offer.total.most(kind) for offer in offers)
@@ -105,7 +126,25 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> Misfit |
             return Misfit(
                 "nodes", f"{wanted} are asked for, the largest slot of its queues has {most}"
             )
-    return Misfit("walltime", "no single slot of its queues has all that is asked for")
+    return _wrong_machine(shape, offers) or Misfit(
+        "walltime", "no single slot of its queues has all that is asked for"
+    )
+
+
+def _wrong_machine(shape: Shape, offers: Sequence[Offer]) -> Misfit | None:
+    """What no offer has of the kind of machine that a job needs, and what they have instead."""
+    large = [offer for offer in offers if not short_of(shape, offer.total)]
+    if not large:
+        return None
+    told = [offer.hardware for offer in large if offer.hardware is not None]
+    if not told:
+        return Misfit(
+            "arch", f"it needs {machine.described(shape.machine)}, and no pilot tells what it has"
+        )
+    if not (lacks := machine.lacks(shape.machine, told)):
+        return Misfit("arch", f"no single machine is all of {machine.described(shape.machine)}")
+    words = "; ".join(f"{one.wanted} is asked for, there is {one.has}" for one in lacks)
+    return Misfit(lacks[0].field, f"no machine of its queues is the right one: {words}")
 
 
 def waiting(
@@ -145,14 +184,14 @@ def waiting(
         return answer(
             Outlook.NEVER,
             f"It can never start: {misfit.fault}.",
-            sorted({f"{offer.name}: {short_of(shape, offer.total)}" for offer in offers}),
-            f"ask for less `{misfit.field}`, or let a site offer a larger slot",
+            sorted({f"{offer.name}: {offer.lacks(shape)}" for offer in offers}),
+            _remedy(misfit.field),
         )
     foreign = sum(offer.foreign for offer in offers)
     if foreign == len(offers):
         sentence = f"{foreign} PanDA pilots serve {queue}, which ask when they can take a job"
         return answer(Outlook.LATER, f"{sentence}; {place}.")
-    fitting = [one for one in offers if not (one.foreign or short_of(shape, one.total))]
+    fitting = [one for one in offers if not (one.foreign or one.lacks(shape))]
     workers = [offer for offer in fitting if offer.free is not None]
     if not workers:
         held = {trouble.site for trouble in troubles if trouble.site}
@@ -161,6 +200,12 @@ def waiting(
         return answer(Outlook.LATER, f"No pilot that could hold it is running; {can}; {place}.")
     outlook, sentence, busy = _busy(shape, [one.free for one in workers if one.free is not None])
     return answer(outlook, f"{sentence}; {place}.", busy)
+
+
+def _remedy(field: str) -> str:
+    if field in machine.FIELDS:
+        return f"ask for another `{field}`, or let a site offer such machines"
+    return f"ask for less `{field}`, or let a site offer a larger slot"
 
 
 def _busy(shape: Shape, rooms: Sequence[Room]) -> tuple[Outlook, str, list[str]]:

@@ -59,7 +59,7 @@ class Registration:
         before = self._state.live.get(worker_id)
         now = self._state.now()
         worker = self._state.remember(worker_id, site, queue, ask.host, ask.total, now)
-        worker.draining = written.draining
+        worker.draining, worker.hardware = written.draining, ask.hardware
         # what it lost it may have still: it says so with its first heartbeat
         worker.silent = written.lost or (before is not None and before.silent)
         token = self._mint(

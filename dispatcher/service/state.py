@@ -11,7 +11,9 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.logs import Log
+from ailurus.protocol import machine
 from ailurus.protocol import messages as m
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.messages import SlotShape
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.worker import Ending, Phase
@@ -84,6 +86,12 @@ class LiveWorker(Struct):
     """A PanDA pilot without a worker id: while it holds no job nobody speaks for it."""
     # As it told in its last heartbeat here; written with when it was last seen.
     occupancy: m.Occupancy | None = None
+    hardware: Hardware | None = None
+    """None: its pilot did not tell."""
+
+    def suits(self, shape: Shape) -> bool:
+        """Whether it is the machine for a job of this shape."""
+        return not shape.machine or machine.met(shape.machine, self.hardware)
 
 
 class SiteLease(Struct):
@@ -179,6 +187,7 @@ class State:
         )
         live.draining = bool(stored.draining)
         live.passing = (kept.version, kept.intent) == (PANDA, "")
+        live.hardware = kept.hardware
         return live
 
     async def load_worker(self, worker_id: int) -> LiveWorker | None:
@@ -290,6 +299,7 @@ class State:
                 total=live.total,
                 free=live.room,
                 foreign=live.worker_id in self.panda_silence_s,
+                hardware=live.hardware,
             )
             for live in list(self.live.values())
             if queue in ("", live.queue) and not live.draining

@@ -63,7 +63,9 @@ class Workers:
         deadline, ended = time.monotonic() + ask.wait_s, worker.ended
         leased: list[Leased] = []
         while not leased:
-            waiter = self._state.hub.expect_job(worker.queue, ask.room, worker.worker_id)
+            waiter = self._state.hub.expect_job(
+                worker.queue, ask.room, worker.worker_id, worker.hardware
+            )
             worker.waits = waiter.woken
             try:
                 # Shielded: a client that hangs up now must not leave a lease that nobody notes.
@@ -107,6 +109,7 @@ class Workers:
                 queue=worker.queue,
                 room=Room(cores=0) if full else ask.room,
                 count=ask.count,
+                suits=worker.suits,
                 host=worker.host,
                 elsewhere=lambda shape: self._elsewhere(worker, shape),
                 busy=busy,
@@ -144,6 +147,7 @@ class Workers:
             and other.host != worker.host
             and not other.draining
             and shape.fits(other.total)
+            and other.suits(shape)
             for other in self._state.live.values()
         )
 

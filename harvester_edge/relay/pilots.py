@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 from msgspec.structs import replace
 
 from ailurus.logs import Log
+from ailurus.protocol import machine
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import ReportOutcome
 from ailurus.wire.client import Refused, Unreachable
@@ -147,6 +148,7 @@ class Pilots:
             able = (ask.items or spec.payloads is None) and (
                 self._dispatcher.up or not spec.credentials
             )
+            able = able and machine.met(job.shape.machine, pilot.ask.hardware)
             if able and not job.leaving and job.shape.fits(room):
                 picked.append(job)
                 room = room.taking(job.shape)

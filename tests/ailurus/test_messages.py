@@ -56,6 +56,7 @@ def test_r7_what_a_dispatcher_adds_to_an_answer_is_ignored(route: Route) -> None
     assert odd <= {
         "JobSpec",
         "CredentialUse",
+        "EachGpu",
         "InputFile",
         "OutputFile",
         "Payloads",

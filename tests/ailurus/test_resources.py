@@ -117,7 +117,10 @@ def test_a_room_keeps_its_nodes_and_its_time_whatever_is_taken(room, shape):
     ("value", "text"),
     [
         (Room(), b'{"cores":1,"memory_mb":0,"disk_mb":0,"gpus":0,"nodes":1,"seconds_left":null}'),
-        (Shape(), b'{"cores":1,"memory_mb":2000,"disk_mb":0,"gpus":0,"nodes":1,"walltime_s":0}'),
+        (
+            Shape(),
+            b'{"cores":1,"memory_mb":2000,"disk_mb":0,"gpus":0,"nodes":1,"walltime_s":0,"machine":""}',
+        ),
     ],
 )
 def test_json_is_flat_and_in_the_order_of_versions_before(value, text):

@@ -138,9 +138,9 @@ class Bench:
         return await self.service.items.items(ItemsQuery(**query), ALICE, job_id=job_id)
 
     async def worker(
-        self, queue: str = "q", total: Room = BIG, host: str = "", site: str = ""
+        self, queue: str = "q", total: Room = BIG, host: str = "", site: str = "", **facts: object
     ) -> Worker:
-        ask = m.Register(instance=new_id(), queue=queue, total=total, host=host, site=site)
+        ask = m.Register(instance=new_id(), queue=queue, total=total, host=host, site=site, **facts)
         caller = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
         return Worker(self.service, await self.service.registration.register(ask, caller), queue)
 

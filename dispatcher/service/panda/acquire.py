@@ -309,9 +309,12 @@ def _room(request: JobRequest) -> Room:
 
 
 def _suits(wanted: Acquisition) -> Callable[[Shape], bool]:
-    """Which jobs a pilot can be given: those that its queue's data lets it run."""
+    """Which jobs a pilot can be given: those that its queue's data lets it run, and none that needs
+    a kind of machine."""
     return lambda shape: (
-        panda.of_type(shape, wanted.request.resource_type) and shape.fits(wanted.size)
+        not shape.machine
+        and panda.of_type(shape, wanted.request.resource_type)
+        and shape.fits(wanted.size)
     )
 
 

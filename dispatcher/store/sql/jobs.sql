@@ -96,8 +96,8 @@ select job_id, priority, rank from job
 -- The same in a lane of a rounded shape, with what each job asks for itself.
 -- reads: job, sized
 -- locks: job skip locked
-select job.job_id, priority, rank, cores, memory_mb, disk_mb, gpus, nodes, walltime_s
-    from job join sized on sized.job_id = job.job_id
+select job.job_id, priority, rank, cores, memory_mb, disk_mb, gpus, nodes % 10000000, walltime_s,
+    machine from job join sized on sized.job_id = job.job_id
     where queue = :queue and shape_id = :shape_id and state = 'activated'
     order by priority desc, rank, job.job_id limit :most
 
@@ -244,13 +244,13 @@ delete from unfolding where job_id = :job_id
 -- name: sized.add
 -- What a job asks for that waits among larger ones, in a lane of a rounded shape.
 -- writes: sized
-insert into sized (job_id, cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
-    values (:job_id, :cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s)
+insert into sized (job_id, cores, memory_mb, disk_mb, gpus, nodes, walltime_s, machine)
+    values (:job_id, :cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s, :machine)
 
 -- name: sized.get
 -- What a job asks for, where that is less than its lane's shape.
 -- reads: sized
-select cores, memory_mb, disk_mb, gpus, nodes, walltime_s from sized where job_id = :job_id
+select cores, memory_mb, disk_mb, gpus, nodes % 10000000, walltime_s, machine from sized where job_id = :job_id
 
 -- name: sized.drop_range
 -- Undo `sized.add` for the jobs of a broken submission.

@@ -24,6 +24,11 @@ insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
     on conflict (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
     do update set cores = :cores returning shape_id
 
+-- name: machine.add
+-- writes: machine
+insert into machine (text) values (:text)
+    on conflict (text) do update set text = :text returning machine_id
+
 -- name: lane.add
 -- writes: lane
 insert into lane (shape_id, of_shape, user_group)

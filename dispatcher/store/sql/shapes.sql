@@ -12,8 +12,19 @@ insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
 
 -- name: shape.all
 -- Every shape with its number: memory holds all of them.
--- reads: shape
-select shape_id, cores, memory_mb, disk_mb, gpus, nodes, walltime_s from shape
+-- reads: machine, shape
+select shape_id, cores, memory_mb, disk_mb, gpus, nodes % 10000000, walltime_s, coalesce(m.text, '')
+    from shape left join machine m on m.machine_id = nodes / 10000000
+
+-- name: machine.find
+-- The number of a kind of machine.
+-- reads: machine
+select machine_id from machine where text = :text
+
+-- name: machine.add
+-- Give a kind of machine its number.
+-- writes: machine
+insert into machine (text) values (:text) returning machine_id
 
 -- name: lane.find
 -- The number of the lane in which jobs of a shape and a group wait.
@@ -34,9 +45,11 @@ select shape_id, user_group from lane
 
 -- name: lane.shapes
 -- The shape of every lane, as `shape.all` returns shapes.
--- reads: lane, shape
-select l.shape_id, s.cores, s.memory_mb, s.disk_mb, s.gpus, s.nodes, s.walltime_s
+-- reads: lane, machine, shape
+select l.shape_id, s.cores, s.memory_mb, s.disk_mb, s.gpus, s.nodes % 10000000, s.walltime_s,
+    coalesce(m.text, '')
     from lane l join shape s on s.shape_id = l.of_shape
+    left join machine m on m.machine_id = s.nodes / 10000000
 
 -- name: variety.has
 -- A row if the owner has submitted jobs of this shape to this queue before.
