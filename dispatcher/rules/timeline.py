@@ -151,9 +151,9 @@ def used(runs: Iterable[Run], begin: float, end: float, parts: int) -> tuple[flo
 def runs_of(held: m.Held, bar: m.Bar, host: str) -> Iterator[Run]:
     """What a job held, as a run on each of its nodes. `host`: its worker's, for the only node."""
     for slot in held.slots:
-        end = held.ended or bar.end
-        own = replace(bar, begin=held.began, end=end)
-        yield Run(slot.node or host, held.began, end, slot.cores, own, slot.gpus)
+        begin, end = slot.began or held.began, slot.ended or held.ended or bar.end
+        own = replace(bar, begin=begin, end=end)
+        yield Run(slot.node or host, begin, end, slot.cores, own, slot.gpus)
 
 
 def guessed(one: RunRecord, timing: Mapping[str, float], bar: m.Bar, host: str) -> Run | None:

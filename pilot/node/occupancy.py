@@ -108,11 +108,20 @@ def held(placement: Placement, began: float) -> Held:
     return Held(slots=slots, began=round(began, 3))
 
 
-def widened(before: Held, slot: Slot) -> Held:
-    """What a job holds that has got a slot more. A node that it had lost is told once."""
-    if len(before.slots) >= MOST_NODES or any(one.node == slot.node for one in before.slots):
+def widened(before: Held, slot: Slot, at: float) -> Held:
+    """What a job holds that has got a slot more."""
+    if len(before.slots) >= MOST_NODES:
         return before
-    return replace(before, slots=(*before.slots, _held_slot(slot)))
+    return replace(before, slots=(*before.slots, replace(_held_slot(slot), began=round(at, 3))))
+
+
+def narrowed(before: Held, node: str, at: float) -> Held:
+    """What a job holds that has lost a node."""
+    slots = (
+        replace(one, ended=round(at, 3)) if one.node == node and not one.ended else one
+        for one in before.slots
+    )
+    return replace(before, slots=tuple(slots))
 
 
 def _held_slot(slot: Slot) -> HeldSlot:

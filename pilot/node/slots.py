@@ -20,7 +20,7 @@ from ailurus.protocol.resources import Resources, Room, Shape
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
 from pilot.node.gpus import Gpu
-from pilot.node.occupancy import Account, Cores, held, widened
+from pilot.node.occupancy import Account, Cores, held, narrowed, widened
 from pilot.node.packing import Packer, Wish
 from pilot.node.shares import OWN, Placement, Slot
 from pilot.node.topology import Cpu
@@ -85,11 +85,14 @@ class Slots:
         several nodes hold the others until their payload has ended."""
         with self._lock:
             self._awaited.discard(node)
-            held = self._packer.leave(node)
-            self._account.leave(node, self._clock.time())
+            holders, now = self._packer.leave(node), self._clock.time()
+            self._account.leave(node, now)
+            for job in holders:
+                if job.held is not None:
+                    job.held = narrowed(job.held, node, now)
             self._return_misfits()
             self._count()
-            return held
+            return holders
 
     def await_nodes(self, nodes: Iterable[str]) -> None:
         """These are going to join."""
@@ -235,7 +238,7 @@ class Slots:
     def _grow(self, job: Attempt, most: int, gained: Callable[[Slot], None]) -> None:
         while (slot := self._packer.grow(job, most)) is not None:
             if job.held is not None:
-                job.held = widened(job.held, slot)
+                job.held = widened(job.held, slot, self._clock.time())
             gained(slot)
 
     def _take(self) -> None:

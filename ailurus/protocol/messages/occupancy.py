@@ -39,6 +39,9 @@ class HeldSlot(Struct, frozen=True, kw_only=True, omit_defaults=True):
     cores: Count = 0
     # By the names that the pilot has for them: UUIDs, or indices.
     gpus: Annotated[tuple[Label, ...], Meta(max_length=1000)] = ()
+    # Of a node that came while the job ran, or was lost; 0: as of the job.
+    began: Moment = 0.0
+    ended: Moment = 0.0
 
 
 class Held(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -43,6 +43,28 @@ OCCUPANCY = m.Occupancy(
 )
 
 
+def test_a_job_is_drawn_on_a_node_for_as_long_as_it_had_it(place):
+    async def test(b):
+        worker = await b.worker()
+        now = b.service.state.now()
+        await b.submit(job("a"))
+        (one,) = await worker.acquire(1)
+        slots = (
+            m.HeldSlot(node="n1", cores=2),
+            m.HeldSlot(node="n2", cores=2, ended=now - 6),
+            m.HeldSlot(node="n2", cores=2, began=now - 3),
+        )
+        await worker.report(one, held=m.Held(slots=slots, began=now - 9, ended=now))
+        seen = await look(b, worker, begin=now - 10, end=now + 10, parts=20)
+        assert [
+            (node.name, [(round(bar.begin - now), round(bar.end - now)) for bar in node.bars])
+            for node in seen.nodes
+            if node.bars
+        ] == [("n1", [(-9, 0)]), ("n2", [(-9, -6), (-3, 0)])]
+
+    run(test, place)
+
+
 def test_a_worker_shows_what_ran_on_which_of_its_nodes_after_its_end_too(place):
     async def test(b):
         worker = await b.worker()

@@ -159,7 +159,13 @@ def test_a_job_that_grows_gets_its_nodes_back_before_others_start_there() -> Non
         slots.join("n4", ALL)
         assert [slot.node for slot in gained] == ["n2", "n4", "n5"]
         assert job.held is not None
-        assert [slot.node for slot in job.held.slots] == ["n1", "n2", "n4", "n5"]
+        assert [(slot.node, slot.began > 0, slot.ended > 0) for slot in job.held.slots] == [
+            ("n1", False, False),
+            ("n2", False, True),
+            ("n2", True, False),
+            ("n4", True, True),
+            ("n5", True, False),
+        ]
         other.__exit__(None, None, None)
     assert slots.room() == slots.total
 
