@@ -38,8 +38,9 @@ from harvester_edge.shared_files import (
 )
 from harvester_edge.site import Site
 
-QUIET_S = 300.0
-"""A pilot that answers nothing for so long hangs: it gives up any question of its own sooner."""
+QUIET_S, MOST_S = 250.0, 480.0
+"""A pilot that answers nothing for so long hangs: it gives up any question of its own sooner. One here
+that still answers is given up after the second time."""
 LEAVE_S = 20.0
 """Between TERM and KILL: so long it may take to remove what it has written."""
 WALLTIME_S = 900
@@ -122,7 +123,7 @@ def _answers(words: Sequence[str], folder: Path) -> Iterator[Finding]:
             words, stdin=subprocess.DEVNULL, stdout=out, stderr=log, start_new_session=True
         )
     told = 0
-    heard_at = time.monotonic()
+    began = heard_at = time.monotonic()
     try:
         while True:
             with suppress(subprocess.TimeoutExpired):
@@ -135,6 +136,12 @@ def _answers(words: Sequence[str], folder: Path) -> Iterator[Finding]:
                 break
             if time.monotonic() - heard_at > QUIET_S:
                 yield _hangs("the pilot")
+                return
+            if time.monotonic() - began > MOST_S:
+                yield _bad(
+                    f"the pilot was not done after {MOST_S:.0f} s, and is ended",
+                    "look at what is wrong above first: each of it cost its time",
+                )
                 return
     finally:
         _end(process)

@@ -49,7 +49,7 @@ from pilot.workdir import Workdir, remove_tree
 FILE_BYTES = 64 * 1024
 STEP_S = 60
 """For one file, one way."""
-PLACE_S = 150.0
+PLACE_S = 75.0
 """For all that is done at one place, or asked of the catalogue."""
 IMAGE_S = 240.0
 """For a container, whose image may have to be fetched."""
@@ -85,7 +85,9 @@ class _Trial:
     def stage(self, storage: Storage, name: str) -> Stage:
         """Staging as the pilot does it; its movers work in a directory of that name."""
         limits = replace(self.site.limits, staging=STEP_S)
-        site = replace(self.site, storage=storage, limits=limits)
+        # What is tried says at once what is wrong with it.
+        now = replace(storage, outage_tolerance=0)
+        site = replace(self.site, storage=now, limits=limits)
         return stage_of(self._options, site, self.spawner, self.directory / name)
 
 

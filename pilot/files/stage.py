@@ -133,13 +133,13 @@ class Stage:
 
     def stage_in(self, attempt: Attempt, work: Workdir) -> None:
         """Bring all inputs into the job's directory. Raises JobError."""
-        progress = attempt.staging = StagingProgress(self._clock)
+        attempt.staging = StagingProgress(self._clock)
         try:
-            self._stage_in(attempt, work, progress)
+            self._stage_in(attempt, work)
         finally:
             attempt.staging = None
 
-    def _stage_in(self, attempt: Attempt, work: Workdir, progress: StagingProgress) -> None:
+    def _stage_in(self, attempt: Attempt, work: Workdir) -> None:
         inputs = attempt.spec.inputs
         wanted = [
             one

@@ -62,11 +62,11 @@ class Http:
     def __init__(
         self,
         *,
-        roots: Sequence[str] = (),
         http_allow: Sequence[str] = (),
         http_proxy: str = "",
         ca: str = "",
         options: Mapping[str, Any] | None = None,
+        **_: object,
     ) -> None:
         said = _said(options or {})
         self._token_file = said.token_file

@@ -71,6 +71,14 @@ def test_a_pilot_that_hangs_is_ended(pilot, monkeypatch):
     assert "said nothing" in last.said
 
 
+def test_a_pilot_that_answers_and_answers_is_ended_too(pilot, monkeypatch):
+    monkeypatch.setattr(probe, "MOST_S", 0.5)
+    talks = f"while :; do cat <<'X'\n{lines(GOOD)}X\nsleep 0.1; done"
+    *answers, last = said(pilot(talks))
+    assert answers
+    assert "was not done after" in last.said
+
+
 def test_doctor_tries_nothing_unless_it_is_asked(pilot, tree, tmp_path):
     file = tmp_path / "site.yaml"
     pilot(f"[ $1 = --version ] || touch {tmp_path}/tried")
@@ -178,7 +186,7 @@ def test_a_job_that_runs_and_hangs_is_given_up_with_what_it_has_said(job):
     passed = []
     first, last = ask(lambda: passed.append(1))
     assert first.about == GOOD["about"]
-    assert "said nothing for 300 s" in last.said
+    assert "said nothing for 250 s" in last.said
     assert len(passed) * batch.poll_s < 320
 
 
