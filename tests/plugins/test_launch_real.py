@@ -82,7 +82,7 @@ MPIS = {
     "openmpi5": ("", ".venv-openmpi"),
     "mpich5": ("", ".venv-mpich"),
 }
-# Debian's, over UCX: of runs that end well some stand still in MPI_Finalize (docs/status.md).
+# Debian's, over UCX: of runs that end well some stand still in MPI_Finalize (docs/decisions/0385).
 MPICH4 = {"mpich4": ("mpicc.mpich", "")}
 
 
