@@ -180,10 +180,6 @@ TRAININGS = {
         lambda python: Torchrun(TorchrunOptions(python=python, elastic=True)),
     ),
     "horovod-gloo": (HOROVOD, lambda python: Horovod(HorovodOptions(python=python))),
-    "horovod-elastic": (
-        HOROVOD,
-        lambda python: Horovod(HorovodOptions(python=python, elastic=True)),
-    ),
     "horovod-mpi": (
         HOROVOD,
         lambda python: Horovod(HorovodOptions(python=python, controller="mpi")),
