@@ -95,8 +95,7 @@ class Server:
         signals: Signals | None = None,
         loops: Loops | None = None,
     ) -> None:
-        """Made in the main thread, where `HANDLED_SIGNALS` are blocked. `loops`: where others have
-        begun loops by now."""
+        """Made in the main thread, with `HANDLED_SIGNALS` blocked. `loops`: where some have begun."""
         self._kit, self._link, self._terms, self._clock = kit, link, terms, kit.clock
         self.occupancy = kit.slots.occupancy
         self._signals: Signals = signals or BlockedSignals(HANDLED_SIGNALS)
@@ -331,6 +330,7 @@ class Server:
             wait_s=round(wait_s, 3),
             ahead=vacancy.ahead,
             items=True,
+            hardware=slots.hardware(),
         )
 
     def _longest(self, wait_s: float) -> float:

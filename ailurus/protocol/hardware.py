@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from ailurus.protocol.fields import Count, Label, Whole
 
@@ -15,6 +17,9 @@ _LEVELS = (
     ("x86-64-v3", "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"),
     ("x86-64-v4", "avx512f avx512bw avx512cd avx512dq avx512vl"),
 )
+
+
+MOST_MODELS = 16
 
 
 class GpuModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -30,11 +35,11 @@ class GpuModel(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Of a worker's first node; the others of a batch job are alike."""
+    """Of a worker; where it has several nodes, what they have in common."""
 
     arch: Label = ""
     """`x86-64`, `x86-64-v2` to `-v4`, `aarch64`, or what the system calls it."""
-    gpus: Annotated[tuple[GpuModel, ...], Meta(max_length=16)] = ()
+    gpus: Annotated[tuple[GpuModel, ...], Meta(max_length=MOST_MODELS)] = ()
     """Those of this worker."""
     driver: Label = ""
     """The version of NVIDIA's."""
@@ -46,6 +51,27 @@ def in_words(hardware: Hardware) -> str:
     """`x86-64-v3, 4 × NVIDIA H200`."""
     gpus = [f"{gpu.count} × {gpu.model or f'{gpu.vendor} GPU'}" for gpu in hardware.gpus]
     return ", ".join([word for word in (hardware.arch, *gpus) if word])
+
+
+def common(nodes: Collection[Hardware]) -> Hardware:
+    """What nodes have in common: the lowest level, driver and CUDA, and the GPUs of all of them."""
+    counts: Counter[GpuModel] = Counter()
+    for node in nodes:
+        for gpu in node.gpus:
+            counts[replace(gpu, count=0)] += gpu.count
+    names = {node.arch for node in nodes}
+    alike = len(names) == 1 or all(name.startswith("x86-64") for name in names)
+    with_gpus = [node for node in nodes if node.gpus]
+    return Hardware(
+        arch=min(names) if alike else "",
+        gpus=tuple(replace(gpu, count=count) for gpu, count in counts.items())[:MOST_MODELS],
+        driver=min((node.driver for node in with_gpus), key=_numbers, default=""),
+        cuda=min((node.cuda for node in with_gpus), key=_numbers, default=""),
+    )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdecimal() and len(part) < 10]
 
 
 def architecture(machine: str, flags: Collection[str]) -> str:

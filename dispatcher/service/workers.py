@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
@@ -22,6 +23,8 @@ from dispatcher.service.liveness import Liveness
 from dispatcher.service.peers import Peers
 from dispatcher.service.seals import Seals
 from dispatcher.service.state import LiveWorker, State, WorkerEnd, end_worker
+
+_encode = msgspec.json.Encoder().encode
 
 
 class Workers:
@@ -38,6 +41,8 @@ class Workers:
         worker = await self._liveness.worker_of(caller)
         if not ask.ahead:
             worker.room = ask.room
+        if ask.hardware not in (None, worker.hardware):
+            await self._describe(worker, ask.hardware)
         worker.draining |= (
             self._state.hosts.excluded((worker.site, worker.host), self._state.now()) is not None
         )
@@ -49,6 +54,12 @@ class Workers:
             prefetch=bool(leased) and not self._state.hub.waiting(worker.queue),
             giver=self._state.giver,
         )
+
+    async def _describe(self, worker: LiveWorker, hardware: Hardware | None) -> None:
+        """Note what the nodes of a worker have in common now."""
+        worker.hardware = hardware
+        values = {"worker_id": worker.worker_id, "hardware": _encode(hardware).decode()}
+        await self._state.store.write(lambda tx: tx.run("worker.describe", **values))
 
     async def _at_once(self, ask: m.Acquire, worker: LiveWorker) -> list[Leased]:
         """What there is for a worker now."""

@@ -148,7 +148,7 @@ class Pilots:
             able = (ask.items or spec.payloads is None) and (
                 self._dispatcher.up or not spec.credentials
             )
-            able = able and machine.met(job.shape.machine, pilot.ask.hardware)
+            able = able and machine.met(job.shape.machine, ask.hardware or pilot.ask.hardware)
             if able and not job.leaving and job.shape.fits(room):
                 picked.append(job)
                 room = room.taking(job.shape)

@@ -421,5 +421,11 @@ def _made(
         streams=Streams(directory / "streams", loops),
         doors=Doors(loops),
     )
-    joined = a.Joined(found.resources, topology.look(found.cpus), held.gpus, str(directory))
+    joined = a.Joined(
+        found.resources,
+        topology.look(found.cpus),
+        held.gpus,
+        str(directory),
+        machine.hardware_with(found, held.gpus),
+    )
     return node, joined, held

@@ -30,7 +30,7 @@ from pilot.agents.starting import Starting, agent_command
 from pilot.clock import Clock
 from pilot.node.gpus import Gpu
 from pilot.node.local import LocalNode
-from pilot.node.machine import Inventory, pinned, total_of
+from pilot.node.machine import Inventory, hardware_with, pinned, total_of
 from pilot.node.sampler import Sampler
 from pilot.node.slots import Slots
 from pilot.node.streams import Streams
@@ -95,7 +95,9 @@ class Allocated:
         not there yet as far as the batch system tells of them. `total`: of this machine."""
         total = within(total, self._shares[0])
         pin = pinned(self._around.site, total, seen)
-        self.slots.join(self.node.name, total, pin, gpus[: total.gpus])
+        gpus = gpus[: total.gpus]
+        self.slots.join(self.node.name, total, pin, gpus)
+        self.slots.describe(self.node.name, hardware_with(seen, gpus))
         self.slots.await_nodes(share.name for share in self._shares[1:])
         each = [total, *(within(total, share) for share in self._shares[1:])]
         return self.slots, Room.over(Counter(each), seconds_left=seconds_left)
@@ -160,6 +162,7 @@ class Allocated:
         whole = total.cores == seen.cores == len(joined.cpus)
         pin = joined.cpus if self._around.site.pilot.pin and whole else ()
         self.nodes[node.name] = node
+        self.slots.describe(node.name, joined.hardware)
         self.slots.join(node.name, total, pin, joined.gpus)
 
     def _left(self, name: str, why: str) -> None:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Resources
 from pilot.agents.lease import LeaseTerms
@@ -106,6 +107,7 @@ class Joined(Struct, array_like=True, tag=True, frozen=True):
     gpus: tuple[Gpu, ...]
     scratch: str
     """The agent's directory on its node."""
+    hardware: Hardware
 
 
 class Unfit(Struct, array_like=True, tag=True, frozen=True):

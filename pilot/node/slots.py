@@ -14,6 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.hardware import Hardware, common
 from ailurus.protocol.job import DISK_STEP_MB, MEMORY_STEP_MB, JobSpec, shape_of
 from ailurus.protocol.messages.occupancy import Occupancy
 from ailurus.protocol.resources import Resources, Room, Shape
@@ -61,6 +62,9 @@ class Slots:
         # Of those that have given theirs back.
         self._unused_core_s = 0.0
         self._growing: dict[Attempt, _Growing] = {}
+        # By node, and what they have in common, once it is asked for.
+        self._hardware: dict[str, Hardware] = {}
+        self._common: Hardware | None = None
         self._awaited: set[str] = set()
         self._awaited_since = clock.monotonic()
         self._lock = threading.RLock()
@@ -80,11 +84,25 @@ class Slots:
             self._grant()
             self.changed.notify_all()
 
+    def describe(self, node: str, hardware: Hardware) -> None:
+        """Note what kind of machine one of several nodes is."""
+        with self._lock:
+            self._hardware[node], self._common = hardware, None
+
+    def hardware(self) -> Hardware | None:
+        """What those nodes have in common; None: this machine alone is there."""
+        with self._lock:
+            if self._hardware and self._common is None:
+                self._common = common(self._hardware.values())
+            return self._common
+
     def leave(self, node: str) -> list[Attempt]:
         """Forget a node. Returns the jobs that hold a slot there, for the caller to stop: those on
         several nodes hold the others until their payload has ended."""
         with self._lock:
             self._awaited.discard(node)
+            if self._hardware.pop(node, None) is not None:
+                self._common = None
             holders, now = self._packer.leave(node), self._clock.time()
             self._account.leave(node, now)
             for job in holders:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from ailurus import __version__
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.resources import Resources
 from pilot.agents import messages as a
 from pilot.agents.agent import connect
@@ -27,7 +28,7 @@ HAVE = Resources(cores=4, memory_mb=8192, disk_mb=8192)
 def answer(message: a.ToAgent) -> a.FromAgent | None:
     """What such an agent says to that."""
     if isinstance(message, a.Welcome):
-        return a.Joined(HAVE, (), (), f"/nowhere/{message.name}")
+        return a.Joined(HAVE, (), (), f"/nowhere/{message.name}", Hardware())
     if isinstance(message, a.Prepare | a.Stand):
         return a.Prepared(message.ticket)
     if isinstance(message, a.StartAll):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.hardware import GpuModel, Hardware
+from ailurus.protocol.hardware import GpuModel, Hardware, common
 from ailurus.protocol.job import shape_of
 from ailurus.protocol.machine import FIELDS, EachGpu, Model, described, lacks, machine_of, met
 from ailurus.protocol.submission import check, jobs_from
@@ -190,3 +190,26 @@ def test_what_cannot_be_meant_is_refused_by_its_field(fields, field, remedy):
         check(jobs_from({**ONE, **fields}))
     assert caught.value.field == f"jobs[0].{field}"
     assert remedy in caught.value.remedy
+
+
+@given(wants, st.lists(machines, min_size=1, max_size=4))
+def test_what_nodes_have_in_common_is_enough_only_if_each_of_them_is(wanted, nodes):
+    text = machine_of(*wanted)
+    arch = machine_of(wanted[0], None)
+    if met(text, common(nodes)):
+        assert all(met(arch, one) for one in nodes)
+        assert all(met(text, one) for one in nodes if one.gpus)
+    assert met(text, common(nodes * 2)) is met(text, common(nodes))
+    assert met(text, common(nodes[:1] * 3)) is met(text, common(nodes[:1]))
+
+
+def test_the_gpus_of_nodes_are_counted_together():
+    old = msgspec.structs.replace(NODE, arch="x86-64", cuda="9.2", driver="570.9")
+    both = common([msgspec.structs.replace(NODE, driver="570.10"), old, Hardware(arch="x86-64-v4")])
+    assert both == Hardware(
+        arch="x86-64",
+        gpus=(msgspec.structs.replace(A100, count=8),),
+        driver="570.9",
+        cuda="9.2",
+    )
+    assert common([Hardware(arch="aarch64"), NODE]).arch == ""

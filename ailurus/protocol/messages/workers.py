@@ -53,7 +53,8 @@ class Acquire(LenientRequest):
     """Asks for up to `count` jobs that fit in `room` together; waits up to `wait_s` for the first.
 
     `ahead`: the room is not free yet; the pilot stages the job in meanwhile. `items`: it can run
-    jobs that carry items; it gets none else.
+    jobs that carry items; it gets none else. `hardware`: what all of its nodes have in common, of a
+    pilot that had not met them all when it registered.
     """
 
     request_id: Key
@@ -62,6 +63,7 @@ class Acquire(LenientRequest):
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
     ahead: bool = False
     items: bool = False
+    hardware: Hardware | None = None
 
 
 class Assignment(Answer):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import NoQuery
+from ailurus.protocol.api import NoQuery, WorkersQuery
 from ailurus.protocol.hardware import GpuModel, Hardware
 from ailurus.protocol.machine import EachGpu, machine_of
 from ailurus.protocol.resources import Room
@@ -196,6 +196,18 @@ def test_who_waits_is_woken_if_the_machine_is_right(waiting, spec):
         assert woken == suited[:1]
 
     asyncio.run(test())
+
+
+async def test_a_head_tells_what_its_nodes_have_in_common_when_they_have_come(b):
+    """It registers before they are there."""
+    worker = await b.worker(hardware=NEW)
+    await b.submit(v3())
+    ask = m.Acquire(request_id="one", room=BIG, hardware=OLD)
+    assert not (await b.service.workers.acquire(ask, worker.caller)).jobs
+    (row,) = (await b.service.figures.workers(WorkersQuery(), ALICE)).workers
+    assert row.hardware == OLD
+    ask = m.Acquire(request_id="two", room=BIG, hardware=GPUS)
+    assert len((await b.service.workers.acquire(ask, worker.caller)).jobs) == 1
 
 
 def test_a_room_of_a_relay_is_no_machine(tmp_path):

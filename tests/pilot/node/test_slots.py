@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import Assignment
 from ailurus.protocol.resources import Resources, Room
@@ -57,6 +58,17 @@ def test_a_slot_knows_what_its_cpus_share_on_its_node_and_not_on_this_machine() 
     with slots.placed(attempt(1, cores=2)) as [slot]:
         assert slot.pinned == tuple(cpus)
         assert slot.cpus == (900, 901)
+
+
+def test_what_the_nodes_there_are_have_in_common_changes_as_they_come_and_go() -> None:
+    slots = Slots()
+    assert slots.hardware() is None
+    for node, arch in (("n1", "x86-64-v4"), ("n2", "x86-64-v3")):
+        slots.join(node, Resources(cores=2, memory_mb=1000, disk_mb=1000))
+        slots.describe(node, Hardware(arch=arch))
+        assert slots.hardware() == Hardware(arch=arch)
+    slots.leave("n2")
+    assert slots.hardware() == Hardware(arch="x86-64-v4")
 
 
 def test_a_job_stopped_while_it_waits_gives_its_place_up() -> None:
