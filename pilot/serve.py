@@ -95,7 +95,7 @@ class Server:
         signals: Signals | None = None,
         loops: Loops | None = None,
     ) -> None:
-        """Made in the main thread, with `HANDLED_SIGNALS` blocked. `loops`: where some have begun."""
+        """Made in the main thread, with HANDLED_SIGNALS blocked. `loops`: where some have begun."""
         self._kit, self._link, self._terms, self._clock = kit, link, terms, kit.clock
         self.occupancy = kit.slots.occupancy
         self._signals: Signals = signals or BlockedSignals(HANDLED_SIGNALS)
