@@ -1,4 +1,4 @@
-"""`dispatcher get ID… [NAME…]`: what jobs, or payloads of theirs, left in storage, brought here and compared."""
+"""`dispatcher get ID… [NAME…]`: what jobs, or their payloads, left in storage, brought here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What items leave: looked at when each ends, and taken to storage with the outputs of their job."""
+"""What items leave: looked at as each ends, and taken to storage with the outputs of their job."""
 
 from __future__ import annotations
 
