@@ -63,6 +63,8 @@ class Attempt:
         self.image: Image | None = None
         # What happened, for the log tarball.
         self.notes: list[str] = []
+        # Which of its nodes were lost while it went on, and which came.
+        self.node_changes: list[str] = []
         # What its uploads may have left in storage, which is still to be removed.
         self.leftovers: list[str] = []
         # What it holds, or has held.

@@ -100,6 +100,7 @@ class ElasticPayload:
         self._shells.lose(node)
         self._kit.supervisor.lose(self._attempt, node)
         if self._numbers.pop(node, None) is not None:
+            self._attempt.node_changes.append(f"{node} was lost")
             self._tell("node_left_job", node)
 
     def _gain(self, slot: Slot) -> None:
@@ -110,6 +111,7 @@ class ElasticPayload:
         self._last_number += 1
         self._numbers[slot.node] = self._last_number
         self._attempt.note(f"goes on with {slot.node}, too")
+        self._attempt.node_changes.append(f"{slot.node} came")
         self._tell("node_came_to_job", slot.node)
 
     def _check(self) -> None:

@@ -171,14 +171,15 @@ def report_of(
     tail: str,
     left: str = "",
 ) -> Report:
-    """The final report of an attempt; that of a finished one names the files that it `left`."""
+    """The final report of an attempt; that of a finished one names the files that it `left`, and
+    the nodes that came and went."""
     return Report(
         job_id=attempt.id[0],
         attempt_nr=attempt.id[1],
         report_key=attempt.assignment.report_key,
         finished=error is None,
         code=Code.OK if error is None else error.code,
-        diagnosis=_clipped(left if error is None else _sentence(error)),
+        diagnosis=_clipped(_remark(attempt, left) if error is None else _sentence(error)),
         remedy=_clipped((KEEP if left else "") if error is None else error.remedy),
         transient=error is not None and error.transient,
         exit_code=None if outcome is None else outcome.exit_code,
@@ -229,6 +230,12 @@ def _phase(attempt: Attempt, clock: Clock, state: JobState, name: str) -> Iterat
         yield
     finally:
         attempt.timing[name] = clock.monotonic() - began
+
+
+def _remark(attempt: Attempt, left: str) -> str:
+    """What is to be said of an attempt that finished."""
+    changes = ", ".join(attempt.node_changes)
+    return "; ".join(filter(None, (changes and f"its nodes changed while it ran: {changes}", left)))
 
 
 def _sentence(error: JobError) -> str:

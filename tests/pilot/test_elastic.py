@@ -140,6 +140,7 @@ def test_it_goes_on_without_a_node_and_with_that_which_comes_again(job: Job) -> 
     notes = " ".join(job.attempt.notes)
     assert "goes on without n3" in notes
     assert "goes on with n3, too" in notes
+    assert job.attempt.node_changes == ["n3 was lost", "n3 came"]
     assert job.slots.room() == job.slots.total
 
 

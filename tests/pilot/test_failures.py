@@ -384,3 +384,13 @@ def test_every_loop_of_the_pilot_is_thrown_into_above() -> None:
     # Of a node, begun when a payload needs them; one that is down drains the pilot as well.
     of_nodes = {"agents", "doors", "sampler", "streams"}
     assert named(pilot, "thread") - of_nodes == {"acquirer", "cleaner", "reporter", "supervisor"}
+
+
+def test_a_finished_attempt_says_which_nodes_came_and_went_and_what_it_left(tmp_path):
+    attempt, kit = attempt_of("true"), kit_of(tmp_path)
+    assert flow.report_of(attempt, kit, None, (), None, "", "it left a").diagnosis == "it left a"
+    attempt.node_changes += ["n3 was lost", "n4 came"]
+    report = flow.report_of(attempt, kit, None, (), None, "", "it left a")
+    changed = "its nodes changed while it ran: n3 was lost, n4 came"
+    assert report.diagnosis == f"{changed}; it left a"
+    assert flow.report_of(attempt, kit, None, (), None, "").diagnosis == changed

@@ -89,6 +89,7 @@ def test_a_training_loses_a_node_and_gets_it_back_and_ends_with_the_loss_of_one_
     with nodes.network("n1"):
         detail = on_three.dispatcher.client.show(job)
     assert detail.row.attempt_nr == 1
+    assert detail.row.diagnosis.startswith("its nodes changed while it ran: n3 was lost, n3 came")
     for name in nodes.names:
         listed = nodes.run(name, "sh", "-c", "ps ax -o args")
         assert "elastic.py" not in listed
