@@ -97,6 +97,16 @@ class Workdir:
         with self.beneath(parents) as here:
             os.rename(draft, last, src_dir_fd=here, dst_dir_fd=here)
 
+    def remove(self, name: str) -> None:
+        """Remove a file or directory of the payload's, whatever it has made of it, as far as that
+        goes."""
+        parents, last = _parts(name)
+        with contextlib.suppress(OSError), self.beneath(parents) as parent:
+            try:
+                os.unlink(last, dir_fd=parent)
+            except IsADirectoryError:
+                remove_tree(Path(f"/proc/self/fd/{parent}/{last}"))
+
     @contextlib.contextmanager
     def beneath(self, parts: Iterable[str], *, make: bool = False) -> Iterator[int]:
         """The directory `parts` of the payload's, open, reached without following a link; `make`:

@@ -106,6 +106,14 @@ def _check_files(item: ItemSpec, number: int, where: str) -> None:
                 field=f"{where}.outputs[{nr}].scope",
                 remedy="let it be an output of the job, which may name many: hist_*.root",
             )
+    for nr, input_ in enumerate(item.inputs):
+        if input_.unpack:
+            raise Rejected(
+                422,
+                f"input {input_.name!r} of payload {number} is an archive to be unpacked",
+                field=f"{where}.inputs[{nr}].unpack",
+                remedy="let it be an input of the job, or the payload unpack it",
+            )
     try:
         check_inputs(item.inputs, f"{where}.inputs")
         check_outputs(item.outputs, f"{where}.outputs")

@@ -135,21 +135,37 @@ class Stage:
         """Bring all inputs into the job's directory. Raises JobError."""
         attempt.staging = StagingProgress(self._clock)
         try:
-            self._stage_in(attempt, work)
+            self._stage_in(attempt, attempt.spec, work)
         finally:
             attempt.staging = None
 
-    def _stage_in(self, attempt: Attempt, work: Workdir) -> None:
-        inputs = attempt.spec.inputs
+    def bring(self, attempt: Attempt, work: Workdir, file: InputFile) -> None:
+        """Bring one more input into the job's directory, while its payloads run. Raises JobError,
+        and leaves nothing then."""
+        name = trees.place(file)
+        if os.path.lexists(work.directory / name):
+            raise JobError(
+                Code.BAD_FILE_NAME,
+                f"where the input {file.name!r} belongs a payload of the job has made something",
+                remedy="give it another name",
+            )
+        try:
+            self._stage_in(attempt, replace(attempt.spec, inputs=(file,)), work)
+        except JobError:
+            work.remove(name)
+            raise
+
+    def _stage_in(self, attempt: Attempt, spec: JobSpec, work: Workdir) -> None:
+        inputs = spec.inputs
         wanted = [
             one
             for index, file in enumerate(inputs)
             for one in self._expanded(index, file, attempt, work)
         ]
-        check_places(attempt.spec, wanted)
+        check_places(spec, wanted)
         known = check_amount(wanted, self._bounds)
         # Bytes for inputs of undeclared size.
-        left = attempt.spec.disk_mb << 20
+        left = spec.disk_mb << 20
         if self._bounds.inputs_bytes:
             left = min(left, self._bounds.inputs_bytes - known)
         own: list[Wanted] = []

@@ -89,3 +89,37 @@ def _out_of_memory(item: Item, memory: MemoryLoss) -> JobError:
         return JobError(Code.OVER_MEMORY, what, remedy=remedy)
     what = f"the kernel killed {processes(memory.kills)} of it for memory, {asked}"
     return JobError(Code.OUT_OF_MEMORY, what, remedy=remedy)
+
+
+def told_end(
+    item: Item,
+    outcome: ItemOutcome,
+    error: JobError | None,
+    end: ProcessEnd | None,
+    now: float,
+    tails: tuple[str, str],
+) -> m.ItemEnd:
+    """What the dispatcher is told of the end of an item. `end` None: it did not begin; `now`: by
+    the clock of people; `tails`: the ends of its stdout and stderr."""
+    wall_s = 0.0 if end is None else max(0.0, end.at - item.began)
+    usage = None
+    if end is not None:
+        usage = m.Usage(
+            cpu_s=round(end.cpu_s, 4), wall_s=round(wall_s, 4), max_rss_kb=end.max_rss_kb
+        )
+    return m.ItemEnd(
+        index=item.lease.index,
+        attempt=item.lease.attempt,
+        outcome=outcome,
+        exit_code=None if end is None or end.errno else exit_code(end),
+        code=0 if error is None else error.code,
+        diagnosis="" if error is None else error.message[:1000],
+        transient=error is not None and error.transient,
+        started=round(now - wall_s, 3),
+        ended=round(now, 3),
+        host=item.node,
+        slot=str(item.lane or ""),
+        usage=usage,
+        stdout_tail=tails[0],
+        stderr_tail=tails[1],
+    )

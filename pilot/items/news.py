@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from ailurus.protocol import messages as m
+from pilot.items.inputs import Brought
 from pilot.items.item import Item
 from pilot.node_ports import Finish, Look, TaskOutput
 from pilot.ports import JobError
@@ -34,4 +35,4 @@ class LookedAt(Struct):
     outputs: Sequence[TaskOutput]
 
 
-News = tuple[Item, Finish] | LookedAt | Answered | Wake | NodeLost
+News = tuple[Item, Finish] | LookedAt | Answered | Wake | NodeLost | Brought

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,8 @@ from pilot.attempt import Attempt
 from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
 from pilot.items.command import argv, environment, need
 from pilot.items.idle import IdleCores
-from pilot.items.item import Item, exit_code, judged, key_of
+from pilot.items.inputs import Brought, HasInputs, ItemInputs, refusal
+from pilot.items.item import Item, exit_code, judged, key_of, told_end
 from pilot.items.lease import BEGUN_S, Ledger
 from pilot.items.live import Live
 from pilot.items.logs import JobStreams, Lanes
@@ -90,9 +91,11 @@ class _Run:
         self._lanes = {slot.node: Lanes() for slot, _ in places}
         self._kept = JobStreams(work)
         self._outputs = ItemOutputs(attempt, work)
+        capacity = sum(slot.need.cores for slot, _ in places)
+        bring = partial(kit.stage.bring, attempt, work)
+        self._inputs = ItemInputs(bring, work.remove, self._inbox.put, capacity)
         # Nodes that are lost; any thread adds to it.
         self._gone: set[str] = set()
-        capacity = sum(slot.need.cores for slot, _ in places)
         self._running: set[Item] = set()
         self._waiting: set[Item] = set()
         self._ended: list[m.ItemEnd] = []
@@ -131,6 +134,7 @@ class _Run:
 
     def close(self) -> None:
         self._asks.put(None)
+        self._inputs.close()
         # None does, unless the pilot itself failed.
         for item in self._running:
             self._standing[item.node].signal(item.key, signal.SIGKILL)
@@ -198,6 +202,9 @@ class _Run:
             for (item, look), output in zip(news.items, news.outputs, strict=True):
                 if item in self._running:
                     self._live.seen(item, look.starts, output)
+        elif isinstance(news, Brought):
+            self._pack_all([*self._inputs.brought(news)])
+            self._refuse_impossible()
         elif isinstance(news, NodeLost):
             # What runs there ends by itself.
             self._lose(news.node)
@@ -213,44 +220,56 @@ class _Run:
         self._ledger.answered(answer)
         for lease in answer.items:
             item = Item(lease)
-            if (refusal := self._refusal(lease.spec)) is not None:
-                self._ended.append(self._told_end(item, ItemOutcome.FAILED, refusal))
+            if (error := self._refusal(lease.spec)) is not None:
+                self._refuse(item, error)
                 continue
             self._waiting.add(item)
-            spec = lease.spec
-            wish = Wish(
-                need(spec, self._each),
-                estimate_s=spec.estimate_s or 0.0,
-                limit_s=float(spec.walltime_s or 0),
-            )
-            self._packer.add(item, wish)
-        for item in self._packer.impossible():
-            self._packer.remove(item)
-            self._waiting.discard(item)
-            error = JobError(Code.PAYLOAD_FAILED, "it asks for more than its job has on a node")
-            self._ended.append(self._told_end(item, ItemOutcome.FAILED, error))
+            if lease.spec.inputs:
+                self._pack_all(self._inputs.want(item))
+            else:
+                self._pack(item)
+        self._refuse_impossible()
         if answer.stop:
             self._stop({(one.index, one.attempt) for one in answer.stop})
 
     def _refusal(self, spec: ItemSpec) -> JobError | None:
-        if spec.outputs:
-            try:
-                self._kit.stage.allowed(self._attempt, spec)
-            except JobError as error:
-                return error
-        if not spec.inputs:
+        if not (spec.outputs or spec.inputs):
             return None
-        return JobError(
-            Code.NOT_IMPLEMENTED,
-            "this pilot stages no inputs of single items",
-            field="inputs",
-            remedy="name them among the inputs of the job",
+        try:
+            self._kit.stage.allowed(self._attempt, spec)
+        except JobError as error:
+            return error
+        return refusal(spec.inputs)
+
+    def _pack(self, item: Item) -> None:
+        spec = item.lease.spec
+        wish = Wish(
+            need(spec, self._each),
+            estimate_s=spec.estimate_s or 0.0,
+            limit_s=float(spec.walltime_s or 0),
         )
+        self._packer.add(item, wish)
+
+    def _pack_all(self, ready: Iterable[HasInputs]) -> None:
+        """Let items begin that have their inputs."""
+        for one in ready:
+            if one.error is None:
+                self._pack(one.item)
+            else:
+                self._refuse(one.item, one.error)
+
+    def _refuse_impossible(self) -> None:
+        for item in self._packer.impossible():
+            self._packer.remove(item)
+            self._refuse(
+                item, JobError(Code.PAYLOAD_FAILED, "it asks for more than its job has on a node")
+            )
 
     def _stop(self, keys: set[tuple[int, int]]) -> None:
         for item in [one for one in self._waiting if key_of(one) in keys]:
             self._packer.remove(item)
             self._waiting.discard(item)
+            self._inputs.over(item)
         for item in self._running:
             if key_of(item) in keys:
                 self._standing[item.node].signal(item.key, signal.SIGKILL)
@@ -260,6 +279,7 @@ class _Run:
         if not self._waiting:
             return
         tasks: dict[str, list[tuple[Item, Task]]] = {}
+        begun: list[Item] = []
         for item, placement in self._packer.take(now):
             self._waiting.discard(item)
             item.node, item.began = placement[0].node, now
@@ -269,11 +289,18 @@ class _Run:
             tasks.setdefault(item.node, []).append((item, self._task(item, placement)))
             if item.lease.spec.walltime_s is not None:
                 item.kill_at = now + item.lease.spec.walltime_s
+            if item.lease.spec.inputs:
+                begun.append(item)
         for node, several in tasks.items():
             orders = [(task, partial(self._done, item)) for item, task in several]
             keys = self._standing[node].start_all(orders)
             for (item, _), key in zip(several, keys, strict=True):
                 item.key = key
+        for item in begun:
+            self._pack_all(self._inputs.begun(item))
+        if begun:
+            # Those for which they made place may have all that they need.
+            self._inbox.put(Wake())
 
     def _done(self, item: Item, finish: Finish) -> None:
         self._inbox.put((item, finish))
@@ -318,13 +345,33 @@ class _Run:
                 self._outputs.ended(item.lease.index, item.lease.spec)
             except JobError as missing:
                 outcome, error = ItemOutcome.FAILED, missing
+        if item.lease.spec.inputs:
+            self._inputs.over(item)
         index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
         title = f"item {index}, attempt {item.lease.attempt}: exit code {exit_code(end)}"
         wrote = finish.take()
         self._live.ended(item, wrote)
         tails = self._kept.add(title, wrote, failed=failed)
         self._lanes[item.node].give_back(item.lane)
-        self._ended.append(self._told_end(item, outcome, error, end, tails))
+        self._tell_end(item, outcome, error, end, tails)
+
+    def _tell_end(
+        self,
+        item: Item,
+        outcome: ItemOutcome,
+        error: JobError | None,
+        end: ProcessEnd | None = None,
+        tails: tuple[str, str] = ("", ""),
+    ) -> None:
+        now = self._kit.clock.time()
+        told = told_end(item, outcome, error, end, now, tails)
+        self._ended.append(told if told.host else replace(told, host=self._kit.host))
+
+    def _refuse(self, item: Item, error: JobError) -> None:
+        """End an item that has not begun."""
+        self._waiting.discard(item)
+        self._inputs.over(item)
+        self._tell_end(item, ItemOutcome.FAILED, error)
 
     def _lose(self, node: str) -> None:
         """What items ran in on a node is gone: start none there, and end when none is left."""
@@ -337,37 +384,6 @@ class _Run:
                 transient=True,
             )
             self._attempt.stop(error)
-
-    def _told_end(
-        self,
-        item: Item,
-        outcome: ItemOutcome,
-        error: JobError | None,
-        end: ProcessEnd | None = None,
-        tails: tuple[str, str] = ("", ""),
-    ) -> m.ItemEnd:
-        now = self._kit.clock.time()
-        wall_s = 0.0 if end is None else max(0.0, end.at - item.began)
-        return m.ItemEnd(
-            index=item.lease.index,
-            attempt=item.lease.attempt,
-            outcome=outcome,
-            exit_code=None if end is None or end.errno else exit_code(end),
-            code=0 if error is None else error.code,
-            diagnosis="" if error is None else error.message[:1000],
-            transient=error is not None and error.transient,
-            started=round(now - wall_s, 3),
-            ended=round(now, 3),
-            host=item.node or self._kit.host,
-            slot=str(item.lane or ""),
-            usage=None
-            if end is None
-            else m.Usage(
-                cpu_s=round(end.cpu_s, 4), wall_s=round(wall_s, 4), max_rss_kb=end.max_rss_kb
-            ),
-            stdout_tail=tails[0],
-            stderr_tail=tails[1],
-        )
 
     # the dispatcher ---
 

@@ -13,7 +13,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.api import ItemsQuery, LogQuery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemSpec
-from ailurus.protocol.job import OutputFile
+from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
 from tests.pilot.helpers import Field, processes_with
 from tests.rig.waiting import until
@@ -183,6 +183,46 @@ def test_what_items_leave_is_taken_with_their_job_and_known_as_theirs(field: Fie
         0, 0, Code.MISSING_OUTPUT, Code.PAYLOAD_FAILED, Code.OUTPUT_UNSAFE, Code.PAYLOAD_FAILED,
     ]  # fmt: skip
     assert "payload 1 has left 'own_1.txt' as well" in client.item(job_id, 5).row.diagnosis
+
+
+def test_inputs_of_an_item_are_there_when_it_begins_and_go_with_it(field: Field) -> None:
+    field.write_site(container=BOXES["bubblewrap"])
+    files = {name: field.storage / name for name in ("all", "one", "two")}
+    for name, path in files.items():
+        path.write_text(f"{name}\n", "utf-8")
+
+    def named(*names: str) -> tuple[InputFile, ...]:
+        return tuple(InputFile(name=f"in/{name}", url=f"file://{files[name]}") for name in names)
+
+    gone = InputFile(name="in/gone", url=f"file://{field.storage}/gone")
+    outside = InputFile(name="in/outside", url="file:///etc/passwd")
+    job_id = carrying(
+        field,
+        [
+            ItemSpec(inputs=named("all", "one")),
+            ItemSpec(inputs=named("all", "two")),
+            ItemSpec(inputs=(gone,)),
+            ItemSpec(inputs=(outside,)),
+            ItemSpec(command="until test -z `ls in`; do sleep 0.1; done; echo empty"),
+        ],
+        command="cat in/all in/[ot]*",
+        cores=3,
+        goal="3",
+        item_attempts=1,
+    )
+    field.pilot()
+    found = field.dispatcher.final(job_id)
+    assert found.row.state is JobState.FINISHED, found
+    items = [field.dispatcher.client.item(job_id, nr) for nr in range(5)]
+    assert [row.state for row in rows(field, job_id)] == [
+        "finished", "finished", "failed", "failed", "finished",
+    ]  # fmt: skip
+    assert {"all", "one"} <= set(items[0].stdout_tail.split())
+    assert {"all", "two"} <= set(items[1].stdout_tail.split())
+    assert (items[2].row.code, items[3].row.code) == (
+        Code.NO_SUCH_FILE, Code.STORAGE_FORBIDDEN,
+    )  # fmt: skip
+    assert items[4].stdout_tail == "empty\n"
 
 
 @pytest.mark.slow

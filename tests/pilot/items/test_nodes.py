@@ -120,6 +120,7 @@ class Job:
             host="here",
             clock=SYSTEM,
             leases=self.queue,
+            stage=SimpleNamespace(bring=print),
             reporter=SimpleNamespace(watches=lambda _: True),
             delegation=SimpleNamespace(
                 next_look_s=lambda _: 0.2 if granted else 60.0,

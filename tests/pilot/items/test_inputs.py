@@ -1,0 +1,109 @@
+"""When inputs of single items are brought, shared and removed."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import Code
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import InputFile
+from pilot.items.inputs import Brought, HasInputs, ItemInputs, refusal
+from pilot.items.item import Item
+from pilot.ports import JobError
+
+
+class Bench:
+    """Inputs that come when the test takes the news of them."""
+
+    def __init__(self, ahead: int = 2) -> None:
+        self.asked: SimpleQueue[str] = SimpleQueue()
+        self.told: SimpleQueue[Brought] = SimpleQueue()
+        self.removed: list[str] = []
+        self.fails = ""
+        self.inputs = ItemInputs(self._bring, self.removed.append, self.told.put, ahead)
+
+    def _bring(self, file: InputFile) -> None:
+        self.asked.put(file.name)
+        if file.name == self.fails:
+            raise JobError(Code.NO_SUCH_FILE, "not there")
+
+    def want(self, index: int, *names: str, url: str = "file:///") -> tuple[Item, list[HasInputs]]:
+        files = tuple(InputFile(name=name, url=f"{url}{name}") for name in names)
+        item = Item(m.ItemLease(index=index, attempt=1, spec=ItemSpec(inputs=files)))
+        return item, [*self.inputs.want(item)]
+
+    def news(self) -> list[HasInputs]:
+        return [*self.inputs.brought(self.told.get(timeout=10))]
+
+
+def test_an_item_begins_when_all_its_inputs_are_there() -> None:
+    bench = Bench()
+    item, ready = bench.want(0, "a", "b")
+    assert ready == []
+    assert bench.news() == []
+    assert bench.news() == [HasInputs(item)]
+
+
+def test_what_several_name_is_brought_once_and_stays_while_one_of_them_is_here() -> None:
+    bench = Bench()
+    first, _ = bench.want(0, "a")
+    second, _ = bench.want(1, "a")
+    assert bench.news() in (
+        [HasInputs(first), HasInputs(second)],
+        [HasInputs(second), HasInputs(first)],
+    )
+    assert bench.asked.qsize() == 1
+    bench.inputs.over(first)
+    assert bench.removed == []
+    bench.inputs.over(second)
+    assert bench.removed == ["a"]
+
+
+def test_no_more_are_brought_ahead_than_may_begin_soon() -> None:
+    bench = Bench(ahead=1)
+    first, _ = bench.want(0, "a")
+    second, _ = bench.want(1, "b")
+    bench.news()
+    assert bench.asked.qsize() == 1
+    assert [*bench.inputs.begun(first)] == []
+    assert bench.news() == [HasInputs(second)]
+
+
+def test_all_that_wait_for_what_cannot_come_are_told_and_others_have_their_turn() -> None:
+    bench = Bench(ahead=2)
+    bench.fails = "a"
+    first, _ = bench.want(0, "a")
+    second, _ = bench.want(1, "a")
+    third, _ = bench.want(2, "b")
+    told = bench.news()
+    assert {(one.item, one.error and one.error.code) for one in told} == {
+        (first, Code.NO_SUCH_FILE), (second, Code.NO_SUCH_FILE),
+    }  # fmt: skip
+    assert bench.news() == [HasInputs(third)]
+
+
+def test_two_inputs_of_one_name_are_not_beside_each_other() -> None:
+    bench = Bench()
+    first, _ = bench.want(0, "a")
+    bench.news()
+    _, (told,) = bench.want(1, "a", url="file:///other/")
+    assert told.error is not None
+    assert told.error.message.startswith("payload 0 has another input that is called 'a'")
+    bench.inputs.over(first)
+    bench.want(2, "a", url="file:///other/")
+    assert [one.error for one in bench.news()] == [None]
+
+
+def test_what_nobody_needs_any_more_when_it_comes_is_removed() -> None:
+    bench = Bench()
+    item, _ = bench.want(0, "a")
+    bench.inputs.over(item)
+    assert bench.news() == []
+    assert bench.removed == ["a"]
+    bench.inputs.close()
+
+
+def test_archives_are_no_inputs_of_single_items() -> None:
+    archive = InputFile(name="a.tar", url="file:///a.tar", unpack=True)
+    assert refusal((archive,)) is not None
