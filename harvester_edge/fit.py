@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from ailurus.protocol import machine
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.messages import ShapeDemand
 from ailurus.protocol.resources import KINDS, Room, Shape
 
@@ -26,6 +28,8 @@ class Bin(NamedTuple):
 
     queue: str
     room: Room
+    machines: tuple[Hardware, ...] = ()
+    """What kinds of machines such a worker may get; empty: that is not known, and may be any."""
 
 
 class Fit(NamedTuple):
@@ -67,7 +71,13 @@ def capacity(place: Bin, ask: ShapeDemand) -> int:
     shape, room = ask.shape, place.room
     if (ask.queue and ask.queue != place.queue) or not shape.fits(room):
         return 0
+    if shape.machine and place.machines and not _is_one(place, shape):
+        return 0
     return room.capacity(shape)
+
+
+def _is_one(place: Bin, shape: Shape) -> bool:
+    return any(machine.met(shape.machine, one) for one in place.machines)
 
 
 def describe(shape: Shape) -> str:
@@ -77,6 +87,7 @@ def describe(shape: Shape) -> str:
         shape.nodes > 1
     )
     parts += [f"{shape.walltime_s} s"] * bool(shape.walltime_s)
+    parts += [machine.described(shape.machine)] * bool(shape.machine)
     return ", ".join(parts)
 
 
@@ -106,14 +117,14 @@ def _add(bins: dict[Bin, int], place: Bin, count: int) -> None:
 
 
 def _less(place: Bin, shape: Shape, jobs: int) -> Bin:
-    return Bin(place.queue, place.room.taking(shape, jobs))
+    return place._replace(room=place.room.taking(shape, jobs))
 
 
 def _coarse(place: Bin) -> Bin:
     left = place.room.seconds_left
     if left is None:
         return place
-    return Bin(place.queue, replace(place.room, seconds_left=left // _COARSE_S * _COARSE_S))
+    return place._replace(room=replace(place.room, seconds_left=left // _COARSE_S * _COARSE_S))
 
 
 def _size(room: Room) -> tuple[int, int, int, int]:
@@ -138,4 +149,8 @@ def _nearest(ask: ShapeDemand, slots: dict[str, Bin]) -> str:
     longest = max(room.seconds_left or 0 for room in same)
     offers.append(("s of walltime", ask.shape.walltime_s, longest))
     short = [f"{most:.0f} {unit} at most" for unit, needed, most in offers if needed > most]
+    known = [one for place in slots.values() for one in place.machines]
+    if not short and known:
+        lacks = machine.lacks(ask.shape.machine, known)
+        short = [f"{one.has} where {one.wanted} is wanted" for one in lacks]
     return ": the slots offer " + (", ".join(short) or "no such combination")

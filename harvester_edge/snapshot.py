@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.resources import Room
 from ailurus.protocol.units import size_mb
 from ailurus.protocol.worker import Outcome, Phase
@@ -22,6 +23,9 @@ from harvester_edge.ports import RENAMED
 from harvester_edge.reconcile import Observation
 from harvester_edge.site import Site, percent
 from harvester_edge.upstream import Key
+
+SILENT = Hardware()
+"""Of a pilot that does not tell: it gets no job that needs a kind of machine."""
 
 
 def limits(site: Site) -> Limits:
@@ -103,7 +107,7 @@ class _Counting(NamedTuple):
         """The fields of a Snapshot that depend on which workers count."""
         demand = self.seen.demand.answer
         free = [
-            Bin(row.queue, row.room)
+            Bin(row.queue, row.room, (row.hardware or SILENT,))
             for row in demand.workers
             if row.room.cores and row.phase is Phase.ACTIVE
         ]
@@ -259,16 +263,21 @@ def period_begin(period: str, now: float) -> float:
 def _as_found(
     slots: dict[str, Bin], workers: Mapping[Key, Worker], demand: m.Demand
 ) -> dict[str, Bin]:
-    """What slots really offer: the latest worker of one may have found less than the file says."""
+    """What slots really offer: the latest worker of one may have found less than the file says, and
+    what kinds of machines a slot gets is known by those that it has now."""
     found: dict[str, m.WorkerRow] = {}
+    machines: dict[str, dict[Hardware, None]] = {}
     for row in demand.workers:
         worker = workers.get((row.intent, row.index))
         if worker is not None and row.total.cores:
+            machines.setdefault(worker.slot, {})[row.hardware or SILENT] = None
             last = found.setdefault(worker.slot, row)
             if row.registered > last.registered:
                 found[worker.slot] = row
     return {
-        name: Bin(one.queue, _at_most(one.room, found[name].total)) if name in found else one
+        name: Bin(one.queue, _at_most(one.room, found[name].total), tuple(machines[name]))
+        if name in found
+        else one
         for name, one in slots.items()
     }
 

@@ -197,9 +197,16 @@ def waiting(
         held = {trouble.site for trouble in troubles if trouble.site}
         names = sorted({offer.name for offer in fitting if offer.site not in held})
         can = f"{', '.join(names)} can provision one" if names else "nobody provisions one now"
-        return answer(Outlook.LATER, f"No pilot that could hold it is running; {can}; {place}.")
+        sentence = f"No pilot that could hold it is running; {can}; {place}."
+        return answer(Outlook.LATER, sentence, _wrong_ones(shape, offers))
     outlook, sentence, busy = _busy(shape, [one.free for one in workers if one.free is not None])
     return answer(outlook, f"{sentence}; {place}.", busy)
+
+
+def _wrong_ones(shape: Shape, offers: Sequence[Offer]) -> list[str]:
+    """Of a job that needs a kind of machine, what the pilots there are lack, one of each kind."""
+    there = sizes(offer for offer in offers if offer.free is not None) if shape.machine else []
+    return sorted({f"{offer.name}: {offer.lacks(shape)}" for offer in there})[:20]
 
 
 def _remedy(field: str) -> str:

@@ -6,6 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.hardware import Hardware
+from ailurus.protocol.machine import machine_of
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.book import Book
@@ -114,6 +116,23 @@ def test_a_worker_that_finds_less_than_its_slot_promises_is_believed(world):
     decision = world.cycle(2)
     assert decision.submit == {}
     assert "2 cores at most" in decision.notes[0]
+
+
+def test_a_slot_whose_workers_are_other_machines_than_jobs_need_gets_no_more_of_them(world):
+    """The first shows what they are; what it is not counts as no room either."""
+    old = Hardware(arch="x86-64-v2")
+    world.dispatcher.jobs = 1
+    world.dispatcher.shape = Shape(machine=machine_of(["x86_64-v3"], None))
+    assert world.cycle().submit == {"std": 1}
+    world.batch.set(Phase.ACTIVE)
+    world.dispatcher.register(world.batch.orders[0][0], free=1)
+    key = next(iter(world.dispatcher.rows))
+    world.dispatcher.rows[key] = replace(world.dispatcher.rows[key], hardware=old)
+    decision = world.cycle(2)
+    assert decision.submit == {}
+    assert "x86-64-v2 where x86-64-v3 is wanted" in decision.notes[0]
+    world.dispatcher.jobs, world.dispatcher.shape = 2, Shape()
+    assert world.cycle().submit == {"std": 1}
 
 
 def test_a_pause_file_is_honoured_within_a_cycle(world):

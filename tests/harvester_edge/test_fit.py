@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from ailurus.protocol.hardware import Hardware
+from ailurus.protocol.machine import machine_of
 from ailurus.protocol.messages import ShapeDemand
 from ailurus.protocol.resources import Resources, Room, Shape
 from harvester_edge.fit import Bin, capacity, fit
@@ -96,6 +98,32 @@ def test_jobs_of_no_queue_go_to_the_smallest_slot_that_fits():
 def test_the_cost_does_not_grow_with_the_jobs():
     busy = [Bin("a", Room(cores=0))] * 10_000
     assert fit([ask(10_000_000)], SLOTS, busy).wanted["a"] == 2_500_000
+
+
+OLD, NEW = Hardware(arch="x86-64-v2"), Hardware(arch="x86-64-v4")
+V3 = machine_of(["x86_64-v3"], None)
+MACHINES = {"any": (), "old": (OLD,), "new": (OLD, NEW)}
+
+
+def test_jobs_that_need_a_machine_ask_for_it_where_it_may_be():
+    room = SLOTS["a"].room
+    slots = {name: Bin("a", room, machines) for name, machines in MACHINES.items()}
+    assert fit([ask(8, machine=V3)], slots, []).wanted == {"any": 2, "old": 0, "new": 0}
+    del slots["any"]
+    assert fit([ask(8, machine=V3)], slots, []).wanted == {"old": 0, "new": 2}
+    assert fit([ask(8)], slots, []).wanted == {"old": 2, "new": 0}
+    del slots["new"]
+    found = fit([ask(8, machine=V3)], slots, [])
+    assert found.wanted == {"old": 0}
+    (why,) = found.never
+    assert why.endswith("x86-64-v3: the slots offer x86-64-v2 where x86-64-v3 is wanted")
+
+
+def test_a_free_worker_that_is_the_wrong_machine_is_no_room_for_them():
+    slots = {"any": SLOTS["a"]}
+    idle = [Bin("a", SLOTS["a"].room, (one,)) for one in (OLD, Hardware(), NEW)]
+    assert fit([ask(8, machine=V3)], slots, idle).wanted == {"any": 1}
+    assert fit([ask(8, machine=V3), ask(8)], slots, idle).wanted == {"any": 1}
 
 
 # several nodes ------------------------------------------------------------------------------------

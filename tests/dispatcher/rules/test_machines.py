@@ -27,6 +27,7 @@ from tests.rig.waiting import eventually
 A100 = GpuModel(count=4, vendor="nvidia", model="NVIDIA A100-SXM4-40GB", memory_mb=40_960)
 OLD, NEW = Hardware(arch="x86-64-v2"), Hardware(arch="x86-64-v4")
 GPUS = Hardware(arch="x86-64-v3", gpus=(A100,), cuda="12.4")
+LACKS = "needs GPUs a100, has none"
 ROOM = replace(BIG, gpus=4)
 
 
@@ -160,6 +161,9 @@ async def test_an_edge_is_asked_for_what_its_slots_might_have(b):
         machine_of([], EachGpu(model=("a100",), cuda="12.0"))
     ]
     assert (await why(b, one)).verdict == "later"
+    await b.worker(total=ROOM, hardware=OLD)
+    told = await why(b, one)
+    assert (told.verdict, told.blockers) == ("later", (f"worker 1: {LACKS}",))
 
 
 def test_two_dispatchers_know_the_machines_that_the_other_met_first(postgres_server):
