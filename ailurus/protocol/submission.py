@@ -39,7 +39,7 @@ from ailurus.protocol.launchers import (
 )
 from ailurus.protocol.machine import Architecture, Cuda, Model, Vendor
 from ailurus.protocol.panda import NOTHING
-from ailurus.protocol.payloads import Goal, Payloads, needed
+from ailurus.protocol.payloads import ALL, Goal, Payloads, needed
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
 from ailurus.protocol.sweeps import swept
@@ -329,8 +329,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
     for index, job in enumerate(jobs):
         where = f"jobs[{index}]"
         programs = bool(job.command.strip()) + bool(job.script.strip())
-        if job.payloads is not None:
-            _check_payloads(job, where)
+        _check_payloads(job, where)
         if programs != 1 and (job.payloads is None or programs):
             raise AilurusError(
                 f"job {job.name!r} needs one of `command` and `script`",
@@ -381,18 +380,26 @@ def check(jobs: Sequence[JobSpec]) -> None:
 
 
 def _check_payloads(job: JobSpec, where: str) -> None:
+    if job.payloads is None:
+        words = {"goal": job.goal != ALL, "item_attempts": job.item_attempts is not None}
+        for word in (word for word, said in words.items() if said):
+            raise AilurusError(
+                f"{word} is of payloads, and job {job.name!r} has none",
+                field=f"{where}.{word}",
+                remedy="leave it out, or give the job `payloads`",
+            )
+        return
     if job.launcher != SINGLE:
         raise AilurusError(
             "payloads are started by themselves, and by no launcher",
             field=f"{where}.launcher",
             remedy="leave it out, or submit a job for each",
         )
-    if job.payloads is not None:
-        try:
-            needed(job.goal, job.payloads.count)
-        except AilurusError as error:
-            field = f"{where}.{error.field}"
-            raise AilurusError(error.message, field=field, remedy=error.remedy) from None
+    try:
+        needed(job.goal, job.payloads.count)
+    except AilurusError as error:
+        field = f"{where}.{error.field}"
+        raise AilurusError(error.message, field=field, remedy=error.remedy) from None
 
 
 class _Outputs:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from itertools import islice
 
 from ailurus.protocol.job import InputFile, JobSpec
+from ailurus.protocol.launchers import OPTIONS
 from ailurus.protocol.url import Url
 
 MOST_LOOKS = 1000
@@ -40,6 +42,15 @@ def paths_beside_parents(
                 f"job {job.name}: its input {short} is the file {path} on the node, not what a job "
                 f"in depends_on leaves; if that is meant, write {{name: {short}}}"
             )
+
+
+def unknown_launchers(jobs: Sequence[JobSpec]) -> Iterator[str]:
+    """A sentence for each launcher that does not come with us: a site may have more."""
+    for name in dict.fromkeys(job.launcher for job in jobs):
+        if name not in OPTIONS:
+            near = get_close_matches(name, OPTIONS, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            yield f"launcher {name} is none that every site has: {', '.join(OPTIONS)}{meant}"
 
 
 def _path_of(file: InputFile) -> str:

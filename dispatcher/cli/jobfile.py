@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import MOST_JOBS, check, jobs_from
 from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
-from dispatcher.cli.hints import paths_beside_parents
+from dispatcher.cli.hints import paths_beside_parents, unknown_launchers
 from dispatcher.cli.payloads import PayloadLists
 
 LARGEST_FILE = 64 * 1024 * 1024
@@ -88,7 +89,8 @@ class JobFile:
 
     def hints(self) -> Iterator[str]:
         """What is right and perhaps not meant, with the file's name."""
-        for hint in paths_beside_parents(self.jobs, self._base, os.path.lexists):
+        paths = paths_beside_parents(self.jobs, self._base, os.path.lexists)
+        for hint in chain(unknown_launchers(self.jobs), paths):
             yield f"{self.name}: {hint}"
 
     def fault(self, error: AilurusError) -> NoReturn:

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
+from ailurus.protocol.item import FINAL_ITEM
 from ailurus.protocol.states import WITH_WORKER, AttemptState
 from dispatcher.cli.connection import connect
 from dispatcher.cli.exits import NO_INPUT, OK
@@ -52,6 +53,8 @@ def main(args: Namespace, out: Output) -> int:
         offset = chunk.end
         if args.item is not None:
             if chunk.final or not args.follow:
+                if not (printed or chunk.skipped):
+                    _say_of_item(client, job_id, args)
                 return OK
             wait_s = WAIT_S
             continue
@@ -120,6 +123,17 @@ def _why_nothing(job: JobDetail, args: Namespace) -> str:
     if last.usage is not None and getattr(last.usage, f"{other}_bytes"):
         return f"job {row.job_id} wrote nothing to {args.stream}; try --stream {other}"
     return ""
+
+
+def _say_of_item(client: Client, job_id: int, args: Namespace) -> None:
+    """An empty output of a payload, likewise."""
+    item = client.item(job_id, args.item)
+    if item.row.state not in FINAL_ITEM:
+        _say(f"payload {job_id}.{args.item} has written nothing yet: {item.why}")
+        return
+    other = "stderr" if args.stream == "stdout" else "stdout"
+    if getattr(item, f"{other}_tail"):
+        _say(f"payload {job_id}.{args.item} wrote nothing to {args.stream}; try --stream {other}")
 
 
 def _say(what: str) -> None:

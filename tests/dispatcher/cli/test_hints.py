@@ -48,3 +48,15 @@ def test_a_job_without_parents_has_paths(tmp_path):
     path = tmp_path / "jobs.yaml"
     path.write_text("{name: a, command: a, inputs: [results/all.root]}", "utf-8")
     assert not [*JobFiles([str(path)]).hints()]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "said"),
+    [("mip", "did you mean mpi?"), ("dask", "none that every site has"), ("mpi", "")],
+)
+def test_a_launcher_that_few_sites_have_is_told_of(tmp_path, launcher, said):
+    path = tmp_path / "jobs.yaml"
+    path.write_text(f"{{name: a, command: a, launcher: {launcher}}}", "utf-8")
+    found = " ".join(JobFiles([str(path)]).hints())
+    assert said in found
+    assert bool(said) == bool(found)

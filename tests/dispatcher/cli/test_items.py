@@ -84,6 +84,8 @@ def test_payloads_are_a_list_a_sweep_or_a_file_of_json_lines(
          "jobs[0].payloads[0].container: no field of a payload (say it of the job"),
         ("payloads: [{argumets: [a]}]\n",
          "jobs[0].payloads[0].argumets: no such field (did you mean `arguments`?)"),
+        ("command: a\ngoal: 95%\n", "jobs[0].goal: goal is of payloads, and job 'many' has none"),
+        ("command: a\nitem_attempts: 2\n", "jobs[0].item_attempts: item_attempts is of payloads"),
         ("launcher: mpi\npayloads: [a]\n", "jobs[0].launcher: payloads are started by themselves"),
     ],
 )  # fmt: skip
@@ -108,6 +110,18 @@ def test_the_number_of_a_payload_stands_for_item_in_names_of_its_files(
         specs = [server.client.item(int(job), nr).spec for nr in range(2)]
         assert [spec.outputs[0].name for spec in specs] == names
         ids(run("cancel", job))
+
+
+def test_an_empty_output_of_a_payload_has_its_reason(run, jobfile, server):
+    (job,) = ids(run("submit", jobfile(JOB + "payloads: [{arguments: [1]}, {arguments: [2]}]\n")))
+    ran = run("logs", f"{job}.1")
+    assert (ran.code, ran.out) == (0, "")
+    assert f"payload {job}.1 has written nothing yet: no pilot has its job" in ran.err
+    worker = worker_of(server)
+    first = exchange(worker, one := acquired(worker), 1).items[0]
+    exchange(worker, one, 0, end(first, stderr_tail="bad"))
+    assert "wrote nothing to stdout; try --stream stderr" in run("logs", f"{job}.0").err
+    ids(run("cancel", job))
 
 
 def test_a_job_that_has_no_command_of_its_own_shows_none(run, jobfile):
