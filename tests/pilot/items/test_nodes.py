@@ -15,6 +15,7 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemOutcome, ItemSpec
+from ailurus.protocol.job import OutputFile
 from ailurus.protocol.messages import CredentialKind
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Resources
@@ -120,7 +121,7 @@ class Job:
             host="here",
             clock=SYSTEM,
             leases=self.queue,
-            stage=SimpleNamespace(bring=print),
+            stage=SimpleNamespace(bring=print, allowed=lambda *_: None),
             reporter=SimpleNamespace(watches=lambda _: True),
             delegation=SimpleNamespace(
                 next_look_s=lambda _: 0.2 if granted else 60.0,
@@ -175,6 +176,18 @@ def test_items_run_in_one_box_on_each_node_and_all_that_they_say_arrives(job, ru
     out = done.work.stdout.read_text()
     assert out.count("--- item") == 41
     assert "x" * 3000 in out
+
+
+def test_an_item_is_held_to_its_own_memory_on_any_node_and_what_it_leaves_is_found(job):
+    eats = "python3 -c 'import time; x = b\"x\" * (90 << 20); time.sleep(60)'"
+    leaves = ItemSpec(command="echo >left_0", outputs=(OutputFile(name="left_0", url="file:///s"),))
+    done = job([leaves, *[ItemSpec(command=f"({eats}); exit 7", memory_mb=40)] * 2])
+    assert done.ended().error is None
+    ends = {end.index: end for end in done.queue.ends}
+    assert [ends[index].code for index in range(3)] == [0, Code.OVER_MEMORY, Code.OVER_MEMORY]
+    assert "it asked for 40 MB" in ends[2].diagnosis
+    assert done.attempt.of_items == {"left_0": 0}
+    assert [file.name for file in done.attempt.spec.outputs] == ["left_0"]
 
 
 @pytest.mark.parametrize("runtime", ["bare", "bubblewrap"])
