@@ -53,8 +53,10 @@ class Slots:
         self._packer: Packer[Attempt] = Packer()
         self._clock = clock
         self._coming: dict[Attempt, Shape] = {}
-        # Cores of jobs that have given theirs back and are here still.
-        self._leaving: dict[Attempt, int] = {}
+        # That have given their slots back and are here still.
+        self._leaving: set[Attempt] = set()
+        # Of the one and of the other.
+        self._coming_cores = self._leaving_cores = 0
         self._draining = False
         self._account, self._since = Account(clock.monotonic()), clock.time()
         # Those of jobs that carry payloads hold slots.
@@ -144,17 +146,21 @@ class Slots:
         take hours, and meanwhile another job would find the room free."""
         with self._lock:
             self._coming[job] = shape_of(job.spec)
+            self._coming_cores += _cores(job)
             self._count()
 
     def gone(self, job: Attempt) -> None:
         """Keep no room any more for a job that has got its slots, or stands in line for them, or
         has ended."""
         with self._lock:
-            came = self._coming.pop(job, None)
-            if came is not None or self._leaving.pop(job, None) is not None:
+            if self._coming.pop(job, None) is not None:
+                self._coming_cores -= _cores(job)
                 self._count()
-            if came is not None:
                 self.changed.notify_all()
+            elif job in self._leaving:
+                self._leaving.discard(job)
+                self._leaving_cores -= _cores(job)
+                self._count()
 
     @contextmanager
     def placed(self, job: Attempt) -> Iterator[Placement]:
@@ -276,8 +282,8 @@ class Slots:
             busy=self._account.cores - free,
             free=free,
             lost=self._account.lost_cores,
-            coming=sum(shape.cores * shape.nodes for shape in self._coming.values()),
-            leaving=sum(self._leaving.values()),
+            coming=self._coming_cores,
+            leaving=self._leaving_cores,
             blocked=len(self._packer) > 0,
             draining=self._draining,
         )
@@ -302,7 +308,8 @@ class Slots:
             self._packer.remove(job)
         else:
             self._packer.give_back(job)
-            self._leaving[job] = job.spec.cores * job.spec.nodes
+            self._leaving.add(job)
+            self._leaving_cores += _cores(job)
             self._carrying.discard(job)
             self._unused_core_s += job.unused_core_s
             if job.held is not None:
@@ -335,6 +342,11 @@ def _asked(spec: JobSpec) -> Resources:
     return Resources(
         cores=spec.cores, memory_mb=spec.memory_mb, disk_mb=spec.disk_mb, gpus=spec.gpus
     )
+
+
+def _cores(job: Attempt) -> int:
+    """On all its nodes."""
+    return job.spec.cores * job.spec.nodes
 
 
 def _shape(need: Resources, nodes: int) -> Shape:
