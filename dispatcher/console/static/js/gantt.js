@@ -1,13 +1,37 @@
 // What ran when on which cores and GPUs: bars in lanes, a block a node. Its numbers: `lanes` of timeline.js
 // are of one job, these are of a worker or of the payloads of a job.
 
+import { useEffect, useState } from "preact/hooks";
+import { get } from "./api.js";
 import { GROUP, count, duration, moment } from "./format.js";
 import { html, State } from "./parts.js";
 import { link } from "./query.js";
 
-const MOST_NODES = 64, MOST_ROWS = 20;
+const MOST_NODES = 64, MOST_ROWS = 20, AGAIN_MS = 5000;
 
 /** @typedef {{begin: number, end: number}} Span */
+
+/** Lanes, asked for again and again: a dispatcher that takes long for an answer is asked less often.
+ *  @param {string} path blank: not yet @param {Record<string, any>} params @param {Span | null} span
+ *  @returns {[any, any]} what came last, and what went wrong since */
+export function useLanes(path, params, span) {
+  const [state, setState] = useState({ seen: /** @type {any} */ (null), error: /** @type {any} */ (null) });
+  useEffect(() => {
+    let current = Boolean(path);
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let again;
+    const ask = async () => {
+      const began = Date.now();
+      if (!document.hidden || !state.seen) await get(path, { ...params, ...span }).then(
+        (seen) => { if (current) setState({ seen, error: null }); },
+        (error) => { if (current) setState((old) => ({ seen: old.seen, error })); });
+      if (current) again = setTimeout(ask, Math.max(AGAIN_MS, 20 * (Date.now() - began)));
+    };
+    if (current) ask();
+    return () => { current = false; clearTimeout(again); };
+  }, [path, ...Object.values(params), span?.begin, span?.end]);
+  return [state.seen, state.error];
+}
 
 /** @param {any} bar */
 const group = (bar) => (!bar.job_id ? "blocked" : bar.state === "lost" ? "failed" : GROUP[bar.state] ?? (bar.state === "leased" ? "staging" : "cancelled"));

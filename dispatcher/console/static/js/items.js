@@ -3,7 +3,7 @@
 import { useEffect, useState } from "preact/hooks";
 import { get } from "./api.js";
 import { bytes, count, duration, moment } from "./format.js";
-import { Gantt } from "./gantt.js";
+import { Gantt, useLanes } from "./gantt.js";
 import { html, Bar, Card, Command, Trouble } from "./parts.js";
 import { link } from "./query.js";
 
@@ -34,7 +34,7 @@ export function Items({ id, counts, params }) {
         <a key=${one} class="chip" data-group=${group(one)} href=${to({ items: one })} aria-current=${state === one ? "true" : "false"}><i></i>${one} <b>${count(counts[one])}</b></a>`)}
     </p>
     ${chosen !== null && html`<${Item} key=${chosen} id=${id} index=${chosen} back=${to({})} told=${told} />`}
-    <${Lanes} id=${id} told=${told} />
+    <${Lanes} id=${id} />
     <div class="scroll" tabindex="0" role="region" aria-label="Table of payloads"><table class="plain"><thead>
       <tr><th class="n">Nr</th><th>Name</th><th>State</th><th class="n">Attempt</th><th>Host</th><th>Slot</th><th>Started</th><th class="n">Ran</th><th class="n">Exit</th><th class="grow">Outcome</th></tr></thead>
     <tbody>${list.rows.map((row) => html`<tr key=${row.index}>
@@ -48,18 +48,13 @@ export function Items({ id, counts, params }) {
   </${Card}>`;
 }
 
-/** When they ran, on which nodes. @param {{id: number, told: string}} props */
-function Lanes({ id, told }) {
+/** When they ran, on which nodes. @param {{id: number}} props */
+function Lanes({ id }) {
   const [open, setOpen] = useState(false);
   const [span, zoom] = useState(/** @type {import("./gantt.js").Span | null} */ (null));
-  const [seen, setSeen] = useState(/** @type {any} */ (null));
-  useEffect(() => {
-    let current = true;
-    if (open) get(`jobs/${id}/timeline`, { ...span }).then((news) => current && setSeen(news), () => undefined);
-    return () => { current = false; };
-  }, [open, id, told, span?.begin, span?.end]);
+  const [seen, error] = useLanes(open ? `jobs/${id}/timeline` : "", {}, span);
   return html`<details class="over" onToggle=${(/** @type {any} */ event) => setOpen(event.currentTarget.open)}><summary>When they ran, on which nodes</summary>
-    ${seen?.nodes.length > 0 ? html`<${Gantt} seen=${seen} zoom=${zoom} zoomed=${span !== null} />` : html`<p class="dim">${seen ? "None has begun." : "Loading…"}</p>`}</details>`;
+    ${seen?.nodes.length > 0 ? html`<${Gantt} seen=${seen} zoom=${zoom} zoomed=${span !== null} />` : html`<p class="dim">${seen ? "None has begun." : "Loading…"}</p>`}<${Trouble} error=${error} /></details>`;
 }
 
 /** The colour of a state: those of jobs. @param {string} state */

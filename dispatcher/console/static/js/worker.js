@@ -1,12 +1,10 @@
 // One worker, after its end too: why its cores were idle, and what ran where and when.
 
-import { useEffect, useState } from "preact/hooks";
-import { get } from "./api.js";
+import { useState } from "preact/hooks";
 import { count, duration, moment } from "./format.js";
 import { html, Ago, Bar, Card, Command, Trouble } from "./parts.js";
-import { Gantt } from "./gantt.js";
+import { Gantt, useLanes } from "./gantt.js";
 
-const AGAIN_MS = 5000;
 /** Colour and words of each reason. @type {Record<string, [string, string]>} */
 const REASONS = {
   busy: ["running", "held by jobs"],
@@ -22,19 +20,7 @@ const REASONS = {
 /** @param {{id: number}} props */
 export function Worker({ id }) {
   const [span, zoom] = useState(/** @type {import("./gantt.js").Span | null} */ (null));
-  const [seen, setSeen] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {any} */ (null));
-  useEffect(() => {
-    let current = true;
-    /** @type {ReturnType<typeof setTimeout> | undefined} */
-    let again;
-    const ask = () => (document.hidden ? Promise.resolve() : get("workers/timeline", { worker_id: id, ...span }).then(
-      (news) => { if (current) { setSeen(news); setError(null); } },
-      (problem) => { if (current) setError(problem); }))
-      .then(() => { if (current) again = setTimeout(ask, AGAIN_MS); });
-    ask();
-    return () => { current = false; clearTimeout(again); };
-  }, [id, span?.begin, span?.end]);
+  const [seen, error] = useLanes("workers/timeline", { worker_id: id }, span);
   const head = html`<p class="crumb"><a href="#/pilots">Pilots</a> / <span class="num">${id}</span></p>`;
   if (!seen) return html`<div class="heading job">${head}<h1>Pilot ${id}</h1></div><${Trouble} error=${error} />${!error && html`<div class="loading">Loading…</div>`}`;
   const { worker, busy_core_s: busy } = seen;
