@@ -22,6 +22,7 @@ from pilot import blame
 from pilot.attempt import Attempt, Signallable
 from pilot.elastic import ElasticPayload
 from pilot.files import granted
+from pilot.items.coming import Place
 from pilot.items.run import run_items
 from pilot.launching import RemoteShells, job_node, planned, variables
 from pilot.node import gpus
@@ -93,7 +94,7 @@ def run(attempt: Attempt, work: Workdir, placement: Placement, kit: Kit) -> Outc
     began = kit.clock.monotonic()
     try:
         if attempt.spec.payloads is not None:
-            return _items(attempt, work, argv, [*zip(placement, parts, strict=True)], kit)
+            return _items(attempt, work, argv, [*zip(placement, parts, strict=True)], kit, place)
         devices = [gpus.uuids(slot.gpus) for slot in placement]
         with kit.supervisor.watching(attempt, work, nodes, devices), shells:
             granted.write(attempt.credentials, work)
@@ -124,6 +125,7 @@ def _items(
     argv: Sequence[str],
     places: Sequence[tuple[Slot, Part]],
     kit: Kit,
+    place: Place,
 ) -> Outcome:
     """Run the items that the job carries."""
     began = kit.clock.monotonic()
@@ -131,7 +133,7 @@ def _items(
     with kit.supervisor.watching(attempt, work, [part.node for _, part in places], devices):
         granted.write(attempt.credentials, work)
         with _renewing(attempt, work, kit):
-            run_items(attempt, argv, work, places, kit)
+            run_items(attempt, argv, work, places, kit, place)
     wall_s = round(kit.clock.monotonic() - began, 3)
     attempt.usage = replace(attempt.usage, wall_s=wall_s, rss_kb=0, processes=0)
     return Outcome(exit_code=0, error=attempt.stopped)

@@ -268,6 +268,7 @@ BEGUN = {
     "pilot/node/gpu_loads.py": {"of": 1},  # ends with its answer; a driver may hang it
     "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot
     "pilot/probe.py": {"_attempt": 1, "probe": 1},  # one try's time; the end of the probe is theirs
+    "pilot/items/coming.py": {"begin": 1},  # one node's; whatever it raises is noted
     "pilot/items/run.py": {"__init__": 1},  # what it raises comes to the job's thread
     "pilot/run.py": {"_renewing": 1},  # without it items go on with what they have
     "pilot/process/spawner.py": {"enter": 1},  # whatever it raises, the room counts as lost

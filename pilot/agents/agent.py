@@ -210,7 +210,7 @@ class Agent:
             self._images.add(lambda: self._ready(message))
         elif isinstance(message, a.Clear):
             own = self._own(message.name)
-            self._removals.add(lambda: remove_tree(own))
+            self._boxes.then(lambda: self._removals.add(lambda: remove_tree(own)))
         elif isinstance(message, a.WatchPayload):
             tmp = self._own(message.name) / "tmp"
             # Why it cannot be made is told when a process is to start there.

@@ -73,6 +73,10 @@ class Boxes:
         self._wanted.add(message.ticket)
         self._making.add(lambda: self._make(message, own))
 
+    def then(self, what: Callable[[], object]) -> None:
+        """Do something once all boxes asked for so far stand, or do not come to."""
+        self._making.add(what)
+
     def start_all(self, message: a.StartAll) -> None:
         standing = self._standing[message.box]
         for key, _ in message.tasks:
@@ -104,6 +108,7 @@ class Boxes:
         try:
             # Its own files are not for those on other nodes to see.
             own.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (own / "tmp").mkdir(mode=0o700, exist_ok=True)
             box = replace(order.box, own=str(own))
             check = partial(self._check, message.ticket)
             check()

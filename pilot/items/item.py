@@ -91,6 +91,17 @@ def _out_of_memory(item: Item, memory: MemoryLoss) -> JobError:
     return JobError(Code.OUT_OF_MEMORY, what, remedy=remedy)
 
 
+def told_begun(item: Item, at: float, host: str) -> m.ItemBegun:
+    """That an item runs since `at`, seconds since 1970. `host`: the pilot's."""
+    return m.ItemBegun(
+        index=item.lease.index,
+        attempt=item.lease.attempt,
+        at=at,
+        host=item.node or host,
+        slot=str(item.lane),
+    )
+
+
 def told_end(
     item: Item,
     outcome: ItemOutcome,

@@ -9,7 +9,9 @@ from msgspec import Struct
 from ailurus.protocol import messages as m
 from pilot.items.inputs import Brought
 from pilot.items.item import Item
-from pilot.node_ports import Finish, Look, TaskOutput
+from pilot.node.shares import Slot
+from pilot.node_ports import Finish, Look, Standing, TaskOutput
+from pilot.payload import Part
 from pilot.ports import JobError
 
 
@@ -28,6 +30,14 @@ class NodeLost(Struct):
     node: str
 
 
+class NodeCame(Struct):
+    """A node has come to the job, and a box stands there."""
+
+    slot: Slot
+    part: Part
+    standing: Standing
+
+
 class LookedAt(Struct):
     """What a look at the output of items that run has found."""
 
@@ -35,4 +45,4 @@ class LookedAt(Struct):
     outputs: Sequence[TaskOutput]
 
 
-News = tuple[Item, Finish] | LookedAt | Answered | Wake | NodeLost | Brought
+News = tuple[Item, Finish] | LookedAt | Answered | Wake | NodeLost | NodeCame | Brought

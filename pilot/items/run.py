@@ -20,20 +20,22 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemOutcome, ItemSpec
 from pilot.attempt import Attempt
 from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
+from pilot.items.asking import ask
+from pilot.items.coming import Coming, Place, box
 from pilot.items.command import argv, environment, need
 from pilot.items.idle import IdleCores
 from pilot.items.inputs import Brought, HasInputs, ItemInputs, refusal
-from pilot.items.item import Item, exit_code, judged, key_of, told_end
+from pilot.items.item import Item, exit_code, judged, key_of, told_begun, told_end
 from pilot.items.lease import BEGUN_S, Ledger
 from pilot.items.live import Live
 from pilot.items.logs import JobStreams, Lanes
-from pilot.items.news import Answered, LookedAt, News, NodeLost, Wake
+from pilot.items.news import Answered, LookedAt, News, NodeCame, NodeLost, Wake
 from pilot.items.outputs import ItemOutputs
 from pilot.node import gpus, topology
 from pilot.node.at_once import on_all
 from pilot.node.packing import Packer, Wish
 from pilot.node.shares import Placement, Slot
-from pilot.node_ports import Finish, Look, Order, Standing, Task, TaskOutput
+from pilot.node_ports import Finish, Look, Standing, Task, TaskOutput
 from pilot.payload import Part
 from pilot.ports import Check, JobError, ProcessEnd
 from pilot.upstream.untold import Untold, path_of
@@ -53,15 +55,18 @@ def run_items(
     work: Workdir,
     places: Sequence[tuple[Slot, Part]],
     kit: Kit,
+    place: Place,
 ) -> None:
     """Run the items of a job in its slots, until all have ended or the job is stopped. `script`:
-    the words that start the job's script. Raises JobError."""
-    run = _Run(attempt, script, work, places, kit)
+    the words that start the job's script; `place`: the job's parts in slots on nodes that come
+    back. Raises JobError."""
+    run = _Run(attempt, script, work, places, kit, place)
     try:
         run.open()
         attempt.start_payload(lambda: run)
         try:
-            run.loop()
+            with kit.slots.growing(attempt, len(places), run.gained):
+                run.loop()
         finally:
             attempt.payload_ended()
     finally:
@@ -78,14 +83,14 @@ class _Run:
         work: Workdir,
         places: Sequence[tuple[Slot, Part]],
         kit: Kit,
+        place: Place,
     ) -> None:
         self._attempt, self._script, self._work, self._kit = attempt, script, work, kit
         self._parts = {slot.node: part for slot, part in places}
         self._each = places[0][0].need
         self._packer: Packer[Item] = Packer()
         for slot, _ in places:
-            room = replace(slot.need, disk_mb=0)
-            self._packer.join(slot.node, room, topology.alone(slot.pinned), slot.gpus)
+            self._use(slot)
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._standing: dict[str, Standing] = {}
         self._lanes = {slot.node: Lanes() for slot, _ in places}
@@ -96,6 +101,7 @@ class _Run:
         self._inputs = ItemInputs(bring, work.remove, self._inbox.put, capacity)
         # Nodes that are lost; any thread adds to it.
         self._gone: set[str] = set()
+        self._coming = Coming(attempt, work, place, self._inbox.put)
         self._running: set[Item] = set()
         self._waiting: set[Item] = set()
         self._ended: list[m.ItemEnd] = []
@@ -108,7 +114,10 @@ class _Run:
         self._live = Live(attempt, kit.reporter.watches, kit.leases.heartbeat_s)
         # Pieces of logs are on their way.
         self._showing = False
-        self._asker = threading.Thread(target=self._ask, name=f"items-{attempt.name}", daemon=True)
+        asking = (self._asks, attempt, kit.leases, self._inbox, self._shown)
+        self._asker = threading.Thread(
+            target=ask, args=asking, name=f"items-{attempt.name}", daemon=True
+        )
 
     def open(self) -> None:
         """Let a box stand on each node. Raises JobError."""
@@ -121,25 +130,19 @@ class _Run:
             ) from None
 
     def _stand(self, name: str, check: Check) -> None:
-        part = self._parts[name]
-        order = Order(
-            name=self._attempt.name,
-            spec=self._attempt.spec,
-            argv=(),
-            box=part.box,
-            stderr=str(self._work.stderr),
-        )
         # What stands is closed, whatever becomes of the others.
-        self._standing[name] = part.node.stand(order, check)
+        self._standing[name] = box(self._attempt, self._work, self._parts[name], check)
 
     def close(self) -> None:
         self._asks.put(None)
         self._inputs.close()
+        self._coming.close()
         # None does, unless the pilot itself failed.
         for item in self._running:
             self._standing[item.node].signal(item.key, signal.SIGKILL)
         for standing in self._standing.values():
             standing.close()
+        self._coming.clear()
         attempt, outputs = self._attempt, self._outputs
         if outputs.files:
             attempt.of_items = outputs.items
@@ -156,6 +159,11 @@ class _Run:
         for item in list(self._running):
             self._standing[item.node].signal(item.key, number)
         self._inbox.put(Wake())
+
+    def gained(self, slot: Slot) -> None:
+        """A node of the job is there again. Any thread may call this; it takes no time."""
+        self._gone.discard(slot.node)
+        self._coming.begin(slot)
 
     def outlives(self, node: str) -> bool:
         self._gone.add(node)
@@ -207,7 +215,10 @@ class _Run:
             self._refuse_impossible()
         elif isinstance(news, NodeLost):
             # What runs there ends by itself.
+            self._kit.supervisor.lose(self._attempt, news.node)
             self._lose(news.node)
+        elif isinstance(news, NodeCame):
+            self._join(news)
         elif isinstance(news, Answered):
             if news.answer is None:
                 self._ledger.failed()
@@ -373,6 +384,18 @@ class _Run:
         self._inputs.over(item)
         self._tell_end(item, ItemOutcome.FAILED, error)
 
+    def _join(self, came: NodeCame) -> None:
+        """Start items on a node that has come."""
+        slot, part = came.slot, came.part
+        self._parts[slot.node], self._standing[slot.node] = part, came.standing
+        self._use(slot)
+        self._kit.supervisor.gain(self._attempt, part.node, gpus.uuids(slot.gpus))
+        self._attempt.note(f"goes on with {slot.node}, too")
+
+    def _use(self, slot: Slot) -> None:
+        room = replace(slot.need, disk_mb=0)
+        self._packer.join(slot.node, room, topology.alone(slot.pinned), slot.gpus)
+
     def _lose(self, node: str) -> None:
         """What items ran in on a node is gone: start none there, and end when none is left."""
         self._packer.leave(node)
@@ -394,13 +417,7 @@ class _Run:
         ):
             return
         begun = tuple(
-            m.ItemBegun(
-                index=item.lease.index,
-                attempt=item.lease.attempt,
-                at=self._kit.clock.time() - (now - item.began),
-                host=item.node or self._kit.host,
-                slot=str(item.lane),
-            )
+            told_begun(item, self._kit.clock.time() - (now - item.began), self._kit.host)
             for item in self._running
             if not item.told and now - item.began >= BEGUN_S
         )
@@ -429,17 +446,5 @@ class _Run:
             self._showing = True
             self._asks.put(pieces)
 
-    def _ask(self) -> None:
-        """The thread that waits for the dispatcher; whatever it meets comes to the other."""
-        while (request := self._asks.get()) is not None:
-            try:
-                if isinstance(request, m.LogPieces):
-                    self._kit.leases.show(request)
-                    self._showing = False
-                    continue
-                self._inbox.put(Answered(self._kit.leases.exchange(self._attempt, request)))
-            except JobError as error:
-                self._inbox.put(Answered(None, error))
-            except Exception as error:  # noqa: BLE001 - the job ends by it, and the pilot does not
-                what = f"the pilot itself failed: {type(error).__name__}: {error}"
-                self._inbox.put(Answered(None, JobError(Code.INTERNAL, what)))
+    def _shown(self) -> None:
+        self._showing = False

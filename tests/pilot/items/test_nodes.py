@@ -6,6 +6,7 @@ import os
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -129,7 +130,10 @@ class Job:
             ),
             journal=SimpleNamespace(path=cluster.directory / "journal"),
             supervisor=Supervisor(bounds_of(Limits()), nodes),
+            slots=SimpleNamespace(growing=self._growing),
         )
+        self.gained: Callable[[Slot], None]
+        self.nodes = nodes
         need = Resources(cores=2, memory_mb=200)
         placement = tuple(Slot(need, node=name) for name in NAMES)
         self.outcome: Outcome | None = None
@@ -139,6 +143,18 @@ class Job:
 
         self.thread = threading.Thread(target=main, daemon=True)
         self.thread.start()
+
+    @contextmanager
+    def _growing(self, _: Attempt, most: int, gained: Callable[[Slot], None]) -> Iterator[None]:
+        assert most == len(NAMES)
+        self.gained = gained
+        yield
+
+    def comes_back(self, name: str) -> None:
+        """A node that was lost has an agent again."""
+        until(lambda: [one for one, _ in self.cluster.left] == [name])
+        self.nodes[name] = self.cluster.agent(name)
+        self.gained(Slot(Resources(cores=2, memory_mb=200), node=name))
 
     def ended(self, seconds: float = 20.0) -> Outcome:
         self.thread.join(seconds)
@@ -203,6 +219,35 @@ def test_a_node_that_is_lost_costs_the_attempts_of_its_items_and_the_others_go_o
     assert {end.host for end in again} == {"n1"}
 
 
+@pytest.mark.parametrize("runtime", ["bare", "bubblewrap"])
+def test_a_node_that_comes_back_runs_items_of_the_job_again(job, runtime):
+    running = job([ItemSpec(command="until test -e go; do sleep 0.05; done")] * 8, runtime)
+    until(lambda: len(processes_with(MARK)) >= 4)
+    running.cluster.agents["n2"].kill()
+    until(lambda: running.queue.outcomes()["lost"] == 2)
+    running.comes_back("n2")
+    agent = running.cluster.agents["n2"].pid
+    until(lambda: sum(_descends(pid, agent) for pid in processes_with(MARK)) >= 2)
+    Path(running.work.directory, "go").touch()
+    assert running.ended().error is None
+    assert running.queue.outcomes() == {"finished": 8, "lost": 2}
+    assert {end.host for end in running.queue.ends if end.outcome == "finished"} == {*NAMES}
+    scratch = Path(running.cluster.joined["n2"].scratch)
+    until(lambda: not (scratch / NAME).exists())
+
+
+def test_a_job_that_ends_while_a_node_comes_back_waits_for_no_box_there(job):
+    running = job([ItemSpec(command="until test -e go; do sleep 0.05; done")] * 4, "bubblewrap")
+    until(lambda: len(processes_with(MARK)) >= 2)
+    running.cluster.agents["n2"].kill()
+    until(lambda: running.queue.outcomes()["lost"])
+    running.comes_back("n2")
+    Path(running.work.directory, "go").touch()
+    assert running.ended().error is None
+    until(lambda: not Path(running.cluster.joined["n2"].scratch, NAME).exists())
+    until(lambda: not processes_with(MARK))
+
+
 def test_what_an_agent_kills_when_it_ends_is_lost_and_has_not_failed(job):
     running = job([ItemSpec(command="case $AILURUS_ATTEMPT in *.0.1) sleep 61.25; esac")])
     (pid,) = until(lambda: processes_with("sleep\0" + "61.25"))
@@ -214,7 +259,10 @@ def test_what_an_agent_kills_when_it_ends_is_lost_and_has_not_failed(job):
 
 def _descends(pid: int, from_pid: int) -> bool:
     while pid not in (0, 1, from_pid):
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8")
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text("utf-8")
+        except OSError:
+            return False
         pid = int(text.rpartition(") ")[2].split()[1])
     return pid == from_pid
 
