@@ -65,6 +65,9 @@ _messages = msgspec.msgpack.Decoder(list[Message])
 
 def start() -> tuple[socket.socket, int]:
     """Fork the guardian; return the pilot's end of its socket and its process id."""
+    # Both need it, and share the memory of what is loaded before.
+    import ctypes  # noqa: F401
+
     ours, theirs = socket.socketpair()
     pid = os.fork()
     if pid:
