@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from ailurus.protocol import units
+from ailurus.protocol import panda_architecture, units
 from ailurus.protocol.api import ROUTES
 from ailurus.protocol.errors import AilurusError
 from dispatcher.cli.jobfile import JobFiles
@@ -92,5 +92,6 @@ CASES: dict[str, Case] = {
     "duration": Case(units.duration_s, (AilurusError,), lambda: ["90m", "1-12:00:00", "12:00:00", "1.5h"]),
     "site file": Case(_written("site.yaml", faults), (AilurusError,), lambda: [path.read_text() for path in sorted(SITES.glob("*.yaml"))]),
     "job file": Case(_written("jobs.yaml", lambda path: JobFiles([str(path)])), (AilurusError,), lambda: ["name: j\ncommand: true\nmemory: 4GiB\nsweep: {i: [1, 2]}\n"]),
+    "architecture": Case(panda_architecture.read, (AilurusError,), lambda: ["x86_64-el9-gcc13-opt#(x86_64-*-avx2|aarch64)&nvidia:model=.*(A100|H100).*:vram>=40960:cuda>=12.0", '{"cpu_specs": [{"arch": "x86_64", "instr": "avx2"}], "gpu_spec": {"vram": ">=1"}}']),
     "wire JSON": Case(_wire, (), lambda: [_SUBMIT]),
 }  # fmt: skip

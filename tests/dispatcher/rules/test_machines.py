@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import NoQuery, WorkersQuery
 from ailurus.protocol.hardware import GpuModel, Hardware
-from ailurus.protocol.machine import EachGpu, machine_of
+from ailurus.protocol.machine import EachGpu, machine_of, met
 from ailurus.protocol.resources import Room
 from dispatcher.memory.waiting import Hub
 from dispatcher.refusal import Rejected
@@ -29,6 +30,9 @@ OLD, NEW = Hardware(arch="x86-64-v2"), Hardware(arch="x86-64-v4")
 GPUS = Hardware(arch="x86-64-v3", gpus=(A100,), cuda="12.4")
 LACKS = "needs GPUs a100, has none"
 ROOM = replace(BIG, gpus=4)
+HUGE = Room(cores=1000, memory_mb=10**6, disk_mb=10**6, gpus=1000)
+ARCHS = ((), ("x86_64",), ("x86_64-v3", "arm64"), ("x86-64-v4",), ("aarch64", "x86-64-v3"))
+EACH = (None, None, EachGpu(model=("A100",)), EachGpu(memory_mb=50_000), EachGpu(cuda="12.4"))
 
 
 _NODES = ("select nodes from shape", "select nodes from sized")
@@ -50,6 +54,30 @@ async def test_a_job_goes_to_a_machine_that_is_as_it_wants(b):
     assert got.job_id == wanting
     (got,) = await (await b.worker(total=ROOM, hardware=GPUS)).acquire(2, ROOM)
     assert got.job_id == picky
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_each_worker_gets_what_its_machine_can_run_and_all_of_it(b, seed):
+    """Whatever jobs want and machines are, in queues, groups of equal jobs and mixed ones."""
+    chance = random.Random(seed)
+    wanted = [
+        (chance.choice(ARCHS), chance.choice(EACH), chance.choice((500, 1000))) for _ in range(50)
+    ]
+    ids = await b.submit(
+        *(
+            job(f"j{nr}", arch=arch, each_gpu=each, gpus=int(each is not None), memory_mb=memory_mb)
+            for nr, (arch, each, memory_mb) in enumerate(wanted)
+        )
+    )
+    waiting = {
+        one: machine_of(arch, each) for one, (arch, each, _) in zip(ids, wanted, strict=True)
+    }
+    for _ in range(4):
+        hardware = chance.choice([None, OLD, NEW, GPUS, replace(GPUS, arch="aarch64", cuda="")])
+        worker = await b.worker(total=HUGE, hardware=hardware)
+        got = {one.job_id for one in await worker.acquire(100, HUGE)}
+        assert got == {one for one, text in waiting.items() if met(text, hardware)}
+        waiting = {one: text for one, text in waiting.items() if one not in got}
 
 
 async def test_it_waits_behind_nobody_whose_machine_is_away(b):
