@@ -20,6 +20,8 @@ ONCE = Patience(total_s=0.0)
 # Beyond what it was asked to wait: a dispatcher that needs longer is none.
 ANSWER_S = 10.0
 THREADS = 16
+# Routes that a dispatcher of the version before has not.
+NEWER = frozenset({"relay_credentials"})
 
 
 class Holder(Protocol):
@@ -71,6 +73,9 @@ class RelayUpstream:
         except Refused as error:
             giver = error.giver if self._holder.empty else self._holder.giver or error.giver
             if not authority.known(error, giver):
+                # An older dispatcher lacks a route that this relay knows.
+                if name in NEWER and giver and (error.giver, error.status) == (giver, 404):
+                    raise
                 raise self._stranger(error.message) from None
             self._is(up=True)
             raise

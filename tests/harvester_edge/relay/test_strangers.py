@@ -220,7 +220,15 @@ class Holder:
         self.giver = giver
 
 
-def asked(said, holder):
+TELL = ("relay_tell", m.RelayBeat(site="here"), m.RelayBeatAnswer)
+CREDENTIALS = (
+    "relay_credentials",
+    m.RelayCredentials(site="here", worker_id=1, ask=m.CredentialsRequest(job_id=1, attempt_nr=1)),
+    m.Credentials,
+)
+
+
+def asked(said, holder, ask=TELL):
     """What a relay makes of one answer to its word: the error, and whether it has a dispatcher."""
 
     async def main():
@@ -228,7 +236,7 @@ def asked(said, holder):
         wire.said = said
         up = RelayUpstream(wire, holder, Log("test"))
         try:
-            await up.call("relay_tell", m.RelayBeat(site="here"), m.RelayBeatAnswer)
+            await up.call(*ask)
         except (Unreachable, Refused) as error:
             return type(error), up.up
         else:
@@ -266,6 +274,12 @@ def test_the_dispatcher_itself_and_one_from_before_names_are_heard(giver):
     told = msgspec.json.encode(m.RelayBeatAnswer(workers=(), heartbeat_s=10.0, giver=giver))
     assert asked((200, told), Holder()) == (None, True)
     assert asked(problem(403, "right"), Holder()) == (Refused, True)
+
+
+def test_a_dispatcher_too_old_for_credentials_is_one_all_the_same():
+    assert asked(problem(404, "right"), Holder(), CREDENTIALS) == (Refused, True)
+    assert asked(problem(404, "other"), Holder(), CREDENTIALS) == (Unreachable, False)
+    assert asked(problem(404, "right"), Holder()) == (Unreachable, False)
 
 
 def test_the_version_before_can_read_and_write_what_this_one_left(tmp_path):
