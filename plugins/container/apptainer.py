@@ -247,8 +247,9 @@ def command(
     binds += [
         f"{path}:{path}:ro" for path in (*setup.software, *_there(setup.show), *_there(shown.SYS))
     ]
-    if box.host:
-        binds += [f"{path}:{path}:ro" for path in _there([*shown.interfaces()])]
+    # By names of PCI devices, which have colons, and so no word of --bind's.
+    for path in _there([*shown.interfaces()]) if box.host else ():
+        words += ["--mount", f'type=bind,"src={path}","dst={path}",ro']
     binds += [f"/proc/{name}:/proc/{name}:ro" for name in _PROC if Path("/proc", name).exists()]
     # Not by --nv and --rocm, which show every GPU of the node.
     binds += [f"{device}:{device}" for device in _there(box.devices)]

@@ -274,6 +274,11 @@ def inside(
         words += ["--bind", box.directory, box.directory]
     words += ["--hostname", box.host or shown.HOST_NAME]
     if box.host:
+        if box.image is not None:
+            # That of an image is closed by now, with no place for them.
+            words += ["--tmpfs", "/sys"]
+            words += [word for path in shown.SYS for word in ("--ro-bind-try", path, path)]
+            memory = (*memory, "/sys")
         words += [word for path in shown.interfaces() for word in ("--ro-bind-try", path, path)]
     if box.network:
         words.append("--share-net")
@@ -285,7 +290,7 @@ def inside(
     for device in box.devices:
         words += ["--dev-bind-try", device, device]
     # What is in them is mounted by now.
-    for path in ("/dev", *memory):
+    for path in dict.fromkeys(("/dev", *memory)):
         words += ["--remount-ro", path]
     for name, value in box.environment.items():
         words += ["--setenv", name, value]

@@ -49,6 +49,7 @@ class Job:
         environment: Mapping[str, str] | None = None,
         memory_mb: int = 100,
         network: bool = False,
+        host: str = "",
         image: str = "",
         devices: tuple[str, ...] = (),
     ) -> int:
@@ -60,6 +61,7 @@ class Job:
             environment={"PATH": PATH, **(environment or {})},
             memory_mb=memory_mb,
             network=network,
+            host=host,
             devices=devices,
             image=container.prepare(spec, lambda: None),
             own=str(self.own),
