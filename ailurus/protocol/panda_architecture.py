@@ -176,7 +176,7 @@ def _gpu(given: Mapping[str, Any]) -> EachGpu:
     for key in ("microarchitecture", "driver_version"):
         if given.get(key):
             raise AilurusError(f"{key}: no pilot tells it", remedy="ask for a model, or for cuda")
-    vendor, model = given.get("vendor") or "", given.get("model") or ""
+    vendor, model = str(given.get("vendor") or ""), given.get("model") or ""
     if isinstance(model, Mapping):
         if model.get("excl"):
             raise _no_exclusion(str(model.get("pattern", "")))

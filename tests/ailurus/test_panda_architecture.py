@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -79,6 +80,24 @@ def test_any_text_is_read_or_refused(text):
     except AilurusError:
         return
     jobs_from({"name": "a", "command": "true", "architecture": text, "gpus": int(bool(wanted.gpu))})
+
+
+KEYS = [
+    "sw_platform", "base_platform", "cpu_specs", "gpu_spec", "cpu_pref", "arch", "vendor", "instr",
+    "model", "pattern", "excl", "vram", "version", "x",
+]  # fmt: skip
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["x86_64", "*", ">=5", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
+)
+
+
+@given(values | st.fixed_dictionaries({}, optional={"gpu_spec": values, "cpu_specs": values}))
+def test_any_object_is_read_or_refused(tree):
+    with suppress(AilurusError):
+        assert panda_architecture.read(tree)
 
 
 def test_a_job_file_takes_it_as_it_is():

@@ -345,7 +345,7 @@ async def by_type(service: Service) -> dict[str, dict[str, dict[str, dict[str, i
         if state not in TO_BE_SERVED:
             continue
         shape = service.state.shapes[one.shape_id]
-        if state == JobState.ACTIVATED and not shape.fits(ANYTHING):
+        if state == JobState.ACTIVATED and (shape.machine or not shape.fits(ANYTHING)):
             # No PanDA pilot gets such a job: none is to be started for it.
             continue
         kind = panda.resource_type(shape.cores, shape.memory_mb)

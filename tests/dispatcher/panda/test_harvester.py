@@ -217,6 +217,7 @@ def test_what_the_batch_system_said_is_in_the_diagnosis_of_the_job(dispatcher, j
 def test_no_worker_is_started_for_a_job_that_its_pilot_would_not_get(dispatcher, job):
     slave(dispatcher)
     dispatcher.submit(job("a", queue=QUEUE, gpus=1), job("b", queue=QUEUE, nodes=2))
+    dispatcher.submit(job("c", queue=QUEUE, arch=("x86_64-v2",)))
     assert f"SET_N_WORKERS_JOBTYPE:{QUEUE}" not in told(dispatcher)
     counts = dispatcher.ask("/api/v1/statistics/active_job_stats_by_site", how="get").json["data"]
     assert counts.get(QUEUE, {}).get("activated", 0) == 0
