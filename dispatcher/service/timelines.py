@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol import api
@@ -14,7 +15,8 @@ from ailurus.protocol.item import FINAL_ITEM
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import item_records, timeline, worker_records
+from dispatcher.rules import item_records, items, timeline, worker_records
+from dispatcher.rules.item_records import ClusterRecord
 from dispatcher.rules.timeline import Run
 from dispatcher.rules.worker_records import RunRecord
 from dispatcher.service.state import State
@@ -104,10 +106,14 @@ class Timelines:
         runs: list[Run] = []
         after, rows = -1, 0
         while rows < MOST_ROWS:
-            found = await self._state.store.read(
-                partial(_items, cluster_id=cluster.cluster_id, after=after)
+            found, cores = await self._state.store.read(
+                partial(_items, cluster=cluster, after=after)
             )
-            runs += [run for item in found if (run := _item_run(item, job_id)) is not None]
+            runs += [
+                run
+                for item in found
+                if (run := _item_run(item, job_id, cores.get(item.index, 1))) is not None
+            ]
             rows += len(found)
             if len(found) < PART:
                 break
@@ -126,8 +132,24 @@ class Timelines:
         )
 
 
-def _items(tx: Tx, *, cluster_id: int, after: int) -> list[item_records.ItemRecord]:
-    return item_records.page(tx, cluster_id, after, PART)
+class _Asked(Struct):
+    """What an item asks for, as far as lanes mind it."""
+
+    cores: int = 1
+
+
+_asked = msgspec.json.Decoder(_Asked).decode
+
+
+def _items(
+    tx: Tx, *, cluster: ClusterRecord, after: int
+) -> tuple[list[item_records.ItemRecord], dict[int, int]]:
+    """Items that were leased once, and how many cores those ask for that ask for more than one, as
+    far as their specifications are not too long to be read together."""
+    found = item_records.page(tx, cluster.cluster_id, after, PART)
+    specs = items.specs(tx, cluster.list_id, [item.index for item in found])
+    wide = ((index, bytes(spec)) for index, spec in specs.items())
+    return found, {index: _asked(spec).cores for index, spec in wide if b'"cores"' in spec}
 
 
 def _runs_of(one: RunRecord, host: str, caller: Caller) -> list[Run]:
@@ -149,7 +171,7 @@ def _runs_of(one: RunRecord, host: str, caller: Caller) -> list[Run]:
     return [] if run is None else [run]
 
 
-def _item_run(item: item_records.ItemRecord, job_id: int) -> Run | None:
+def _item_run(item: item_records.ItemRecord, job_id: int, cores: int) -> Run | None:
     if not item.started:
         return None
     if item.ended is None and item.state in FINAL_ITEM:
@@ -163,7 +185,7 @@ def _item_run(item: item_records.ItemRecord, job_id: int) -> Run | None:
         begin=item.started,
         end=item.ended,
     )
-    return Run(item.host, item.started, item.ended, 1, bar)
+    return Run(item.host, item.started, item.ended, cores, bar)
 
 
 def _sizes(row: m.WorkerRow, told: m.Occupancy | None) -> tuple[m.NodeSize, ...]:

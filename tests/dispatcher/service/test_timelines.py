@@ -8,7 +8,8 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import Scope, TimelineQuery, WorkerTimelineQuery
-from ailurus.protocol.item import ItemOutcome
+from ailurus.protocol.item import ItemOutcome, ItemSpec
+from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
 from dispatcher.auth.caller import Caller
@@ -169,6 +170,23 @@ def test_payloads_of_a_job_lie_on_their_nodes(place):
             (1, "running", ((1, 1),)),
         ]
         assert (node.name, node.cores, node.used[:3]) == ("n1", 2, (1.0, 2.0, 1.0))
+
+    run(test, place)
+
+
+def test_a_payload_has_as_many_lanes_as_it_asks_for_cores(place):
+    async def test(b):
+        specs = (ItemSpec(cores=3), ItemSpec(), ItemSpec(cores=2))
+        await b.service.items.add_items(m.AddItems(list="wide", first=0, items=specs), ALICE)
+        (job_id,) = await b.submit(job(cores=8, payloads=Payloads(list="wide", count=3)))
+        worker = await b.worker()
+        [one] = await worker.acquire()
+        await worker.exchange(one, count=3)
+        begun = tuple(m.ItemBegun(index=nr, attempt=1, at=11.0 + nr, host="n1") for nr in range(3))
+        await worker.exchange(one, begun=begun)
+        seen = await b.service.timelines.job_timeline(TimelineQuery(), ALICE, job_id=job_id)
+        [node] = seen.nodes
+        assert [bar.cores for bar in node.bars] == [((0, 3),), ((3, 1),), ((4, 2),)]
 
     run(test, place)
 

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.api import WorkerTimelineQuery
 from ailurus.protocol.states import JobState
+from ailurus.protocol.worker import Ending
 from harvester_edge.relay import state
 from harvester_edge.relay.state import Refusal
 from tests.dispatcher.helpers import ALICE, new_id
@@ -31,6 +33,23 @@ def test_a_job_goes_through_the_relay_in_its_pilots_name(tmp_path):
         (row,) = await w.rows([one])
         detail = await w.b.service.users.show(None, ALICE, job_id=one)
         assert (row.attempt_nr, detail.attempts[0].worker_id) == (1, pilot.known.worker_id)
+
+    play(test, tmp_path)
+
+
+def test_what_a_pilot_tells_of_its_cores_passes_the_relay_and_its_goodbye_keeps_it(tmp_path):
+    async def test(w: World):
+        (pilot,) = await w.pilots()
+        told = m.Occupancy(nodes=(m.NodeSize(cores=4),), busy_core_s=7.0)
+        await w.relay.beat(m.Beat(room=ROOM, occupancy=told), pilot.known)
+        await w.turn()
+        ask = WorkerTimelineQuery(worker_id=pilot.known.worker_id)
+        seen = await w.b.service.timelines.worker_timeline(ask, ALICE)
+        assert (seen.busy_core_s, [node.cores for node in seen.nodes]) == (7.0, [4])
+        await pilot.bye()
+        await w.turn(3)
+        seen = await w.b.service.timelines.worker_timeline(ask, ALICE)
+        assert (seen.busy_core_s, seen.worker.ending) == (7.0, Ending.DONE)
 
     play(test, tmp_path)
 
