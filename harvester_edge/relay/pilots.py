@@ -270,8 +270,8 @@ class Pilots:
         except Unreachable:
             raise Refusal(503, "the dispatcher is away") from None
         except Refused as error:
-            # Only a fault in the request is final, and a dispatcher too old for it: a lost attempt is
-            # told with a heartbeat.
+            # Final are only a fault in the request and a dispatcher too old for it: that an
+            # attempt is lost is told with a heartbeat.
             status = 422 if error.status in (404, 422) else 503
             raise Refusal(status, error.message, field=error.field, remedy=error.remedy) from None
         return m.Credentials(sealed=answer.sealed, giver=self.name)
