@@ -18,6 +18,7 @@ from typing import Any
 
 from horovod.runner.elastic.discovery import (  # type: ignore[import-not-found]
     HostDiscovery,
+    HostManager,
 )
 from horovod.runner.elastic.driver import ElasticDriver  # type: ignore[import-not-found]
 from horovod.runner.elastic.rendezvous import (  # type: ignore[import-not-found]
@@ -52,6 +53,12 @@ class Listed(HostDiscovery):  # type: ignore[misc]
         return dict.fromkeys(found, each)
 
 
+def by_age(hosts: set[str], _: list[str]) -> list[str]:
+    """Horovod's names of nodes, the first node's first. The driver tells rank 0 of all changes, and
+    while that does not answer it does nothing else: so rank 0 is on the node that is never lost."""
+    return sorted(hosts, key=lambda host: int(host.rpartition(".")[2]))
+
+
 def poll(child: subprocess.Popen[bytes]) -> int | None:
     """The exit code of a process, after a moment; None: it runs."""
     try:
@@ -84,6 +91,7 @@ def run(slot: Any, events: list[threading.Event]) -> tuple[int, float]:
     return code, time.time()
 
 
+HostManager.order_available_hosts = staticmethod(by_age)
 listed = Listed()
 server = RendezvousServer()
 driver = ElasticDriver(server, listed, least, most)
