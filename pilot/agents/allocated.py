@@ -11,6 +11,7 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from ailurus.logs import Log
 from ailurus.loops import Loops
 from ailurus.protocol.resources import Resources, Room
 from ailurus.protocol.units import duration_s
+from pilot.agents import scratch_dir
 from pilot.agents.allocation import allocation_of
 from pilot.agents.chores import Chores, apart
 from pilot.agents.head import Head, Welcoming
@@ -39,6 +41,7 @@ from pilot.ports import Container, Spawner
 from pilot.process.cgroup import Groups
 from pilot.rsh.doors import Doors
 from pilot.site import Site, SlotChoice
+from pilot.workdir import scratch
 
 ROOM_TO_END_S = 30.0
 """Before the batch system ends the job, so that reports still leave."""
@@ -141,6 +144,9 @@ class Allocated:
             around.clock,
         )
         key_file = around.directory / "agents.key"
+        chores = Chores("starting", self.loops)
+        # There is no agent here, but there may have been one of another allocation.
+        chores.add(partial(scratch_dir.sweep, Path(chosen.scratch or scratch(os.environ))))
         head.starting = Starting(
             self._allocation,
             around.spawner,
@@ -148,7 +154,7 @@ class Allocated:
             key_file,
             key,
             around.directory / "agents.log",
-            Chores("starting", self.loops).add,
+            chores.add,
         )
         # They start while the pilot registers.
         names = [share.name for share in welcoming.shares]

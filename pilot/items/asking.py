@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from queue import SimpleQueue
+from threading import Event
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
@@ -18,15 +18,15 @@ def ask(
     attempt: Attempt,
     leases: Leases,
     inbox: SimpleQueue[News],
-    shown: Callable[[], None],
+    showing: Event,
 ) -> None:
-    """Send what comes until None does; whatever that meets comes to the job's own thread. `shown`:
-    pieces of logs have gone."""
+    """Send what comes until None does; whatever that meets comes to the job's own thread. `showing`
+    is cleared when pieces of logs have gone."""
     while (request := asks.get()) is not None:
         try:
             if isinstance(request, m.LogPieces):
                 leases.show(request)
-                shown()
+                showing.clear()
                 continue
             inbox.put(Answered(leases.exchange(attempt, request)))
         except JobError as error:

@@ -102,8 +102,7 @@ class _Run:
         # Nodes that are lost; any thread adds to it.
         self._gone: set[str] = set()
         self._coming = Coming(attempt, work, place, self._inbox.put)
-        self._running: set[Item] = set()
-        self._waiting: set[Item] = set()
+        self._running, self._waiting = set[Item](), set[Item]()
         self._ended: list[m.ItemEnd] = []
         self._cpu_s = 0.0
         self._idle = IdleCores(attempt, capacity, kit.clock)
@@ -112,9 +111,9 @@ class _Run:
         self._ledger = Ledger(attempt.id, untold, capacity)
         self._asks: queue.SimpleQueue[m.ItemsRequest | m.LogPieces | None] = queue.SimpleQueue()
         self._live = Live(attempt, kit.reporter.watches, kit.leases.heartbeat_s)
-        # Pieces of logs are on their way.
-        self._showing = False
-        asking = (self._asks, attempt, kit.leases, self._inbox, self._shown)
+        # Set while pieces of logs are on their way.
+        self._showing = threading.Event()
+        asking = (self._asks, attempt, kit.leases, self._inbox, self._showing)
         self._asker = threading.Thread(
             target=ask, args=asking, name=f"items-{attempt.name}", daemon=True
         )
@@ -125,9 +124,8 @@ class _Run:
         try:
             self._asker.start()
         except RuntimeError:
-            raise JobError(
-                Code.INTERNAL, "the pilot cannot start a thread", transient=True
-            ) from None
+            what = "the pilot cannot start a thread"
+            raise JobError(Code.INTERNAL, what, transient=True) from None
 
     def _stand(self, name: str, check: Check) -> None:
         # What stands is closed, whatever becomes of the others.
@@ -434,7 +432,7 @@ class _Run:
 
     def _show(self, now: float) -> None:
         """Let users see what items that they watch have written."""
-        if self._showing or self._ledger.busy:
+        if self._showing.is_set() or self._ledger.busy:
             return
         self._send_pieces()
         looks: dict[str, list[tuple[Item, Look]]] = {}
@@ -448,8 +446,5 @@ class _Run:
 
     def _send_pieces(self) -> None:
         if (pieces := self._live.take()) is not None:
-            self._showing = True
+            self._showing.set()
             self._asks.put(pieces)
-
-    def _shown(self) -> None:
-        self._showing = False

@@ -89,7 +89,7 @@ def _arguments() -> Namespace:
         "--runs", type=int, default=10_000_000, help="parsers: in all (default 10,000,000)"
     )
     parser.add_argument(
-        "--seconds", type=float, default=800, help="fuzz, parsers: at most (default 800)"
+        "--seconds", type=float, default=800, help="fuzz, parsers, chaos --nodes: at most (800)"
     )
     parser.add_argument("--away", type=float, default=600, help="outage: for how long, s (600)")
     parser.add_argument("--proxy", action="store_true", help="chaos: drop a fifth of the answers")

@@ -31,7 +31,7 @@ def run(args: Namespace) -> Iterator[Figure]:
         yield from batch_kills.run(args.backend, args.kills, args.seed)
         return
     if args.nodes:
-        yield from node_kills.run(args.kills, args.seed)
+        yield from node_kills.run(args.kills, args.seed, args.seconds)
         return
     yield from killed(
         args.seed,

@@ -47,11 +47,13 @@ GONE_S = 10.0
 """Within this nothing that was killed has left anything that runs."""
 
 
-def run(kills: int, seed: int) -> Iterator[Figure]:
-    """The figures of so many faults."""
+def run(kills: int, seed: int, seconds: float) -> Iterator[Figure]:
+    """The figures of so many faults, or of as many as happen in that time."""
     with heads() as site, Chaos(site, random.Random(seed)) as chaos:
         began = time.monotonic()
         for nr in range(kills):
+            if time.monotonic() - began > seconds:
+                break
             chaos.fault()
             if nr % 10 == 9:
                 sys.stderr.write(f"  {nr + 1} faults, {time.monotonic() - began:.0f} s\n")
@@ -62,7 +64,7 @@ def run(kills: int, seed: int) -> Iterator[Figure]:
             site.keep = True
             sys.stderr.write("".join(f"  {one}\n" for one in found[:40]))
         note = (
-            f"{dict(chaos.done)}; {len(chaos.items)} jobs of {ITEMS} items; {chaos.pilots} pilots; "
+            f"{chaos.done.total()} faults: {dict(chaos.done)}; {len(chaos.items)} jobs of {ITEMS} items; {chaos.pilots} pilots; "
             f"attempts {chaos.attempts()}; {chaos.unheard} ended unheard; {took:.0f} s"
         )
     name = "chaos: nodes, "

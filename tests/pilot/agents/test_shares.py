@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from ailurus import __version__
 from ailurus.protocol.resources import Resources
 from pilot.agents import messages as a
+from pilot.agents import scratch_dir
 from pilot.agents.agent import connect
-from pilot.agents.allocated import within
+from pilot.agents.allocated import Allocated, Surroundings, within
 from pilot.agents.head import Head, Welcoming
 from pilot.agents.lease import LeaseTerms
 from pilot.agents.link import new_key
+from pilot.clock import SYSTEM
 from pilot.node_ports import Share
-from pilot.site import Site
+from pilot.site import AgentsChoice, PilotChoice, Site, SlotChoice
+from tests.pilot.fakes import FakeContainer, FakeSpawner
 from tests.rig.waiting import until
 
 
@@ -62,3 +68,29 @@ def test_a_node_offers_what_the_batch_system_gave_of_it() -> None:
     assert within(seen, Share(name="n1", address="n1")) == seen
     share = Share(name="n1", address="n1", cores=4, memory_mb=8000, gpus=1)
     assert within(seen, share) == Resources(cores=4, memory_mb=8000, disk_mb=10_000, gpus=1)
+
+
+def test_a_head_removes_what_dead_agents_left_on_its_own_node(tmp_path: Path) -> None:
+    """Where both an agent and its guardian were killed, and no other agent comes there."""
+    (tmp_path / "pilot").mkdir()
+    dead, lock = scratch_dir.make(tmp_path / "scratch")
+    os.close(lock)
+    allocation: Any = SimpleNamespace(
+        nodes=lambda: [Share(name=name, address="127.0.0.1") for name in ("n1", "n2")],
+        starters=lambda *_, **__: [],
+    )
+    around = Surroundings(
+        site=Site(pilot=PilotChoice(agents=AgentsChoice(scratch=str(dead.parent)))),
+        slot=SlotChoice(),
+        container=FakeContainer(),
+        spawner=FakeSpawner(),
+        groups=None,
+        directory=tmp_path / "pilot",
+        clock=SYSTEM,
+    )
+    allocated = Allocated(around, allocation)
+    try:
+        until(lambda: not dead.exists())
+    finally:
+        allocated.close()
+        allocated.loops.close()
