@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -91,7 +90,7 @@ class Workdir:
         """Write a file of the payload's directory anew; whoever reads it sees the old text or the
         new. Raises OSError, or ValueError for a name that leads out."""
         parents, last = _parts(name)
-        draft = f".{secrets.token_hex(8)}"
+        draft = f".{os.urandom(8).hex()}"
         with os.fdopen(self.create("/".join((*parents, draft))), "w", encoding="utf-8") as file:
             file.write(text)
         with self.beneath(parents) as here:

@@ -3,7 +3,6 @@ points `ailurus.KIND` of installed packages: the same form inside and out."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -71,6 +70,9 @@ def load(kind: str, name: str) -> Any:
     none."""
     where = TABLE.get(kind, {}).get(name) or _installed(kind).get(name)
     if where is None:
+        # Late: an agent would have it in its memory.
+        import difflib
+
         known = names(kind)
         near = difflib.get_close_matches(name, known, 1)
         remedy = f"did you mean `{near[0]}`?" if near else f"known: {', '.join(known)}"

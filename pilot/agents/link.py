@@ -16,7 +16,7 @@ No I/O is here: bytes in, bytes out.
 from __future__ import annotations
 
 import hmac
-import secrets
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +41,7 @@ class Handshake:
     def __init__(self, key: bytes, *, agent: bool, nonce: bytes = b"") -> None:
         """`nonce`: for tests; made at random."""
         self._key, self._agent = key, agent
-        self._nonce = nonce or secrets.token_bytes(KEY_BYTES)
+        self._nonce = nonce or os.urandom(KEY_BYTES)
         self._buffer = bytearray()
         self._greeted = False
         self.greeting = MAGIC + self._nonce if agent else b""
@@ -136,4 +136,4 @@ def _mac(key: bytes, number: int, head: bytes, body: bytes) -> bytes:
 
 
 def new_key() -> bytes:
-    return secrets.token_bytes(KEY_BYTES)
+    return os.urandom(KEY_BYTES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 from pathlib import Path
 
 from pilot.workdir import remove_tree
@@ -20,7 +19,7 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def make(workdir: Path) -> tuple[Path, int]:
     """A new directory in `workdir`, and the descriptor of its lock. Raises OSError."""
     while True:
-        path = workdir / f"{PREFIX}{secrets.token_hex(8)}"
+        path = workdir / f"{PREFIX}{os.urandom(8).hex()}"
         path.mkdir(mode=0o700, parents=True)
         # Before it has its lock another agent may take it for a dead one's.
         if (lock := _locked(path)) is not None:
