@@ -63,6 +63,12 @@ class Ledger:
         )
         return self._asked
 
+    def note(self, ends: list[m.ItemEnd]) -> None:
+        """Put ends on disk, and take them from the list."""
+        if ends:
+            self.untold.add(ends)
+            ends.clear()
+
     def failed(self) -> None:
         """There is no answer, nor will there be."""
         self._asked = None

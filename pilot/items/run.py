@@ -145,7 +145,7 @@ class _Run:
         if outputs.files:
             attempt.of_items = outputs.items
             attempt.spec = replace(attempt.spec, outputs=(*attempt.spec.outputs, *outputs.files))
-        self._note_ends()
+        self._ledger.note(self._ended)
         untold = self._ledger.untold
         attempt.untold = untold.first()
         untold.close(remove=not untold)
@@ -178,7 +178,7 @@ class _Run:
             if self._attempt.stopped is None:
                 self._start(now)
             # On disk before they are told, and only once slots are busy again: it may be slow.
-            self._note_ends()
+            self._ledger.note(self._ended)
             if self._attempt.stopped is None:
                 self._exchange(now)
                 self._show(now)
@@ -195,11 +195,6 @@ class _Run:
                     news = self._inbox.get_nowait()
                 except queue.Empty:
                     break
-
-    def _note_ends(self) -> None:
-        if self._ended:
-            self._ledger.untold.add(self._ended)
-            self._ended = []
 
     def _over(self) -> bool:
         if self._attempt.stopped is not None:

@@ -45,16 +45,17 @@ def test_another_user_s_directory_stays(tmp_path):
 
 
 def test_a_directory_that_was_taken_for_a_dead_one_s_is_made_anew(tmp_path, monkeypatch):
-    names = iter(["first", "second"])
-    monkeypatch.setattr(scratch_dir.secrets, "token_hex", lambda _: next(names))
+    first, second = b"1" * 8, b"2" * 8
+    made = iter([first, second])
+    monkeypatch.setattr(scratch_dir.os, "urandom", lambda _: next(made))
     locked = scratch_dir._locked
 
     def swept_before(path: Path) -> int | None:
-        if path.name.endswith("first") and path.exists():
+        if path.name.endswith(first.hex()) and path.exists():
             path.rmdir()
         return locked(path)
 
     monkeypatch.setattr(scratch_dir, "_locked", swept_before)
     path, lock = scratch_dir.make(tmp_path)
     os.close(lock)
-    assert left_in(tmp_path) == {path.name} == {"ailurus-agent-second"}
+    assert left_in(tmp_path) == {path.name} == {f"ailurus-agent-{second.hex()}"}
