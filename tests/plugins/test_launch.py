@@ -17,7 +17,9 @@ import yaml
 
 import plugins
 from ailurus.protocol.launchers import OPTIONS, MpiOptions
+from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.submission import check, jobs_from
+from harvester_edge import lint
 from pilot.node_ports import Elastic, Plan, Program
 from pilot.ports import JobError
 from plugins.launch.mpi import STARTERS, settings_text
@@ -144,10 +146,26 @@ def test_every_starter_leaves_cpus_to_the_pilot_and_starts_by_its_shell() -> Non
 PAGE = Path(__file__).parents[2] / "docs/parallel.md"
 
 
+CARRIED = Payloads(list="0" * 32, count=20_000)
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples/parallel").glob("*.*"))
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_the_guide_prints_each_example_as_it_is(file: Path) -> None:
+    assert f"\n{file.read_text('utf-8')}```\n" in PAGE.read_text(), file
+
+
+def test_the_site_of_the_guide_has_no_fault() -> None:
+    (site,) = (file for file in EXAMPLES if file.name == "site.yaml")
+    assert [fault for fault in lint.faults(site) if fault.rule.startswith("E")] == []
+
+
 def test_the_jobs_of_the_guide_can_be_submitted_and_started() -> None:
     blocks = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    jobs = [job for block in blocks for job in jobs_from(yaml.safe_load(block))]
-    check(jobs)
+    trees = [tree for block in blocks if "site" not in (tree := yaml.safe_load(block))]
+    found = [job for tree in trees for job in jobs_from(tree, payloads=lambda *_: CARRIED)]
+    check(found)
+    jobs = [job for job in found if job.launcher != "single"]
     assert {job.launcher for job in jobs} == {"mpi", "torchrun", "horovod", "ray"}
     for job in jobs:
         asked = launch(Path("/job/launch"), ["/bin/sh", "-c", job.command], cores=job.cores)

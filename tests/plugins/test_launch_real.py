@@ -21,6 +21,7 @@ from tests.rig.nodes import Nodes
 
 pytestmark = pytest.mark.real
 ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples/parallel"
 WORLD = """
 #include <mpi.h>
 #include <stdio.h>
@@ -41,24 +42,10 @@ int main(int count, char **words) {
     return 0;
 }
 """
-MPI4PY = """
-from mpi4py.MPI import COMM_WORLD as w, Get_processor_name
-print(f"rank {w.rank} of {w.size} on {Get_processor_name()}: {w.allreduce(w.rank)}")
-"""
+MPI4PY = (EXAMPLES / "world.py").read_text()
 
-TORCH = """
-import os, torch, torch.distributed as dist
-dist.init_process_group("gloo")
-mine = torch.tensor([float(dist.get_rank())])
-dist.all_reduce(mine)
-print(f"rank {dist.get_rank()} of {dist.get_world_size()}: {mine.item():g}")
-dist.destroy_process_group()
-"""
-HOROVOD = """
-import horovod.torch as hvd, torch
-hvd.init()
-print(f"rank {hvd.rank()} of {hvd.size()}: {hvd.allreduce(torch.tensor([float(hvd.rank())]), op=hvd.Sum).item():g}")
-"""
+TORCH = (EXAMPLES / "ddp.py").read_text()
+HOROVOD = (EXAMPLES / "train.py").read_text()
 
 
 @pytest.fixture
@@ -212,19 +199,8 @@ def test_the_worker_of_a_training_that_fails_is_told(tmp_path: Path) -> None:
     assert ran.err == "launch: rank 4 of 6, on q3, ended with exit code 7\n"
 
 
-RAY = """
-import ray, socket, sys
-ray.init(logging_level="error")
-
-@ray.remote(num_cpus=2, scheduling_strategy="SPREAD")
-class Where:
-    def name(self):
-        return socket.gethostname()
-
-actors = [Where.remote() for _ in range(3)]
-print(*sorted(ray.get([actor.name.remote() for actor in actors])))
-sys.exit(5)
-"""
+# Its exit code is the job's.
+RAY = (EXAMPLES / "driver.py").read_text() + "\nraise SystemExit(5)\n"
 
 
 @pytest.mark.slow
