@@ -10,6 +10,7 @@ import pytest
 
 from ailurus.protocol.api import LogQuery
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from plugins.data.moving import system_module
 from tests.real.test_rucio import Experiment, did_of, slowly
 from tests.rig import rucio as at
 from tests.rig.programs import Rig, null_job
@@ -140,3 +141,55 @@ def test_trees_go_to_storage_and_come_back_listed_matched_and_unpacked(
     archive, content = files["hits.tar.gz"], stored.read_bytes()
     measured = (archive.size, archive.adler32)
     assert measured == (len(content), f"{zlib.adler32(content):08x}")
+
+
+def test_objects_are_listed_and_matched_as_files_of_directories(ceph, tmp_path):
+    system_module("botocore")
+    facts = ceph.facts
+    there = f"s3://{facts['bucket']}/{tmp_path.name}"
+    keys = tmp_path / "keys"
+    keys.touch(0o600)
+    keys.write_text(
+        f"[default]\naws_access_key_id={facts['access_key']}\n"
+        f"aws_secret_access_key={facts['secret_key']}\n"
+    )
+    site = {
+        "allow": [f"{there}/"],
+        "default_output": f"{there}/out/",
+        "s3": {"endpoint": facts["url"], "keys_file": str(keys)},
+    }
+    made = "mkdir -p p/more && for n in 1 2 10; do echo $n > p/$n.png; done; echo x > p/more/3.png"
+    outputs = [OutputFile(name="p/*.png"), OutputFile(name="p/more/*")]
+    with Rig(heartbeat_s=0.5, storage=site) as rig:
+        rig.pilot()
+        (first,) = rig.client.submit([null_job(name="w", command=made, outputs=outputs)]).job_ids
+        assert rig.client.wait([first], 60).states == {first: "finished"}
+        at = f"{there}/out/{first}.1.p"
+        read = {
+            "all": (f"{at}/", ["1.png", "10.png", "2.png", "more/3.png"]),
+            "some": (f"{at}/1*.png", ["1.png", "10.png"]),
+            "below": (f"{at}/more/*", ["3.png"]),
+            "none": (f"{at}/*.root", None),
+            "start": (f"{there}/out/{first}.1.*", None),
+        }
+        ids = rig.client.submit(
+            [
+                null_job(
+                    name=name,
+                    command="cd got && find . -type f | sort && cat $(find . -type f) | wc -l",
+                    inputs=[InputFile(name="got", url=url)],
+                    max_attempts=1,
+                )
+                for name, (url, _) in read.items()
+            ]
+        ).job_ids
+        rig.client.wait(ids, 60)
+        shown = [rig.client.show(one).row for one in ids]
+        said = [rig.client.log(one, LogQuery(stream="stdout")).text.split() for one in ids]
+    for row, (name, (_, files)), words in zip(shown, read.items(), said, strict=True):
+        if files is None:
+            assert row.state == "failed", name
+            assert "names no file" in row.diagnosis
+        else:
+            assert row.state == "finished", row.diagnosis
+            assert words == [*(f"./{file}" for file in files), str(len(files))]
