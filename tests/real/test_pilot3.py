@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -93,16 +94,23 @@ def ran(own: Path) -> Iterator[Site]:
     serve = ["--panda-storage", storage, "--panda-queues", own / "queues"]
     with Rig(serve=serve) as rig:
         (rig.storage / "in.txt").write_text("hello\n")
+        # What waits for it ends when somebody writes there.
+        os.mkfifo(storage / "seen")
+        (storage / "seen").chmod(0o644)
         (rig.storage / "kept").mkdir(mode=0o777)
         (rig.storage / "kept").chmod(0o777)
-        config = pilot3.config(rig.directory, heartbeat=5, update_sleep=5)
+        config = pilot3.config(rig.directory, heartbeat=5, debug_heartbeat=5, update_sleep=5)
         asked = {
             "null": [JobSpec(name="null", command="true", queue="null")],
             "data": [data_job(rig, "data")],
             "ours": [data_job(rig, "ours")],
             "three": [JobSpec(name=f"j{n}", command="true", queue="three") for n in range(3)],
             "killed": [JobSpec(name="long", command="exec sleep 100", queue="killed")],
-            "watched": [JobSpec(name="w", command="echo words; sleep 110", queue="watched")],
+            "watched": [
+                JobSpec(
+                    name="w", command=f"echo words; timeout 600 cat {storage}/seen", queue="watched"
+                )
+            ],
             "asked": [JobSpec(name="soft", command="sleep 30", queue="asked")],
             "optional": [optional_job()],
             "failing": [JobSpec(name="bad", command="echo why >&2; exit 3", queue="failing")],
@@ -163,14 +171,14 @@ def test_cancel_stops_the_payload(site):
 
 @pytest.mark.field("P1")
 def test_the_end_of_stdout_is_shown_and_the_payload_lives_on(site):
-    """In debug mode Pilot 3 sends an update a minute."""
     (job_id,) = site.ids["watched"]
-    until(lambda: running("sleep 110"), PATIENCE_S, "the payload runs")
+    until(lambda: running(f"cat {site.storage}/seen"), PATIENCE_S, "the payload runs")
     query = TailQuery(file="stdout", wait_s=50)
     for _ in range(2):
         with contextlib.suppress(Refused):  # not yet
             tail = site.rig.client.call("tail", query, answer=Tail, wait_s=50, job_id=job_id)
     assert "words" in tail.text
+    (site.storage / "seen").write_text("")
     (job,) = site.ended("watched")
     assert (job.row.state, len(job.attempts)) == ("finished", 1), job.row.diagnosis
 

@@ -61,7 +61,8 @@ class TestSlurm(Promises):
         with Rig(system, slots={"std": {"nodes": 4}}, scaling=keep) as rig:
             rig.edge()
             until(lambda: len(rig.registered()) == 4, 60, f"four have registered: {rig.log()}")
-            jobs = rig.submit(4, "sleep 45")
+            go = rig.directory / "go"
+            jobs = rig.submit(4, f"until test -e {go}; do sleep 0.2; done")
             running = lambda: rig.client.overview().states.get("running") == 4  # noqa: E731
             until(running, 30, "all four run a job")
             system.fixture("node", "n3", "kill")
@@ -71,6 +72,7 @@ class TestSlurm(Promises):
                     60,
                     "Slurm sees it",
                 )
+                go.touch()
                 assert rig.finished(jobs, 120), rig.log()
             finally:
                 system.fixture("node", "n3", "start")
