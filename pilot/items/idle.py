@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pilot.attempt import Attempt
 from pilot.clock import Clock
+from pilot.node.packing import Packer
 
 
 class IdleCores:
     """Adds up, in the attempt, from one look to the next."""
 
-    def __init__(self, attempt: Attempt, cores: int, clock: Clock) -> None:
-        self.cores = cores
-        """That no item has now."""
-        self._attempt, self._clock, self._at = attempt, clock, clock.monotonic()
+    def __init__(self, attempt: Attempt, packer: Packer[Any], clock: Clock) -> None:
+        """`packer`: of the items, on the nodes that the job has now."""
+        self._attempt, self._packer, self._clock = attempt, packer, clock
+        self._at = clock.monotonic()
 
     def count(self) -> None:
-        """So many cores were idle since the last look."""
+        """What is free now has been idle since the last look."""
         now = self._clock.monotonic()
-        self._attempt.unused_core_s += self.cores * (now - self._at)
+        cores = sum(free.cores * nodes for free, nodes in self._packer.free())
+        self._attempt.unused_core_s += cores * (now - self._at)
         self._at = now

@@ -105,7 +105,7 @@ class _Run:
         self._running, self._waiting = set[Item](), set[Item]()
         self._ended: list[m.ItemEnd] = []
         self._cpu_s = 0.0
-        self._idle = IdleCores(attempt, capacity, kit.clock)
+        self._idle = IdleCores(attempt, self._packer, kit.clock)
         with OSErrorsOn(Target.NODE, "cannot keep how the job's payloads end"):
             untold = Untold(path_of(kit.journal.path, attempt.name))
         self._ledger = Ledger(attempt.id, untold, capacity)
@@ -292,7 +292,6 @@ class _Run:
         for item, placement in self._packer.take(now):
             self._waiting.discard(item)
             item.node, item.began = placement[0].node, now
-            self._idle.cores -= placement[0].need.cores
             item.lane = self._lanes[item.node].take()
             self._running.add(item)
             tasks.setdefault(item.node, []).append((item, self._task(item, placement)))
@@ -344,7 +343,7 @@ class _Run:
     def _end(self, item: Item, finish: Finish) -> None:
         end = finish.process
         self._running.discard(item)
-        self._idle.cores += self._packer.give_back(item)[0].need.cores
+        self._packer.give_back(item)
         self._cpu_s += end.cpu_s
         if end.errno == GUARDIAN_DIED and not end.before:
             self._lose(item.node)
