@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 from ailurus.protocol.states import JobState
 from tests.plugins.test_launch_real import HOROVOD, MPI4PY, MPIS, RAY, ROOT, TORCH, WORLD
 from tests.real.test_head_pilot import Queue
+from tests.rig import services
 from tests.rig.batch_systems import Slurm
 from tests.rig.nodes import Nodes
 from tests.rig.waiting import until
@@ -24,21 +26,26 @@ pytestmark = [pytest.mark.real, pytest.mark.batch, pytest.mark.slow, pytest.mark
 class Cluster(Queue):
     """Three nodes with one pilot, whose jobs see the programs of `software`."""
 
-    def __init__(self, nodes: Nodes, slurm: Slurm, runtime: str) -> None:
+    def __init__(self, nodes: Nodes, slurm: Slurm, runtime: str, apptainer: str = "") -> None:
+        """`apptainer`: the directory of its command."""
         super().__init__(nodes, slurm)
         self.software = nodes.directory / "software"
         self.software.mkdir()
         site = json.loads(self.site.read_text())
-        site["container"] = {"default": runtime, "bare": True}
+        self.images = nodes.directory / "images"
+        self.images.mkdir()
+        container = {"default": runtime, "bare": True, "images": [str(self.images)]}
+        site["container"] = {**container, **({"apptainer": apptainer} if apptainer else {})}
         site["slots"]["s"]["memory"] = "4GiB"
         site["software"] = [str(self.software), str(ROOT)]
         self.site.write_text(json.dumps(site))
 
-    def job(self, command: str, launcher: str, **options: Any) -> int:
+    def job(self, command: str, launcher: str, *, container: str = "", **options: Any) -> int:
         with self.nodes.network("n1"):
             return self.dispatcher.submit(
                 command,
                 queue="q",
+                container=container,
                 nodes=3,
                 cores=2,
                 memory_mb=2000,
@@ -57,8 +64,11 @@ class Cluster(Queue):
 
 
 @pytest.fixture(params=["bare", "bubblewrap"])
-def on_three(request: pytest.FixtureRequest, nodes: Nodes, slurm_nodes: Slurm) -> Iterator[Cluster]:
-    made = Cluster(nodes, slurm_nodes, request.param)
+def on_three(
+    request: pytest.FixtureRequest, nodes: Nodes, slurm_nodes: Slurm, need: Callable[..., str]
+) -> Iterator[Cluster]:
+    program = services.apptainer_needed(need).parent if request.param == "apptainer" else ""
+    made = Cluster(nodes, slurm_nodes, request.param, str(program))
     made.start()
     try:
         until(lambda: len(made.said("node_joined")) == 2, 30, "both agents are there")
@@ -142,3 +152,26 @@ def test_trainings_and_a_ray_are_jobs_of_three_nodes(
         listed = on_three.nodes.run(name, "sh", "-c", "ps ax -o args")
         assert "raylet" not in listed
         assert "rendezvous" not in listed
+
+
+@pytest.mark.parametrize("on_three", ["apptainer"], indirect=True)
+def test_an_mpi_job_runs_in_an_image_on_three_nodes(
+    on_three: Cluster, need: Callable[..., str]
+) -> None:
+    """By the MPI of the image, and by one of the site's that its `software` brings."""
+    services.fuse_needed()
+    need("squashfuse_ll", package="squashfuse", option="--apptainer")
+    image = shutil.copy(services.mpi_image_needed(), on_three.images)
+    sites = need("python", where=f"{ROOT}/.venv-openmpi/bin", option="--mpi")
+    script = on_three.software / "world.py"
+    script.write_text(MPI4PY)
+    jobs = [
+        on_three.job(f"{python} {script}", "mpi", container=image, ranks_per_node=2)
+        for python in ("python3", sites)
+    ]
+    for job in jobs:
+        state, out, diagnosis = on_three.seen(job)
+        assert state is JobState.FINISHED, diagnosis
+        ranks, hosts = zip(*(line.split(" on ") for line in sorted(out.splitlines())), strict=True)
+        assert ranks == tuple(f"rank {n} of 6" for n in range(6)), diagnosis
+        assert Counter(hosts) == {f"n{n}: 15": 2 for n in (1, 2, 3)}

@@ -95,12 +95,22 @@ def apptainer_needed(need: Callable[..., str]) -> Path:
 
 def physics_needed() -> None:
     """What the demo's payloads run in, with an image and without."""
-    for path, option in ((".venv-physics", "--physics"), ("build/images/physics.sif", "--images")):
-        if not (ROOT / path).exists():
-            why = f"{path} is not here: scripts/setup {option}"
-            if os.environ.get("CI") == "true":
-                pytest.fail(why)
-            pytest.skip(why)
+    _here(".venv-physics", "--physics")
+    _here("build/images/physics.sif", "--images")
+
+
+def mpi_image_needed() -> Path:
+    """An image with an MPI."""
+    return _here("build/images/mpi.sif", "--images")
+
+
+def _here(path: str, option: str) -> Path:
+    if not (ROOT / path).exists():
+        why = f"{path} is not here: scripts/setup {option}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(why)
+        pytest.skip(why)
+    return ROOT / path
 
 
 def busybox_image(need: Callable[..., str], into: Path) -> Path:
