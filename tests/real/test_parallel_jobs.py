@@ -154,7 +154,7 @@ def test_trainings_and_a_ray_are_jobs_of_three_nodes(
         assert "rendezvous" not in listed
 
 
-@pytest.mark.parametrize("on_three", ["apptainer"], indirect=True)
+@pytest.mark.parametrize("on_three", ["bubblewrap", "apptainer"], indirect=True)
 def test_an_mpi_job_runs_in_an_image_on_three_nodes(
     on_three: Cluster, need: Callable[..., str]
 ) -> None:
