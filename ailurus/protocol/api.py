@@ -12,7 +12,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.fields import Whole
+from ailurus.protocol.fields import Moment, Whole
 
 PREFIX = "/api/ailurus/v1"
 
@@ -123,8 +123,8 @@ class WorkersQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class TimelineQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What ran when: from one time to another, by default all of it."""
 
-    begin: Annotated[float, Meta(ge=0)] | None = None
-    end: Annotated[float, Meta(ge=0)] | None = None
+    begin: Moment | None = None
+    end: Moment | None = None
     # Into how many parts the time is cut, over each of which use is an average.
     parts: Annotated[int, Meta(ge=1, le=500)] = 120
 

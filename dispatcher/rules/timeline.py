@@ -14,6 +14,8 @@ from dispatcher.rules.worker_records import RunRecord
 
 MOST_BARS = 2000
 """Bars that are drawn."""
+MOST_LANES, MOST_GPUS = 10_000, 1000
+"""Cores and GPUs of a node that are drawn: a worker may claim any number, and each costs."""
 
 
 class Run(Struct, frozen=True, gc=False):
@@ -66,8 +68,8 @@ def _node(
 ) -> m.NodeLanes:
     names = sorted({gpu for run in runs for gpu in run.gpus})
     if size is not None:
-        names += [""] * (size.gpus - len(names))
-    cores = 0 if size is None else size.cores
+        names += [""] * (min(size.gpus, MOST_GPUS) - len(names))
+    cores = 0 if size is None else min(size.cores, MOST_LANES)
     lanes = lay(runs, cores) if drawn or size is None else []
     cores = max([cores, *(first + count for own in lanes for first, count in own)])
     place = {gpu: at for at, gpu in enumerate(names)}
@@ -89,7 +91,7 @@ def _node(
 def lay(runs: Sequence[Run], lanes: int) -> list[tuple[tuple[int, int], ...]]:
     """Lanes for runs in the order of their begin, each as (first, how many): those that are free
     then, in one piece where there is one. There are `lanes` of them, and more where that many runs
-    at once need them."""
+    at once need them; where they need more than `MOST_LANES`, some get fewer."""
     free = list(range(lanes))
     held: list[tuple[float, int, list[int]]] = []
     laid: list[tuple[tuple[int, int], ...]] = []
@@ -97,10 +99,10 @@ def lay(runs: Sequence[Run], lanes: int) -> list[tuple[tuple[int, int], ...]]:
         while held and held[0][0] <= run.begin:
             free += heapq.heappop(held)[2]
             free.sort()
-        while len(free) < run.cores:
-            free.append(lanes)
-            lanes += 1
-        own = _together(free, run.cores)
+        more = max(0, min(run.cores - len(free), MOST_LANES - lanes))
+        free += range(lanes, lanes + more)
+        lanes += more
+        own = _together(free, min(run.cores, len(free)))
         taken = set(own)
         free = [lane for lane in free if lane not in taken]
         heapq.heappush(held, (float("inf") if run.end is None else run.end, number, own))

@@ -21,8 +21,8 @@ from dispatcher.rules.timeline import Run
 from dispatcher.rules.worker_records import RunRecord
 from dispatcher.service.state import State
 
-# Rows of one read, between which others are served, and in all.
-PART, MOST_ROWS = 5000, 100_000
+# Rows of one read, between which others are served, and in all; jobs, which tell more each.
+PART, MOST_ROWS, JOBS = 5000, 100_000, 1000
 _held = msgspec.json.Decoder(m.Held).decode
 _occupancy = msgspec.json.Decoder(m.Occupancy).decode
 _timing = msgspec.json.Decoder(dict[str, float]).decode
@@ -80,14 +80,15 @@ class Timelines:
         """The runs of jobs on a worker; whether there are more than were looked at."""
         found: list[Run] = []
         after, rows = (-1.0, 0), 0
-        while rows < MOST_ROWS:
+        # A job may have a run on each of a thousand nodes.
+        while rows < MOST_ROWS and len(found) < MOST_ROWS:
             part = await self._state.store.read(
-                partial(worker_records.runs, worker_id=row.worker_id, after=after, most=PART)
+                partial(worker_records.runs, worker_id=row.worker_id, after=after, most=JOBS)
             )
             for one in part:
                 found += _runs_of(one, row.host, caller)
             rows += len(part)
-            if len(part) < PART:
+            if len(part) < JOBS:
                 return found, False
             after = part[-1].leased, part[-1].job_id
         return found, True

@@ -71,6 +71,18 @@ def test_a_gpu_is_a_lane_of_its_own_and_idle_ones_are_seen() -> None:
     assert [bar.gpus for bar in node.bars] == [(1,), (0,)]
 
 
+def test_a_worker_that_claims_a_million_cores_costs_as_much_as_a_large_one() -> None:
+    sizes = [m.NodeSize(name="n", cores=1_000_000, gpus=1_000_000)]
+    runs = [run(1.0, None, 1_000_000) for _ in range(100)]
+    for known in (sizes, ()):
+        seen = t.timeline(runs, known, begin=0.0, end=2.0, parts=2)
+        (node,) = seen.nodes
+        assert node.cores == t.MOST_LANES
+        assert len(node.gpus) <= t.MOST_GPUS
+        assert node.used == (0.0, 1e8)
+        assert [len(lanes_of(bar)) for bar in node.bars] == [t.MOST_LANES, *[0] * 99]
+
+
 def test_more_runs_than_can_be_drawn_are_shown_by_use_alone() -> None:
     runs = [run(n, n + 1) for n in range(t.MOST_BARS + 1)]
     seen = t.timeline(runs, (), begin=0, end=t.MOST_BARS + 1, parts=4)
