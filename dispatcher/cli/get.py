@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.fields import PLAIN_FILE
 from dispatcher.cli.connection import connect
-from dispatcher.cli.exits import NO_INPUT, OK, USAGE, CommandError, code_of
+from dispatcher.cli.exits import DATA, NO_INPUT, OK, USAGE, CommandError, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +59,7 @@ def main(args: Namespace, out: Output) -> int:
         for file in files:
             path = here / file.name
             try:
+                _check_name(file)
                 how = brought(file, path, force=args.force)
             except AilurusError as error:
                 sys.stderr.write(clean(f"dispatcher: {error}\n"))
@@ -85,6 +87,16 @@ def _parted(words: Sequence[str]) -> tuple[list[tuple[int, int | None]], list[st
 
 
 def _wanted(files: Sequence[FileRecord], names: Sequence[str]) -> list[FileRecord]:
-    """Those that are asked for; a name that leads out of the directory is no job's."""
-    files = [f for f in files if not f.name.startswith("/") and ".." not in f.name.split("/")]
+    """Those that are asked for."""
     return [f for f in files if not names or any(fnmatchcase(f.name, name) for name in names)]
+
+
+def _check_name(file: FileRecord) -> None:
+    """Raise CommandError for a name that no output can have. It is the word of the worker that
+    left it, and a hidden file in a home directory may be one that is executed."""
+    if not PLAIN_FILE.fullmatch(file.name):
+        raise CommandError(
+            DATA,
+            f"{file.name!r} is no name of an output: its worker made it up",
+            remedy=f"it is at {file.url}, if you want it all the same",
+        )

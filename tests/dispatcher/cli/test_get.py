@@ -114,10 +114,18 @@ def test_a_job_without_files_or_without_that_name_is_no_success(run, jobs, store
     assert run("get", "plot.png").code == exits.USAGE
 
 
-@pytest.mark.parametrize("name", ["../mine", "/etc/mine", "a/../../mine"])
-def test_no_name_leads_out_of_the_directory(run, jobs, stored, tmp_path, name):
-    jobs[1] = (record(stored, name),)
-    assert run("get", "1", "--to", str(tmp_path / "here")).code == exits.NO_INPUT
+@pytest.mark.parametrize(
+    "name",
+    ["../mine", "/etc/mine", "a/../../mine", ".bashrc", ".ssh/rc", "a\0b", "", "a\x1b[2J"],
+    ids=range(8),
+)
+def test_a_name_that_no_output_can_have_writes_no_file(run, jobs, stored, tmp_path, name):
+    """A worker says how the files are called that it left."""
+    here = tmp_path / "here"
+    jobs[1] = (record(stored, name), record(stored))
+    ran = run("get", "1", "--to", str(here))
+    assert (ran.code, "no name of an output" in ran.err) == (exits.DATA, True)
+    assert [path.name for path in here.rglob("*")] == ["plot.png"]
     assert not (tmp_path / "mine").exists()
 
 
