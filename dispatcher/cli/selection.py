@@ -24,12 +24,10 @@ _FILTERS = ("state", "queue", "name", "user", "code", "kind")
 
 def filters(parser: ArgumentParser) -> None:
     """Options that say which jobs to list."""
-    parser.add_argument("--state", default="", metavar="S[,S]", help="only in these states")
-    parser.add_argument("--queue", default="", help="only of this queue")
-    parser.add_argument(
-        "--name", default="", help="only of this name; a final * stands for any end"
-    )
-    parser.add_argument("--user", default="", help="only of this user")
+    parser.add_argument("--state", metavar="S[,S]", help="only in these states")
+    parser.add_argument("--queue", help="only of this queue")
+    parser.add_argument("--name", help="only of this name; a final * stands for any end")
+    parser.add_argument("--user", help="only of this user")
     parser.add_argument("--code", type=int, help="only with this PanDA error code")
     parser.add_argument(
         "--kind", type=int, help="only failures of this kind, as `dispatcher status` numbers them"
@@ -59,7 +57,8 @@ def listed(client: Client, args: Namespace, limit: int) -> tuple[list[JobRow], i
 
     rows: list[JobRow] = []
     before: int | None = None
-    wanted = {name: getattr(args, name) for name in _FILTERS}
+    said = {name: getattr(args, name) for name in _FILTERS}
+    wanted = {name: value for name, value in said.items() if value is not None}
     while len(rows) < limit:
         query = JobsQuery(**wanted, before=before, limit=min(PAGE, limit - len(rows)))
         page = client.jobs(query)
@@ -76,7 +75,13 @@ def chosen(
     """The jobs that `verb` is to act on, oldest first; none if it was a dry run, or the user said
     no. A filter without --state means those in `states`. Raises CommandError."""
     ids = sorted({one for group in args.ids for one in group})
-    filtered = [name for name in _FILTERS if getattr(args, name) not in ("", None)]
+    filtered = [name for name in _FILTERS if getattr(args, name) is not None]
+    for name in filtered:
+        # A variable of a shell that is not set: without this filter it would be all jobs.
+        if not str(getattr(args, name)).strip(" ,"):
+            raise CommandError(
+                USAGE, f"--{name} is blank", remedy=f"leave it out to {verb} jobs of any {name}"
+            )
     if bool(ids) == bool(filtered):
         raise CommandError(
             USAGE,
@@ -99,7 +104,9 @@ def chosen(
     if args.dry_run:
         _show(rows, out)
     many = f"{len(rows):,}{' or more' if more else ''}"
-    if args.dry_run or not (args.yes or _agreed(f"{verb} {many} jobs")):
+    users = sorted({row.user for row in rows})
+    whose = f" of {', '.join(users[:5])}{' and others' * (len(users) > 5)}" * (len(users) > 1)
+    if args.dry_run or not (args.yes or _agreed(f"{verb} {many} jobs{whose}")):
         return []
     return sorted(row.job_id for row in rows)
 

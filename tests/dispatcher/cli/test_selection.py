@@ -88,3 +88,13 @@ def test_retry_by_a_filter_leaves_alone_what_a_user_cancelled(run, jobfile):
 def test_neither_nothing_nor_both_ways_say_which(run, words):
     ran = run("cancel", *words)
     assert (ran.code, "which jobs to cancel" in ran.err) == (exits.USAGE, True)
+
+
+@pytest.mark.parametrize("blank", [("--name", ""), ("--state", ","), ("--user", " ")])
+def test_a_blank_filter_widens_nothing(run, jobfile, blank):
+    """As a script makes one of a variable that is not set."""
+    queue = f"blank{blank[0]}"
+    ids(run("submit", jobfile(SWEEP.format(name=queue))))
+    ran = run("cancel", "--queue", queue, *blank, "--yes")
+    assert (ran.code, f"{blank[0]} is blank" in ran.err) == (exits.USAGE, True)
+    assert states(run, queue) == {"activated"}
