@@ -6,8 +6,6 @@ that a user who renews one renews it for the jobs that run.
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from ailurus.credential_text import describe
@@ -112,9 +110,7 @@ class Delegation:
         readable lies in the relay's spool. Raises Rejected for one that says no key."""
         given = (await self.job_credentials(ask, caller)).credentials
         try:
-            sealed = await asyncio.to_thread(
-                seal, msgspec.json.encode(given), ask.sealed_to, ask.bound
-            )
+            sealed = seal(msgspec.json.encode(given), ask.sealed_to, ask.bound)
         except ValueError:
             raise Rejected(
                 422,

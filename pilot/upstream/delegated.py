@@ -3,8 +3,6 @@ used, so that they are as new as the user has them."""
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import msgspec
 
 from ailurus.envelope import Reader
@@ -78,12 +76,8 @@ class Delegation:
         left = [one.expires - now for one in given if one.expires is not None]
         return min(LATEST_S, max(SOONEST_S, min(left, default=LATEST_S) / 2))
 
-    @cached_property
-    def _reader(self) -> Reader:
-        return Reader()
-
     def _request(self, attempt: Attempt, patience_s: float) -> tuple[m.Credential, ...]:
-        reader = self._reader
+        reader = Reader()
         request = m.CredentialsRequest(
             job_id=attempt.id[0], attempt_nr=attempt.id[1], sealed_to=reader.public
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -14,10 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from ailurus.protocol import messages as m
+from ailurus.protocol.job import CredentialUse
 from ailurus.protocol.states import JobState
 from plugins.container.bubblewrap import candidates
 from scripts.bundle.entry import give_back
+from tests.dispatcher.helpers import token
 from tests.real.test_head_pilot import Queue
+from tests.real.test_relay import Relayed
 from tests.rig import proc
 from tests.rig.programs import Rig, null_job
 from tests.rig.waiting import until
@@ -315,6 +320,24 @@ def test_an_edge_runs_two_hundred_jobs_through_files_it_hands_out(frozen):
         (copy,) = (rig.directory / "state/pilots").glob("*/pilot")
         assert copy.read_bytes() == frozen.read_bytes()
         until(lambda: not rig.pilots(), 30, "they leave")
+
+
+def test_it_opens_credentials_that_a_relay_passes_on_sealed(frozen):
+    """By a library in C, which is in the file."""
+    with Relayed(pilot={"file": str(frozen)}) as rig:
+        rig.relay()
+        rig.start_edge()
+        secret = token(time.time() + 3600)
+        ask = m.NewCredential(name="t", secret=secret)
+        rig.client.call("keep_credential", ask, answer=m.CredentialRow)
+        uses = (CredentialUse(name="t", payload=True),)
+        job = null_job(command="sha256sum < $BEARER_TOKEN_FILE", credentials=uses)
+        (job_id,) = rig.client.submit([job]).job_ids
+        states = rig.client.wait([job_id], timeout_s=40).states
+        assert states == {job_id: JobState.FINISHED}
+        until(lambda: rig.client.log(job_id).text, 10, "the relay passes logs on")
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        assert rig.client.log(job_id).text.split()[0] == digest
 
 
 def test_one_file_is_the_pilot_of_three_nodes_and_the_agents_of_the_others(
