@@ -66,10 +66,26 @@ class ItemInputs:
         self._ready: set[Item] = set()
         self._pool: ThreadPoolExecutor | None = None
 
-    def want(self, item: Item) -> Iterator[HasInputs]:
+    def want(self, item: Item) -> None:
         """Look after an item in its turn."""
         self._queue.append(item)
-        return self._turn()
+
+    def turn(self) -> Iterator[HasInputs]:
+        """Look after those whose turn it is now. To be called whenever one was wanted, has begun
+        or is over: those that have theirs by now, and those that cannot have them."""
+        while self._queue and len(self._missing) + len(self._ready) < self._ahead:
+            item = self._queue.popleft()
+            if (error := self._refused(item)) is not None:
+                yield HasInputs(item, error)
+                continue
+            missing = set()
+            for file in item.lease.spec.inputs:
+                if not self._held_for(item, file).here:
+                    missing.add(trees.place(file))
+            if missing:
+                self._missing[item] = missing
+            else:
+                yield self._has_all(item)
 
     def brought(self, news: Brought) -> Iterator[HasInputs]:
         """Take what `told` was told."""
@@ -88,12 +104,10 @@ class ItemInputs:
                     if not missing:
                         yield self._has_all(item)
             self._unless_used(name)
-        yield from self._turn()
 
-    def begun(self, item: Item) -> Iterator[HasInputs]:
+    def begun(self, item: Item) -> None:
         """An item that has its inputs begins: it is another's turn."""
         self._ready.discard(item)
-        return self._turn()
 
     def over(self, item: Item) -> None:
         """An item needs its inputs no more, or never will."""
@@ -111,21 +125,6 @@ class ItemInputs:
         """Wait for what is under way; the job's own stop ends it."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-
-    def _turn(self) -> Iterator[HasInputs]:
-        while self._queue and len(self._missing) + len(self._ready) < self._ahead:
-            item = self._queue.popleft()
-            if (error := self._refused(item)) is not None:
-                yield HasInputs(item, error)
-                continue
-            missing = set()
-            for file in item.lease.spec.inputs:
-                if not self._held_for(item, file).here:
-                    missing.add(trees.place(file))
-            if missing:
-                self._missing[item] = missing
-            else:
-                yield self._has_all(item)
 
     def _has_all(self, item: Item) -> HasInputs:
         self._missing.pop(item, None)

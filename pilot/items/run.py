@@ -176,6 +176,7 @@ class _Run:
         while not self._over():
             now = clock.monotonic()
             if self._attempt.stopped is None:
+                self._bring_inputs()
                 self._start(now)
             # On disk before they are told, and only once slots are busy again: it may be slow.
             self._ledger.note(self._ended)
@@ -234,7 +235,7 @@ class _Run:
                 continue
             self._waiting.add(item)
             if lease.spec.inputs:
-                self._pack_all(self._inputs.want(item))
+                self._inputs.want(item)
             else:
                 self._pack(item)
         self._refuse_impossible()
@@ -267,6 +268,12 @@ class _Run:
             else:
                 self._refuse(one.item, one.error)
 
+    def _bring_inputs(self) -> None:
+        """Look after the inputs of as many items as may be looked after ahead."""
+        while ready := [*self._inputs.turn()]:
+            self._pack_all(ready)
+            self._refuse_impossible()
+
     def _refuse_impossible(self) -> None:
         for item in self._packer.impossible():
             self._packer.remove(item)
@@ -288,7 +295,6 @@ class _Run:
         if not self._waiting:
             return
         tasks: dict[str, list[tuple[Item, Task]]] = {}
-        begun: list[Item] = []
         for item, placement in self._packer.take(now):
             self._waiting.discard(item)
             item.node, item.began = placement[0].node, now
@@ -298,17 +304,14 @@ class _Run:
             if item.lease.spec.walltime_s is not None:
                 item.kill_at = now + item.lease.spec.walltime_s
             if item.lease.spec.inputs:
-                begun.append(item)
+                self._inputs.begun(item)
+                # It is another's turn.
+                self._inbox.put(Wake())
         for node, several in tasks.items():
             orders = [(task, partial(self._done, item)) for item, task in several]
             keys = self._standing[node].start_all(orders)
             for (item, _), key in zip(several, keys, strict=True):
                 item.key = key
-        for item in begun:
-            self._pack_all(self._inputs.begun(item))
-        if begun:
-            # Those for which they made place may have all that they need.
-            self._inbox.put(Wake())
 
     def _done(self, item: Item, finish: Finish) -> None:
         self._inbox.put((item, finish))

@@ -31,10 +31,11 @@ class Bench:
     def want(self, index: int, *names: str, url: str = "file:///") -> tuple[Item, list[HasInputs]]:
         files = tuple(InputFile(name=name, url=f"{url}{name}") for name in names)
         item = Item(m.ItemLease(index=index, attempt=1, spec=ItemSpec(inputs=files)))
-        return item, [*self.inputs.want(item)]
+        self.inputs.want(item)
+        return item, [*self.inputs.turn()]
 
     def news(self) -> list[HasInputs]:
-        return [*self.inputs.brought(self.told.get(timeout=10))]
+        return [*self.inputs.brought(self.told.get(timeout=10)), *self.inputs.turn()]
 
 
 def test_an_item_begins_when_all_its_inputs_are_there() -> None:
@@ -66,7 +67,18 @@ def test_no_more_are_brought_ahead_than_may_begin_soon() -> None:
     second, _ = bench.want(1, "b")
     bench.news()
     assert bench.asked.qsize() == 1
-    assert [*bench.inputs.begun(first)] == []
+    bench.inputs.begun(first)
+    assert [*bench.inputs.turn()] == []
+    assert bench.news() == [HasInputs(second)]
+
+
+def test_one_that_never_begins_keeps_its_turn_from_nobody() -> None:
+    bench = Bench(ahead=1)
+    first, _ = bench.want(0, "a")
+    second, _ = bench.want(1, "b")
+    assert bench.news() == [HasInputs(first)]
+    bench.inputs.over(first)
+    assert [*bench.inputs.turn()] == []
     assert bench.news() == [HasInputs(second)]
 
 
