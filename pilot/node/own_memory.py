@@ -47,7 +47,8 @@ class OwnMemory:
         if self._group is None or not end.exit_code:
             return None
         with self._lock:
-            kills, self._told = self._group.oom_kills() - self._told, self._group.oom_kills()
+            counted = self._group.oom_kills()
+            kills, self._told = counted - self._told, counted
         return MemoryLoss(0, kills, own=False) if kills > 0 else None
 
     def _let_go(self, process: HeldProcess) -> None:
