@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from ailurus.protocol import messages as m
@@ -199,3 +200,9 @@ def test_a_worker_that_never_was_is_not_shown(place):
         assert refused.value.status == 404
 
     run(test, place)
+
+
+@pytest.mark.parametrize("time", ["inf", "-1", "1e300"])
+def test_a_time_is_one_that_a_clock_can_show(time: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"end": time}, TimelineQuery, strict=False)
