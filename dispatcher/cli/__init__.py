@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -14,7 +13,7 @@ from typing import NoReturn
 from ailurus import __version__, entry
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
-from dispatcher.cli.exits import USAGE, CommandError, code_of
+from dispatcher.cli.exits import USAGE, CommandError, code_of, line_of
 
 # → dispatcher/cli/VERB.py, its first line of help.
 VERBS = {
@@ -105,13 +104,6 @@ def _strange(word: str) -> bool:
     return any("\ud800" <= one <= "\udfff" for one in word)
 
 
-def _as_json(error: AilurusError) -> str:
-    """An error for programs, in a line."""
-    facts = {"schema": "ailurus.v1.Error", "exit_code": code_of(error), "message": error.message}
-    facts |= {"field": error.field, "remedy": error.remedy}
-    return json.dumps(facts) + "\n"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb; the exit code."""
     if argv is None:
@@ -132,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AilurusError as error:
         further = error.further if isinstance(error, CommandError) else []
         for one in (error, *further):
-            sys.stderr.write(_as_json(one) if as_json else f"dispatcher: {clean(str(one))}\n")
+            sys.stderr.write(line_of(one, as_json=as_json))
         return code_of(error)
     except UnicodeEncodeError:
         if not any(map(_strange, argv)):

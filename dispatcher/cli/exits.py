@@ -1,7 +1,11 @@
-"""Exit codes: sysexits.h's words, and one of our own. docs/commands.md lists them."""
+"""How commands tell errors: exit codes, which docs/commands.md lists (sysexits.h's words, and one
+of our own), and lines on stderr."""
 
 from __future__ import annotations
 
+import json
+
+from ailurus.output import clean
 from ailurus.protocol.errors import AilurusError
 
 OK = 0
@@ -43,3 +47,11 @@ def code_of(error: AilurusError) -> int:
         case Nonsense():
             return PROTOCOL
     return CONFIGURATION
+
+
+def line_of(error: AilurusError, *, as_json: bool) -> str:
+    """The line that tells an error to people, or to programs."""
+    if not as_json:
+        return f"dispatcher: {clean(str(error))}\n"
+    facts = {"schema": "ailurus.v1.Error", "exit_code": code_of(error), "message": error.message}
+    return json.dumps({**facts, "field": error.field, "remedy": error.remedy}) + "\n"

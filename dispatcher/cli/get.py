@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ailurus.output import Output, clean
+from ailurus.output import Output
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.fields import PLAIN_FILE
 from dispatcher.cli.connection import connect
-from dispatcher.cli.exits import DATA, NO_INPUT, OK, USAGE, CommandError, code_of
+from dispatcher.cli.exits import DATA, NO_INPUT, OK, USAGE, CommandError, code_of, line_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def main(args: Namespace, out: Output) -> int:
                 _check_name(file)
                 how = brought(file, path, force=args.force)
             except AilurusError as error:
-                sys.stderr.write(clean(f"dispatcher: {error}\n"))
+                sys.stderr.write(line_of(error, as_json=out.as_json))
                 code = code or code_of(error)
             else:
                 rows.append((job_id, file.name, file.size, how, path))
@@ -83,7 +83,10 @@ def _parted(words: Sequence[str]) -> tuple[list[tuple[int, int | None]], list[st
         raise CommandError(
             USAGE, f"{words[0]!r} is no number of a job", remedy="first say of which"
         )
-    return list(dict.fromkeys(map(item_id, words[:numbers]))), list(words[numbers:])
+    try:
+        return list(dict.fromkeys(map(item_id, words[:numbers]))), list(words[numbers:])
+    except ArgumentTypeError as error:
+        raise CommandError(USAGE, str(error)) from None
 
 
 def _wanted(files: Sequence[FileRecord], names: Sequence[str]) -> list[FileRecord]:

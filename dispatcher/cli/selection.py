@@ -6,6 +6,8 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from ailurus.output import Output, clean
 from dispatcher.cli.exits import NO_INPUT, USAGE, CommandError
 from dispatcher.cli.words import job_id
@@ -20,6 +22,12 @@ PAGE = 1000
 AT_ONCE = 100_000
 """Jobs that one request may name."""
 _FILTERS = ("state", "queue", "name", "user", "code", "kind")
+
+
+class _Number(Struct):
+    """A job of which no more is known."""
+
+    job_id: int
 
 
 def filters(parser: ArgumentParser) -> None:
@@ -93,7 +101,7 @@ def chosen(
     if ids and not args.dry_run:
         return ids
     if ids:
-        out.table(["job"], ((one,) for one in ids))
+        _show_numbers(ids, out)
         return []
     args.state = args.state or ",".join(states)
     rows, more = listed(client, args, AT_ONCE)
@@ -109,6 +117,14 @@ def chosen(
     if args.dry_run or not (args.yes or _agreed(f"{verb} {many} jobs{whose}")):
         return []
     return sorted(row.job_id for row in rows)
+
+
+def _show_numbers(ids: Sequence[int], out: Output) -> None:
+    if out.as_json:
+        for one in ids:
+            out.record(_Number(job_id=one))
+        return
+    out.table(["job"], ((one,) for one in ids))
 
 
 def _show(rows: Sequence[JobRow], out: Output) -> None:

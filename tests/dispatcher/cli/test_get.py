@@ -98,6 +98,8 @@ def test_what_fails_is_told_and_the_others_come(run, jobs, stored, tmp_path):
     assert ran.code == exits.NO_INPUT
     assert "lost is at file:///not/there" in ran.err
     assert (tmp_path / "mine/plot.png").exists()
+    told = json.loads(run("get", "1", "--json", "--to", str(tmp_path / "mine")).err)
+    assert (told["exit_code"], told["message"][:4]) == (exits.NO_INPUT, "lost")
 
 
 def test_a_fifo_in_storage_is_not_waited_for(tmp_path):
@@ -112,6 +114,7 @@ def test_a_job_without_files_or_without_that_name_is_no_success(run, jobs, store
     ran = run("get", "2", "plott.png")
     assert (ran.code, "no file called plott.png" in ran.err) == (exits.NO_INPUT, True)
     assert run("get", "plot.png").code == exits.USAGE
+    assert run("get", "9" * 30).code == exits.USAGE
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,12 @@ def test_retry_by_a_filter_leaves_alone_what_a_user_cancelled(run, jobfile):
     assert states(run, "gone") == {"activated", "cancelled"}
 
 
+def test_a_dry_run_of_numbers_lists_them_for_programs_too(run):
+    assert run("cancel", "3-4", "--dry-run").out == "job\n3\n4\n"
+    listed = run("cancel", "3-4", "--dry-run", "--json").out.splitlines()
+    assert [json.loads(line) for line in listed] == [{"job_id": 3}, {"job_id": 4}]
+
+
 @pytest.mark.parametrize("words", [(), ("1", "--queue", "x"), ("--yes",)])
 def test_neither_nothing_nor_both_ways_say_which(run, words):
     ran = run("cancel", *words)
