@@ -1,14 +1,17 @@
 """A pilot's own directory, and those that dead pilots have left beside it.
 
-A lock on a file in it says that its pilot lives; the system takes it back however that ends, on a
-file system that several nodes share, too. A directory without such a file is nobody's to remove,
-nor is one with reports in it.
+A lock on a file in it says that its pilot lives; the system takes it back however that ends. Many a
+file system that nodes share is mounted so that a lock is seen on its own node only: so the file
+names the node, and elsewhere its directory is one of a dead pilot's only after a time that none
+lives. A directory without such a file is nobody's to remove, nor is one with reports in it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +20,8 @@ from pilot.workdir import remove_tree
 
 SPOOL = "spool"
 """What is in it where reports wait in the pilot's own directory."""
+ELSEWHERE_S = 30 * 86_400.0
+"""How old the directory of another node's pilot is that is taken for a dead one's."""
 _LOCK = "lock"
 _NAME = "ailurus-" + 16 * "[0-9a-f]"
 
@@ -35,6 +40,7 @@ def made(workdir: Path, instance: str) -> Iterator[Path]:
         # A file system without locks: nobody will take it for a dead one's.
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(lock, os.fsencode(socket.gethostname()))
             new.rename(directory / _LOCK)
         yield directory
     finally:
@@ -51,6 +57,7 @@ def sweep(workdir: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.fstat(lock).st_uid == directory.lstat().st_uid == os.geteuid()
+            ours = ours and _believed(lock)
             if ours and not directory.is_symlink() and not (directory / SPOOL).exists():
                 remove_tree(directory)
         except OSError:
@@ -58,6 +65,12 @@ def sweep(workdir: Path) -> None:
             continue
         finally:
             os.close(lock)
+
+
+def _believed(lock: int) -> bool:
+    """Whether a pilot that has no lock on this file is dead."""
+    here = os.pread(lock, 1000, 0) == os.fsencode(socket.gethostname())
+    return here or time.time() - os.fstat(lock).st_mtime > ELSEWHERE_S
 
 
 def _make_above(directory: Path) -> None:

@@ -1,13 +1,17 @@
 """An agent's directory on its node, and those that dead agents have left there.
 
 A lock on the directory says that its agent lives; the kernel takes it back however that ends. Where
-an agent was killed together with its guardian, the next one on the node removes what is left.
+an agent was killed together with its guardian, the next one on the node removes what is left. No
+kernel tells another's of locks on directories, and many a site's scratch space is shared: so the
+node is in their names, and each looks after its own.
 """
 
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
+import socket
 from pathlib import Path
 
 from pilot.workdir import remove_tree
@@ -19,7 +23,7 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 def make(workdir: Path) -> tuple[Path, int]:
     """A new directory in `workdir`, and the descriptor of its lock. Raises OSError."""
     while True:
-        path = workdir / f"{PREFIX}{os.urandom(8).hex()}"
+        path = workdir / f"{PREFIX}{socket.gethostname()}-{os.urandom(8).hex()}"
         path.mkdir(mode=0o700, parents=True)
         # Before it has its lock another agent may take it for a dead one's.
         if (lock := _locked(path)) is not None:
@@ -27,8 +31,9 @@ def make(workdir: Path) -> tuple[Path, int]:
 
 
 def sweep(workdir: Path) -> None:
-    """Remove what dead agents of this user have left in `workdir`."""
-    for path in workdir.glob(f"{PREFIX}*"):
+    """Remove what dead agents of this user on this node have left in `workdir`."""
+    ours = glob.escape(f"{PREFIX}{socket.gethostname()}-") + 16 * "[0-9a-f]"
+    for path in workdir.glob(ours):
         if (lock := _locked(path)) is not None:
             remove_tree(path)
             os.close(lock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,21 @@ def test_another_user_s_directory_stays(tmp_path):
         os.chown(path, 12345, 12345)
     own_directory.sweep(tmp_path)
     assert left_in(tmp_path) == {theirs.name}
+
+
+def test_a_pilot_of_another_node_whose_lock_is_not_seen_here_keeps_its_directory(
+    tmp_path, monkeypatch
+):
+    """As on Lustre with `localflock`, or NFS with `nolock`. A dead one's goes after a month."""
+    with monkeypatch.context() as patched:
+        patched.setattr("socket.gethostname", lambda: "n2")
+        theirs = dies(tmp_path)
+    own_directory.sweep(tmp_path)
+    assert left_in(tmp_path) == {theirs.name}
+    long_ago = time.time() - own_directory.ELSEWHERE_S - 1
+    os.utime(theirs / "lock", (long_ago, long_ago))
+    own_directory.sweep(tmp_path)
+    assert left_in(tmp_path) == set()
 
 
 def test_where_there_are_no_locks_nobody_is_taken_for_dead(tmp_path, monkeypatch):

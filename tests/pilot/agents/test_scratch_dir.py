@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from pilot.agents import scratch_dir
+
+HERE = socket.gethostname()
 
 
 def left_in(workdir: Path) -> set[str]:
@@ -27,8 +30,8 @@ def test_what_dead_agents_left_goes_and_a_living_one_s_stays(tmp_path):
 def test_links_files_and_others_directories_stay(tmp_path):
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "data").mkdir(parents=True)
-    (tmp_path / "ailurus-agent-link").symlink_to(elsewhere)
-    (tmp_path / "ailurus-agent-file").touch()
+    (tmp_path / f"ailurus-agent-{HERE}-{'1' * 16}").symlink_to(elsewhere)
+    (tmp_path / f"ailurus-agent-{HERE}-{'2' * 16}").touch()
     before = left_in(tmp_path)
     scratch_dir.sweep(tmp_path)
     assert left_in(tmp_path) == before
@@ -58,4 +61,20 @@ def test_a_directory_that_was_taken_for_a_dead_one_s_is_made_anew(tmp_path, monk
     monkeypatch.setattr(scratch_dir, "_locked", swept_before)
     path, lock = scratch_dir.make(tmp_path)
     os.close(lock)
-    assert left_in(tmp_path) == {path.name} == {f"ailurus-agent-{second.hex()}"}
+    assert left_in(tmp_path) == {path.name} == {f"ailurus-agent-{HERE}-{second.hex()}"}
+
+
+@pytest.mark.parametrize("other", ["n2", "n1-b", "n[1]"])
+def test_agents_of_other_nodes_keep_theirs_in_scratch_space_that_all_share(
+    tmp_path, monkeypatch, other
+):
+    """Their locks are not seen here."""
+    monkeypatch.setattr("socket.gethostname", lambda: other)
+    theirs, lock = scratch_dir.make(tmp_path)
+    os.close(lock)
+    monkeypatch.setattr("socket.gethostname", lambda: "n1")
+    scratch_dir.sweep(tmp_path)
+    assert left_in(tmp_path) == {theirs.name}
+    monkeypatch.setattr("socket.gethostname", lambda: other)
+    scratch_dir.sweep(tmp_path)
+    assert left_in(tmp_path) == set()
