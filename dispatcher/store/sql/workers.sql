@@ -57,7 +57,6 @@ update worker set phase = 'active', ending = null, ended = null, host = :host, i
 
 -- name: worker.describe
 -- What kind of machine a worker has.
--- owner: checked by _write
 -- writes: worker
 update worker set hardware = :hardware where worker_id = :worker_id
 

@@ -52,16 +52,16 @@ def test_a_range_is_cancelled_and_retried(run, jobfile):
 
 
 def test_a_filter_means_what_is_not_final_and_wants_a_yes(run, jobfile):
-    jobs = ids(run("submit", jobfile(SWEEP.format(name="many"))))
+    jobs = ids(run("submit", jobfile(SWEEP.format(name="filtered"))))
     run("cancel", jobs[0])
-    asked = run("cancel", "--name", "many*")
+    asked = run("cancel", "--name", "filtered*")
     assert (asked.code, "this would cancel 4 jobs" in asked.err) == (exits.USAGE, True)
-    seen = run("cancel", "--name", "many*", "--dry-run")
+    seen = run("cancel", "--name", "filtered*", "--dry-run")
     assert [line.split("\t")[0] for line in seen.out.splitlines()[1:]] == jobs[:0:-1]
-    assert states(run, "many") == {"activated", "cancelled"}
-    done = run("cancel", "--name", "many*", "--yes", "--json")
+    assert states(run, "filtered") == {"activated", "cancelled"}
+    done = run("cancel", "--name", "filtered*", "--yes", "--json")
     assert json.loads(done.out)["cancelled"] == [int(job) for job in jobs[1:]]
-    assert run("cancel", "--name", "many*", "--yes").code == exits.NO_INPUT
+    assert run("cancel", "--name", "filtered*", "--yes").code == exits.NO_INPUT
 
 
 @pytest.mark.parametrize(

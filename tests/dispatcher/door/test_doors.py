@@ -227,12 +227,15 @@ def test_chunks_without_end_are_cut_off(opened):
         reader, writer = await one.talk()
         writer.write(f"{HEAD}Transfer-Encoding: chunked\r\n\r\n".encode())
         piece, sent = b"10000\r\n" + b" " * 65536 + b"\r\n", 0
+        answer = asyncio.create_task(closed(reader, 20))
         with contextlib.suppress(ConnectionError, ssl.SSLError):
-            while sent < 400_000_000 and not reader.at_eof():
+            while sent < 400_000_000 and not answer.done():
                 writer.write(piece)
                 sent += len(piece)
                 await writer.drain()
+                await asyncio.sleep(0)
         assert sent < 150_000_000
+        assert await answer
         writer.transport.abort()
         await empty(one)
 

@@ -107,6 +107,7 @@ def keyed() -> list[str]:
 OWN = {
     "worker.register": "the caller has just claimed or made it",
     "worker.state": "of the worker's own token",
+    "worker.describe": "of the worker's own token",
     "worker.home": "whose site the relay compares",
     "worker.phase": "of the worker's own token, or found with its site or its Harvester",
     "worker.fill": "of a Harvester's worker that was found by it",
