@@ -24,6 +24,8 @@ class ItemOutputs:
         self._attempt, self._work = attempt, work
         self._items: dict[str, int] = {}
         self._files: dict[str, OutputFile] = {}
+        # Of outputs of the job itself.
+        self._jobs = {trees.effective(file) for file in attempt.spec.outputs}
 
     @property
     def files(self) -> tuple[OutputFile, ...]:
@@ -41,6 +43,16 @@ class ItemOutputs:
         alone = replace(self._attempt.spec, outputs=spec.outputs)
         found = {one.file.name: one for one in leaving(alone, self._work, lambda: None)}
         for name, one in list(found.items()):
+            if name in self._jobs:
+                if trees.is_many(trees.effective(spec.outputs[one.index])):
+                    del found[name]
+                    continue
+                raise JobError(
+                    Code.PAYLOAD_FAILED,
+                    f"{name!r} is an output of the job itself, and of this payload, too",
+                    remedy="name it among the outputs of the job alone, or give the payload's "
+                    "another name: hist_{item}.root",
+                )
             if self._items.get(name, index) != index:
                 raise JobError(
                     Code.PAYLOAD_FAILED,
@@ -50,7 +62,8 @@ class ItemOutputs:
                 )
             if not one.directory and not self._there(one.file):
                 del found[name]
-        beside = len(self._attempt.spec.outputs) + len(self._items.keys() | found.keys())
+        beside = len(self._attempt.spec.outputs) + len(self._items)
+        beside += sum(name not in self._items for name in found)
         if beside >= trees.MOST_FILES:
             raise JobError(
                 Code.OUTPUT_TOO_LARGE,
