@@ -99,7 +99,7 @@ class _Run:
         capacity = sum(slot.need.cores for slot, _ in places)
         bring = partial(kit.stage.bring, attempt, work)
         self._inputs = ItemInputs(bring, work.remove, self._inbox.put, capacity)
-        # Nodes that are lost; any thread adds to it.
+        # Nodes that are lost and have no box again; any thread adds to it.
         self._gone: set[str] = set()
         self._coming = Coming(attempt, work, place, self._inbox.put)
         self._running, self._waiting = set[Item](), set[Item]()
@@ -161,13 +161,15 @@ class _Run:
 
     def gained(self, slot: Slot) -> None:
         """A node of the job is there again. Any thread may call this; it takes no time."""
-        self._gone.discard(slot.node)
         self._coming.begin(slot)
 
     def outlives(self, node: str) -> bool:
         self._gone.add(node)
+        if len(self._gone) >= len(self._parts):
+            # Whoever told of the loss says why the job ends.
+            return False
         self._inbox.put(NodeLost(node))
-        return len(self._gone) < len(self._parts)
+        return True
 
     # the loop ---
 
@@ -388,6 +390,7 @@ class _Run:
         """Start items on a node that has come."""
         slot, part = came.slot, came.part
         self._parts[slot.node], self._standing[slot.node] = part, came.standing
+        self._gone.discard(slot.node)
         self._use(slot)
         self._kit.supervisor.gain(self._attempt, part.node, gpus.uuids(slot.gpus))
         self._attempt.note(f"goes on with {slot.node}, too")

@@ -43,5 +43,5 @@ def test_what_a_glob_of_the_job_takes_as_well_is_the_payloads(tmp_path: Path) ->
 
 
 def test_one_name_is_not_of_the_job_and_of_a_payload(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="'all.root' is an output of the job itself"):
+    with pytest.raises(JobError, match=r"'all\.root' is an output of the job itself"):
         left_by(tmp_path, ["all.root"], ["all.root"])
