@@ -22,6 +22,10 @@ SPOOL = "spool"
 """What is in it where reports wait in the pilot's own directory."""
 ELSEWHERE_S = 30 * 86_400.0
 """How old the directory of another node's pilot is that is taken for a dead one's."""
+_LOCAL = frozenset({"localflock", "nolock", "local_lock=all", "local_lock=flock"})
+"""Options of mounts, of Lustre and NFS, by which locks are seen on their own node only."""
+_LOCAL_UNLESS_TOLD = frozenset({"beegfs"})
+"""Where it is so by default, and the mount does not say."""
 _LOCK = "lock"
 _NAME = "ailurus-" + 16 * "[0-9a-f]"
 
@@ -65,6 +69,22 @@ def sweep(workdir: Path) -> None:
             continue
         finally:
             os.close(lock)
+
+
+def locks_are_local(directory: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether other nodes that share the file system of `directory` may not see a lock on a file
+    there, as far as its mount says."""
+    try:
+        found = directory.stat().st_dev
+        lines = [line.split(" ") for line in mounts.read_text("utf-8", "replace").splitlines()]
+    except OSError:
+        return False
+    device = f"{os.major(found)}:{os.minor(found)}"
+    for words in lines:
+        if len(words) > 2 and words[2] == device and "-" in words:
+            kind, _, options = words[words.index("-") + 1 :][:3]
+            return kind in _LOCAL_UNLESS_TOLD or not _LOCAL.isdisjoint(options.split(","))
+    return False
 
 
 def _believed(lock: int) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from msgspec import Struct
 from ailurus.logs import Log
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.messages import ItemEnd, Report
+from pilot.own_directory import locks_are_local
 from pilot.upstream.untold import left_by, path_of
 
 Id = tuple[int, int]
@@ -147,6 +149,12 @@ class Journal:
             for one in self._open.values()
         ]
 
+    def hosts(self) -> set[str]:
+        """Where its open attempts ran."""
+        return {
+            one.host if isinstance(one, Begun) else one.report.host for one in self._open.values()
+        }
+
     def directories(self) -> list[str]:
         return [one.directory for one in self._open.values() if isinstance(one, Begun)]
 
@@ -208,7 +216,9 @@ class Spool:
 
     def orphans(self) -> Iterator[Journal]:
         """Journals of pilots that are dead: ours from now on. Those that cannot be read or locked
-        are left alone."""
+        are left alone, and where locks are seen on their own node only, all that are not known to
+        be of this one."""
+        here = socket.gethostname() if locks_are_local(self.directory) else None
         for path in sorted(self.directory.glob("*.journal")):
             if path == self.own.path:
                 continue
@@ -228,7 +238,10 @@ class Spool:
                 continue
             journal = Journal(path, fd)
             journal._read()  # noqa: SLF001 - of the same module
-            yield journal
+            if here is None or journal.hosts() == {here}:
+                yield journal
+            else:
+                os.close(fd)
 
 
 def _killed(begun: Begun, items: tuple[ItemEnd, ...]) -> Owed:

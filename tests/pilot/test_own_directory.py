@@ -73,6 +73,29 @@ def test_a_pilot_of_another_node_whose_lock_is_not_seen_here_keeps_its_directory
     assert left_in(tmp_path) == set()
 
 
+@pytest.mark.parametrize(
+    ("mounted", "local"),
+    [
+        ("lustre 10.0.0.1@tcp:/scratch rw,flock,lazystatfs", False),
+        ("lustre 10.0.0.1@tcp:/scratch rw,localflock,lazystatfs", True),
+        ("nfs4 server:/home rw,vers=4.2,local_lock=none", False),
+        ("nfs server:/home rw,vers=3,nolock,local_lock=all", True),
+        ("beegfs beegfs_nodev rw,cfgFile=/etc/beegfs/beegfs-client.conf", True),
+        ("ext4 /dev/sda1 rw", False),
+    ],
+)
+def test_a_mount_says_whether_other_nodes_see_locks(tmp_path, mounted, local):
+    device = tmp_path.stat().st_dev
+    ours = f"{os.major(device)}:{os.minor(device)}"
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "22 27 0:0 / /proc rw - beegfs proc rw\n"
+        f"40 27 {ours} / {tmp_path} rw,relatime shared:1 - {mounted}\n"
+    )
+    assert own_directory.locks_are_local(tmp_path, mounts) is local
+    assert not own_directory.locks_are_local(tmp_path, tmp_path / "none")
+
+
 def test_where_there_are_no_locks_nobody_is_taken_for_dead(tmp_path, monkeypatch):
     def none(*_: object) -> None:
         raise OSError(37, "No locks available")

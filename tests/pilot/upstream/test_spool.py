@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 
+import msgspec
 import pytest
 
 from ailurus.protocol.errors import AilurusError
@@ -98,6 +99,22 @@ def journals(directory):
 def test_a_journal_of_a_pilot_that_lives_is_its_own(spool, tmp_path):
     spool.own.begin([begun(1)])
     assert journals(tmp_path / "spool") == []
+
+
+@pytest.mark.parametrize(("host", "adopted"), [("n1", True), ("n2", False), (None, False)])
+def test_where_locks_are_seen_on_their_own_node_only_others_journals_are_left(
+    spool, monkeypatch, host, adopted
+):
+    """Or the pilots of other nodes, which live, would be told dead. One without debts has no host:
+    its pilot may live, and would write on into a file that is gone."""
+    if host is not None:
+        spool.own.begin([msgspec.structs.replace(begun(1), host=host)])
+    os.close(spool.own._fd)
+    monkeypatch.setattr("pilot.upstream.spool.locks_are_local", lambda _: True)
+    monkeypatch.setattr("socket.gethostname", lambda: "n1")
+    found = [one.path for one in Spool(spool.directory, "next").orphans()]
+    assert found == ([spool.own.path] if adopted else [])
+    assert spool.own.path.exists()
 
 
 def test_what_is_torn_or_newer_spoils_nothing_that_is_whole(spool, tmp_path):
