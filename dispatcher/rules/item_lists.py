@@ -10,13 +10,13 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import messages as m
+from ailurus.protocol import trees
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.file_rules import check_inputs, check_outputs
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.payloads import MOST_ITEMS, Payloads, needed
 from ailurus.protocol.program import LONGEST_CHARACTER, LONGEST_IN_ALL
-from ailurus.protocol.trees import MOST_FILES
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_records, item_views, records
@@ -95,6 +95,25 @@ def check(items: Sequence[ItemSpec], first: int) -> None:
                 )
         if item.inputs or item.outputs:
             _check_files(item, first + nr, f"items[{nr}]")
+    _check_apart(items, first)
+
+
+def _check_apart(items: Sequence[ItemSpec], first: int) -> None:
+    """Refuse outputs of one name, which only the first of these items could leave. Those of other
+    slices are not known here: it is told when the second has run."""
+    owners: dict[str, int] = {}
+    for nr, item in enumerate(items):
+        for place, file in enumerate(item.outputs):
+            name = trees.effective(file)
+            other = nr if trees.is_many(name) else owners.setdefault(name, nr)
+            if other != nr:
+                raise Rejected(
+                    422,
+                    f"payloads {first + other} and {first + nr} have the same output {name!r}, and "
+                    "all of a job share its directory",
+                    field=f"items[{nr}].outputs[{place}].name",
+                    remedy="give each its own names: hist_{item}.root",
+                )
 
 
 def _check_files(item: ItemSpec, number: int, where: str) -> None:
@@ -221,11 +240,11 @@ def fits(tx: Tx, owner: str, job: JobSpec) -> None:
             field="payloads",
             remedy="give the job a `command` or `script`, or each payload its own",
         )
-    if found.outputs and found.outputs + len(job.outputs) >= MOST_FILES:
+    if found.outputs and found.outputs + len(job.outputs) >= trees.MOST_FILES:
         raise Rejected(
             422,
-            f"the payloads name {found.outputs} outputs, and a job leaves fewer than {MOST_FILES} "
-            "files",
+            f"the payloads name {found.outputs} outputs, and a job leaves fewer than "
+            f"{trees.MOST_FILES} files",
             field="payloads",
             remedy="make several jobs, or one output of the job from a directory: `tree: archive`",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ailurus.protocol import messages as m
+from ailurus.protocol import trees
 from ailurus.protocol.api import ItemQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
 from ailurus.protocol.job import OutputFile
@@ -94,9 +95,18 @@ async def test_outputs_of_an_item_that_could_not_be_meant_are_refused(b, file, f
     assert refused.value.field == field
 
 
+async def test_outputs_of_one_name_are_refused_where_one_slice_has_both(b):
+    same = ItemSpec(outputs=(OutputFile(name="hist.root"), OutputFile(name="*.log")))
+    ask = m.AddItems(list="mine", first=0, items=(ItemSpec(), same, same))
+    with pytest.raises(Rejected) as refused:
+        await b.service.items.add_items(ask, ALICE)
+    assert refused.value.field == "items[2].outputs[0].name"
+    assert "payloads 1 and 2 have the same output 'hist.root'" in str(refused.value)
+
+
 async def test_items_of_a_job_leave_no_more_files_than_a_job_may(b, monkeypatch):
-    monkeypatch.setattr(item_lists, "MOST_FILES", 4)
-    await b.service.items.add_items(slice_(0, 3, outputs=(OutputFile(name="a"),)), ALICE)
+    monkeypatch.setattr(trees, "MOST_FILES", 4)
+    await b.service.items.add_items(slice_(0, 3, outputs=(OutputFile(name="a*"),)), ALICE)
     await b.submit(job(payloads=await listed("mine", 3)))
     with pytest.raises(Rejected) as refused:
         await b.submit(job(payloads=await listed("mine", 3), outputs=(OutputFile(name="b"),)))
@@ -104,7 +114,7 @@ async def test_items_of_a_job_leave_no_more_files_than_a_job_may(b, monkeypatch)
 
 
 async def test_what_an_item_left_is_its_own_and_goes_with_an_attempt_that_is_lost(b):
-    await b.service.items.add_items(slice_(0, 2, outputs=(OutputFile(name="a"),)), ALICE)
+    await b.service.items.add_items(slice_(0, 2, outputs=(OutputFile(name="a*"),)), ALICE)
     (job_id,) = await b.submit(job(payloads=await listed("mine", 2)))
     lost = await b.worker()
     (one,) = await lost.acquire()
