@@ -17,13 +17,14 @@ const MOST_NODES = 64, MOST_ROWS = 20, AGAIN_MS = 5000;
 export function useLanes(path, params, span) {
   const [state, setState] = useState({ seen: /** @type {any} */ (null), error: /** @type {any} */ (null) });
   useEffect(() => {
-    let current = Boolean(path);
+    let current = Boolean(path), came = false;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let again;
     const ask = async () => {
       const began = Date.now();
-      if (!document.hidden || !state.seen) await get(path, { ...params, ...span }).then(
-        (seen) => { if (current) setState({ seen, error: null }); },
+      // In a tab that nobody looks at, once only.
+      if (!document.hidden || !came) await get(path, { ...params, ...span }).then(
+        (seen) => { came = true; if (current) setState({ seen, error: null }); },
         (error) => { if (current) setState((old) => ({ seen: old.seen, error })); });
       if (current) again = setTimeout(ask, Math.max(AGAIN_MS, 20 * (Date.now() - began)));
     };
