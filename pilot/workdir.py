@@ -96,6 +96,18 @@ class Workdir:
         with self.beneath(parents) as here:
             os.rename(draft, last, src_dir_fd=here, dst_dir_fd=here)
 
+    def is_taken(self, name: str) -> bool:
+        """Whether something is there, or something else than a directory above it."""
+        parents, last = _parts(name)
+        try:
+            with self.beneath(parents) as parent:
+                os.stat(last, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return True
+
     def remove(self, name: str) -> None:
         """Remove a file or directory of the payload's, whatever it has made of it, as far as that
         goes."""
@@ -131,13 +143,14 @@ class Workdir:
         found = incoming.lstat()
         if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_nlink != 1:
             raise ValueError(f"what came as {name!r} is not a regular file of the pilot's")
+        # Before it is there: a payload that runs could put a link in its place.
+        incoming.chmod(0o600)
         with self.beneath(parents, make=True) as here:
             os.rename(incoming, last, dst_dir_fd=here)
             there = os.stat(last, dir_fd=here, follow_symlinks=False)
             if (there.st_ino, there.st_dev) != (found.st_ino, found.st_dev):
                 os.unlink(last, dir_fd=here)
                 raise ValueError(f"what came as {name!r} was exchanged meanwhile")
-            os.chmod(last, 0o600, dir_fd=here)
         return there.st_size
 
     def open(self, name: str) -> int:

@@ -125,8 +125,8 @@ class InProcess:
             try:
                 into = work.create(file.name)
             except FileExistsError:
-                # An earlier try left it.
-                (work.directory / file.name).unlink()
+                # An earlier try left it; or payloads that run have put something there.
+                work.remove(file.name)
                 into = work.create(file.name)
         try:
             within = bounded(file, into, space, check, moved)

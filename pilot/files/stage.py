@@ -143,7 +143,7 @@ class Stage:
         """Bring one more input into the job's directory, while its payloads run. Raises JobError,
         and leaves nothing then."""
         name = trees.place(file)
-        if os.path.lexists(work.directory / name):
+        if work.is_taken(name):
             raise JobError(
                 Code.BAD_FILE_NAME,
                 f"where the input {file.name!r} belongs a payload of the job has made something",
