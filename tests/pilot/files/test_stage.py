@@ -437,34 +437,3 @@ def test_what_a_payload_left_is_listed_shortly(world, work, monkeypatch):
 def test_a_jobs_own_script_is_none_of_what_it_left(world, work):
     (work.directory / "ailurus_script").touch()
     assert undeclared(world.attempt("", script="true\n").spec, work) == ""
-
-
-def test_p5_an_input_that_comes_while_payloads_run_harms_nothing_outside(
-    world, work, tmp_path, monkeypatch
-):
-    """A payload puts something where it belongs, and a link in place of the directory above."""
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "in").write_text("precious")
-    create = Workdir.create
-
-    def raced(self: Workdir, name: str, mode: int = 0o600) -> int:
-        monkeypatch.setattr(Workdir, "create", create)
-        (work.directory / "d").symlink_to(outside)
-        raise FileExistsError(errno.EEXIST, "File exists")
-
-    monkeypatch.setattr(Workdir, "create", raced)
-    file = InputFile(name="d/in", url="file:///s/in")
-    error = failing(lambda: world.kit.stage.bring(world.attempt(), work, file))
-    assert "cannot make the input 'd/in'" in error.message
-    assert (outside / "in").read_text() == "precious"
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_what_is_outside_is_told_to_no_payload(world, work, tmp_path, there):
-    (work.directory / "d").symlink_to(tmp_path)
-    if there:
-        (tmp_path / "in").touch()
-    file = InputFile(name="d/in", url="file:///s/in")
-    error = failing(lambda: world.kit.stage.bring(world.attempt(), work, file))
-    assert "a payload of the job has made something" in error.message
