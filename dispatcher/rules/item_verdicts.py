@@ -44,11 +44,14 @@ def judge(tx: Tx, job: JobRecord, report: m.Report) -> Judged:
             f"and {cluster.needed} had to finish"
         )
         failed = _failed(report, Code.PAYLOAD_FAILED, said, transient=False)
-        remedy = failed.remedy or (
+        # Of an attempt that ended well its pilot says what is no matter now.
+        remedy = "" if report.finished else report.remedy
+        remedy = remedy or (
             f"`dispatcher show {job.job_id} --items failed` lists them, `dispatcher logs "
             f"{job.job_id}.NUMBER --stream stderr` has what one wrote: mend what it says"
         )
-        return Judged(replace(failed, remedy=remedy), last=True)
+        # What those that finished left is in storage, and no other attempt comes.
+        return Judged(replace(failed, remedy=remedy, files=report.files), last=True)
     return Judged(report)
 
 

@@ -167,9 +167,10 @@ def reason(item: ItemRecord, cluster: ClusterRecord, job: JobRecord) -> tuple[st
         return f"it finished{where} in attempt {item.attempt}", ""
     if item.state is S.FAILED:
         said = item.diagnosis or f"exit code {item.exit_code}"
+        again = "all payloads" if cluster.redo else "what failed"
         return (
             f"it failed{where} in attempt {item.attempt}, which was its last: {said}",
-            f"dispatcher retry {job.job_id} runs what failed again, once the job has ended",
+            f"dispatcher retry {job.job_id} runs {again} again, once the job has ended",
         )
     if item.state is S.CANCELLED:
         return f"its job {job.state} before it ended", f"dispatcher retry {job.job_id}"

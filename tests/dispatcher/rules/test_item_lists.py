@@ -6,7 +6,7 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol import trees
-from ailurus.protocol.api import ItemQuery
+from ailurus.protocol.api import ItemQuery, NoQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
 from ailurus.protocol.job import OutputFile
 from dispatcher.refusal import Rejected
@@ -131,6 +131,28 @@ async def test_what_an_item_left_is_its_own_and_goes_with_an_attempt_that_is_los
         await b.service.items.item(ItemQuery(index=nr), ALICE, job_id=job_id) for nr in range(2)
     ]
     assert [[(file.url, file.item) for file in item.files] for item in found] == [[], [(url, 1)]]
+
+
+async def test_what_finished_items_left_is_the_users_also_if_the_goal_was_missed(b):
+    await b.service.items.add_items(slice_(0, 2, outputs=(OutputFile(name="a*"),)), ALICE)
+    (job_id,) = await b.submit(job(payloads=await listed("mine", 2)))
+    worker = await b.worker()
+    (one,) = await worker.acquire()
+    await worker.exchange(one, 10)
+    outcomes = (ItemOutcome.FINISHED, ItemOutcome.FAILED)
+    ends = [m.ItemEnd(index=nr, attempt=1, outcome=outcome) for nr, outcome in enumerate(outcomes)]
+    await worker.exchange(one, ended=tuple(ends))
+    left = m.DoneFile(name="a0", url="file:///s/1.1.a0", size=1, adler32="00620062", item=0)
+    await worker.report(one, files=(left,), remedy="a file is kept if the job names it")
+    shown = await b.service.users.show(NoQuery(), ALICE, job_id=job_id)
+    assert shown.row.state == "failed"
+    assert [file.name for file in shown.files] == ["a0"]
+    assert "--items failed" in shown.attempts[0].remedy
+    own, failed = [
+        await b.service.items.item(ItemQuery(index=nr), ALICE, job_id=job_id) for nr in range(2)
+    ]
+    assert [file.name for file in own.files] == ["a0"]
+    assert failed.remedy.startswith(f"dispatcher retry {job_id} runs all payloads again")
 
 
 def item_end(nr: int) -> m.ItemEnd:
