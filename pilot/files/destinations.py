@@ -93,6 +93,14 @@ def parsed(url: str) -> Url:
         raise JobError(Code.STORAGE_FORBIDDEN, error.message, remedy=error.remedy) from None
 
 
+def field_of_output(
+    attempt: Attempt, index: int, name: str
+) -> contextlib.AbstractContextManager[None]:
+    """Say whose output of that name an error is about: the job's, or one of its payloads'."""
+    item = attempt.of_items.get(name)
+    return field_of(f"outputs[{index}].name" if item is None else f"payloads[{item}].outputs")
+
+
 @contextlib.contextmanager
 def field_of(name: str) -> Iterator[None]:
     """Say which field of the job an error is about."""

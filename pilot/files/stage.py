@@ -17,7 +17,7 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
 from pilot.files.at_once import AnotherFailed, at_once
-from pilot.files.destinations import Destinations, field_of, parsed
+from pilot.files.destinations import Destinations, field_of, field_of_output, parsed
 from pilot.files.in_process import InProcess
 from pilot.files.input_space import Wanted
 from pilot.files.leaving import Leaving, leaving
@@ -238,7 +238,7 @@ class Stage:
         done: list[DoneFile] = []
 
         def leave(one: Leaving, check: Check) -> None:
-            with field_of(f"outputs[{one.index}].name"):
+            with field_of_output(attempt, one.index, one.file.name):
                 source = opened(one, attempt.spec, work, self._bounds, attempt.check)
                 if source is None:
                     return
@@ -273,7 +273,7 @@ class Stage:
         batch: list[tuple[int, OutputFile, int]] = []
         try:
             for one in files:
-                with field_of(f"outputs[{one.index}].name"):
+                with field_of_output(attempt, one.index, one.file.name):
                     source = opened(one, attempt.spec, work, self._bounds, attempt.check)
                     if source is None:
                         continue
@@ -292,10 +292,17 @@ class Stage:
         """Raise JobError for outputs that the site does not take, or that no report can name."""
         named_bytes = 0
         for one in files:
-            with field_of(f"outputs[{one.index}].name"):
+            with field_of_output(attempt, one.index, one.file.name):
                 self._allow(url := self.destinations.physical(attempt, one.file))
                 named_bytes += FILE_BYTES + len(one.file.name) + len(url.text.encode())
         _check_report(named_bytes, len(files))
+
+    def takes(self, attempt: Attempt, work: Workdir, one: Leaving) -> bool:
+        """Whether a file that a payload left is there. Raises JobError for one not to be taken."""
+        source = opened(one, attempt.spec, work, self._bounds, attempt.check)
+        if source is not None:
+            os.close(source)
+        return source is not None
 
     def put(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
         """Take one open file to storage. Raises JobError."""
@@ -330,7 +337,7 @@ class Stage:
             done: list[DoneFile] = []
             try:
                 for index, file, source in batch:
-                    with field_of(f"outputs[{index}].name"):
+                    with field_of_output(attempt, index, file.name):
                         done.append(self._put_elsewhere(attempt, file, source))
             except Exception:
                 attempt.leftovers += self.delete([file.url for file in done])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import stat
+from collections.abc import Callable
 
 from msgspec.structs import replace
 
@@ -12,7 +11,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import OutputFile
 from pilot.attempt import Attempt
-from pilot.files.leaving import Leaving, leaving, missing, unsafe
+from pilot.files.leaving import Leaving, leaving
 from pilot.ports import JobError
 from pilot.workdir import Workdir
 
@@ -20,8 +19,10 @@ from pilot.workdir import Workdir
 class ItemOutputs:
     """The files of the items of one job."""
 
-    def __init__(self, attempt: Attempt, work: Workdir) -> None:
-        self._attempt, self._work = attempt, work
+    def __init__(self, attempt: Attempt, work: Workdir, takes: Callable[[Leaving], bool]) -> None:
+        """`takes`: whether a file is there, for storage; an optional one need not be. It raises
+        JobError for what storage would not get."""
+        self._attempt, self._work, self._takes = attempt, work, takes
         self._items: dict[str, int] = {}
         self._files: dict[str, OutputFile] = {}
         # Of outputs of the job itself.
@@ -60,7 +61,7 @@ class ItemOutputs:
                     "share its directory",
                     remedy="give each its own names: hist_{item}.root",
                 )
-            if not one.directory and not self._there(one.file):
+            if not one.directory and not self._takes(one):
                 del found[name]
         beside = len(self._attempt.spec.outputs) + len(self._items)
         beside += sum(name not in self._items for name in found)
@@ -74,22 +75,6 @@ class ItemOutputs:
         for name, one in found.items():
             self._items[name] = index
             self._files[name] = _declared(one, spec)
-
-    def _there(self, file: OutputFile) -> bool:
-        """Whether a file is there; an optional one need not be. Raises JobError."""
-        *above, last = file.name.split("/")
-        try:
-            with self._work.beneath(above) as here:
-                found = os.stat(last, dir_fd=here, follow_symlinks=False)
-        except FileNotFoundError:
-            if file.optional:
-                return False
-            raise missing(f"the payload left no file {file.name!r}") from None
-        except OSError as error:
-            raise unsafe(file.name, f"cannot be looked at: {error.strerror}") from None
-        if not stat.S_ISREG(found.st_mode):
-            raise unsafe(file.name, "is a symbolic link, a socket or a device")
-        return True
 
 
 def _declared(one: Leaving, spec: ItemSpec) -> OutputFile:

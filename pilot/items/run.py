@@ -95,7 +95,7 @@ class _Run:
         self._standing: dict[str, Standing] = {}
         self._lanes = {slot.node: Lanes() for slot, _ in places}
         self._kept = JobStreams(work)
-        self._outputs = ItemOutputs(attempt, work)
+        self._outputs = ItemOutputs(attempt, work, partial(kit.stage.takes, attempt, work))
         capacity = sum(slot.need.cores for slot, _ in places)
         bring = partial(kit.stage.bring, attempt, work)
         self._inputs = ItemInputs(bring, work.remove, self._inbox.put, capacity)

@@ -264,6 +264,23 @@ def test_what_an_item_puts_in_place_of_outputs_harms_no_other(
     assert "hello" in field.dispatcher.log(job_id)
 
 
+def test_what_cannot_be_an_output_costs_its_own_item_and_no_other(field: Field) -> None:
+    """All were lost at the end of the job by one that was larger than the site takes."""
+    field.write_site(container=BOXES["bubblewrap"])
+    makes = ("ln -s /etc/passwd o", "mkfifo o", "mkdir o", "truncate -s 1T o", "echo good > o")
+    items = [
+        ItemSpec(command=f"{make}{nr}", outputs=(OutputFile(name=f"o{nr}"),))
+        for nr, make in enumerate(makes)
+    ]
+    job_id = carrying(field, items, cores=1, item_attempts=1, goal="1", disk_mb=50)
+    field.pilot()
+    found = field.dispatcher.final(job_id)
+    assert found.row.state is JobState.FINISHED, found
+    assert [(file.name, file.item) for file in found.files] == [("o4", 4)]
+    codes = {row.index: row.code for row in rows(field, job_id) if row.code}
+    assert codes == {**dict.fromkeys(range(3), Code.OUTPUT_UNSAFE), 3: Code.OUTPUT_TOO_LARGE}
+
+
 def test_an_item_that_kills_their_box_fails_no_other(field: Field) -> None:
     field.write_site(container=BOXES["bubblewrap"])
     job_id = carrying(

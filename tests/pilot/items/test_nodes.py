@@ -122,7 +122,7 @@ class Job:
             host="here",
             clock=SYSTEM,
             leases=self.queue,
-            stage=SimpleNamespace(bring=print, allowed=lambda *_: None),
+            stage=SimpleNamespace(bring=print, allowed=lambda *_: None, takes=lambda *_: True),
             reporter=SimpleNamespace(watches=lambda _: True),
             delegation=SimpleNamespace(
                 next_look_s=lambda _: 0.2 if granted else 60.0,
