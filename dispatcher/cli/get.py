@@ -47,7 +47,7 @@ def main(args: Namespace, out: Output) -> int:
         jobs.setdefault(job_id, []).extend(_wanted(found, names))
     if not any(jobs.values()):
         asked = f"no file called {' or '.join(names)}" if names else "no files"
-        what = f"{args.words[0]} has" if len(ids) == 1 else "these jobs have"
+        what = f"job {args.words[0]} has" if len(ids) == 1 else "these jobs have"
         raise CommandError(
             NO_INPUT,
             f"{what} {asked} in storage",

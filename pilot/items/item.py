@@ -124,7 +124,8 @@ def told_end(
         outcome=outcome,
         exit_code=None if end is None or end.errno else exit_code(end),
         code=0 if error is None else error.code,
-        diagnosis="" if error is None else error.message[:1000],
+        # There is no place of its own for what would help.
+        diagnosis="" if error is None else str(error)[:1000],
         transient=error is not None and error.transient,
         started=round(now - wall_s, 3),
         ended=round(now, 3),

@@ -12,10 +12,11 @@ from ailurus.protocol.item import TOGETHER, ItemOutcome, ItemSpec
 from ailurus.protocol.resources import Resources
 from pilot.items import command
 from pilot.items import live as live_logs
-from pilot.items.item import Item
+from pilot.items.item import Item, judged, told_end
 from pilot.items.lease import Ledger
 from pilot.items.live import Live
-from pilot.node_ports import NOTHING, TaskOutput, Written
+from pilot.node_ports import NOTHING, MemoryLoss, TaskOutput, Written
+from pilot.ports import ProcessEnd
 from pilot.upstream import untold
 from pilot.upstream.untold import Untold
 from tests.pilot.attempts import attempt_of
@@ -161,3 +162,13 @@ def test_of_an_item_that_was_not_shown_no_end_is_sent() -> None:
     live = lively()
     live.ended(item(3), output(b"all of it", 9))
     assert live.take() is None
+
+
+def test_the_end_of_an_item_tells_what_would_help() -> None:
+    item = Item(m.ItemLease(index=0, attempt=1, spec=ItemSpec(memory_mb=60)))
+    killed = ProcessEnd(key=1, exit_code=-9, at=1.0)
+    outcome, error = judged(item, killed, MemoryLoss(303 << 10), stopped=False)
+    told = told_end(item, outcome, error, killed, 2.0, ("", ""))
+    assert told.diagnosis == (
+        "it used 303 MB of memory, it asked for 60 MB (give it more `memory`)"
+    )
