@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+import random
+import time
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -129,6 +133,31 @@ def test_any_name_is_matched_with_any_pattern(called, pattern):
     except msgspec.ValidationError:
         return
     met(machine_of([], EachGpu(model=(model,))), Hardware(gpus=(GpuModel(count=1, model=called),)))
+
+
+@given(st.text("ab *", max_size=12), st.text("ab ", max_size=12))
+def test_a_star_stands_for_any_characters(pattern, called):
+    machine = machine_of((), EachGpu(model=(pattern + "a",)))
+    (words,) = msgspec.json.decode(machine)["model"]
+    name = " ".join(called.split())
+    wanted = fnmatch.fnmatchcase(f" {name} ", f"* {words} *")
+    assert met(machine, Hardware(gpus=(GpuModel(count=1, model=called),))) is wanted
+
+
+def test_what_a_user_wants_of_a_model_costs_others_little():
+    """All that a queue has of one user is looked at for each kind of machine, within a change of
+    the store: expressions that were compiled took seconds of CPU for it."""
+    letters = random.Random(1)
+    wanted = [
+        machine_of((), EachGpu(model=tuple(_odd(letters) for _ in range(50)))) for _ in range(132)
+    ]
+    began = time.process_time()
+    assert not any(met(one, NODE) for one in wanted)
+    assert time.process_time() - began < 0.5
+
+
+def _odd(letters):
+    return "*".join(letters.choice("bcdfghjk") for _ in range(50))
 
 
 def test_each_gpu_must_be_as_wanted_as_the_job_may_get_any():
