@@ -99,21 +99,35 @@ def check(items: Sequence[ItemSpec], first: int) -> None:
 
 
 def _check_apart(items: Sequence[ItemSpec], first: int) -> None:
-    """Refuse outputs of one name, which only the first of these items could leave. Those of other
-    slices are not known here: it is told when the second has run."""
-    owners: dict[str, int] = {}
+    """Refuse files of one name that cannot be beside each other in the directory of their job:
+    outputs, which only the first of these items could leave, and inputs that are not the same.
+    Those of other slices are not known here: the pilot tells of them, late."""
+    outputs: dict[str, tuple[int, object]] = {}
+    inputs: dict[str, tuple[int, object]] = {}
     for nr, item in enumerate(items):
         for place, file in enumerate(item.outputs):
             name = trees.effective(file)
-            other = nr if trees.is_many(name) else owners.setdefault(name, nr)
-            if other != nr:
-                raise Rejected(
-                    422,
-                    f"payloads {first + other} and {first + nr} have the same output {name!r}, and "
-                    "all of a job share its directory",
-                    field=f"items[{nr}].outputs[{place}].name",
-                    remedy="give each its own names: hist_{item}.root",
-                )
+            if not trees.is_many(name):
+                other, _ = outputs.setdefault(name, (nr, None))
+                if other != nr:
+                    where = f"items[{nr}].outputs[{place}].name"
+                    raise _twice("the same output", name, (first + other, first + nr), where)
+        for place, input_ in enumerate(item.inputs):
+            name = trees.place(input_)
+            other, there = inputs.setdefault(name, (nr, input_))
+            if there != input_:
+                where = f"items[{nr}].inputs[{place}].name"
+                raise _twice("other inputs called", name, (first + other, first + nr), where)
+
+
+def _twice(what: str, name: str, both: tuple[int, int], where: str) -> Rejected:
+    return Rejected(
+        422,
+        f"payloads {both[0]} and {both[1]} have {what} {name!r}, and all of a job share its "
+        "directory",
+        field=where,
+        remedy="give each its own names: data_{item}.root",
+    )
 
 
 def _check_files(item: ItemSpec, number: int, where: str) -> None:

@@ -8,7 +8,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol import trees
 from ailurus.protocol.api import ItemQuery, NoQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
-from ailurus.protocol.job import OutputFile
+from ailurus.protocol.job import InputFile, OutputFile
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_lists, retention
 from tests.dispatcher.helpers import ALICE, BOB, job, new_id
@@ -102,6 +102,20 @@ async def test_outputs_of_one_name_are_refused_where_one_slice_has_both(b):
         await b.service.items.add_items(ask, ALICE)
     assert refused.value.field == "items[2].outputs[0].name"
     assert "payloads 1 and 2 have the same output 'hist.root'" in str(refused.value)
+
+
+async def test_inputs_of_one_name_are_refused_where_one_slice_has_others(b):
+    def items(*urls: str) -> m.AddItems:
+        files = [InputFile(name="in.root", url=url) for url in urls]
+        return m.AddItems(
+            list=new_id(), first=0, items=tuple(ItemSpec(inputs=(file,)) for file in files)
+        )
+
+    await b.service.items.add_items(items("file:///s/a", "file:///s/a"), ALICE)
+    with pytest.raises(Rejected) as refused:
+        await b.service.items.add_items(items("file:///s/a", "file:///s/b"), ALICE)
+    assert refused.value.field == "items[1].inputs[0].name"
+    assert "payloads 0 and 1 have other inputs called 'in.root'" in str(refused.value)
 
 
 async def test_items_of_a_job_leave_no_more_files_than_a_job_may(b, monkeypatch):
