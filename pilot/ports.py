@@ -7,11 +7,12 @@ AilurusError
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.fields import Amount, Seconds
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.url import Url
 
@@ -400,11 +401,11 @@ class ProcessEnd(Struct, frozen=True, kw_only=True, array_like=True, tag=True):
     """How a process ended. `errno` not 0: it could not be started."""
 
     key: int
-    exit_code: int = 0
+    exit_code: Annotated[int, Meta(ge=-255, le=255)] = 0
     """As `os.waitstatus_to_exitcode`: negative is a signal."""
     errno: int = 0
-    cpu_s: float = 0.0
-    max_rss_kb: int = 0
+    cpu_s: Seconds = 0.0
+    max_rss_kb: Amount = 0
     at: float = 0.0
     """time.monotonic() when it was found to have ended."""
     before: bool = False

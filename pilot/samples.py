@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from ailurus.protocol.fields import Amount, Seconds
+
 
 class Sampled(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What is measured of a payload on one node: all processes below those that the node started
@@ -22,10 +24,10 @@ class Sampled(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
 class LocalFiles(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
     """What a payload has in its node-local directories."""
 
-    used_bytes: int = 0
+    used_bytes: Amount = 0
     mark: int = 0
     """Another one than before when any file was made, changed or removed."""
-    walks: int = 0
+    walks: Amount = 0
     """How often all of the directories have been read."""
     too_deep: bool = False
     """A path is too long for the kernel, so what is beneath it cannot be counted."""
@@ -36,26 +38,26 @@ class Sample(Struct, frozen=True, kw_only=True, array_like=True, gc=False):
 
     key: str
     """Of the payload."""
-    cpu_s: float = 0.0
+    cpu_s: Seconds = 0.0
     """Of the processes that there are, with that of children they waited for, so it may shrink; and
     of what ended that the node itself had started."""
-    rss_kb: int = 0
+    rss_kb: Amount = 0
     """Mapped memory, pages that are shared once a process, and files in memory beside that."""
-    used_kb: int | None = None
+    used_kb: Amount | None = None
     """The same with shared pages shared out; None: not measured this time."""
-    files_kb: int = 0
+    files_kb: Amount = 0
     """Of that, files in memory, by name or without."""
-    read_bytes: int = 0
+    read_bytes: Amount = 0
     """From storage, by the processes that there are and the children they waited for."""
-    write_bytes: int = 0
+    write_bytes: Amount = 0
     """To storage, likewise."""
-    moved_bytes: int = 0
+    moved_bytes: Amount = 0
     """By read, write and their like, to and from any file, pipe or socket."""
-    processes: int = 0
-    nameless_bytes: int = 0
+    processes: Amount = 0
+    nameless_bytes: Amount = 0
     """On the job's file system, of files without a name."""
     local: LocalFiles | None = None
     """None: it has no node-local directories."""
-    gpu_s: float = 0.0
+    gpu_s: Seconds = 0.0
     """Device seconds for which its GPUs were busy so far, as far as NVML told."""
-    gpu_memory_mb: int = 0
+    gpu_memory_mb: Amount = 0

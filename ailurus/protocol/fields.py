@@ -11,6 +11,9 @@ Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 Positive = Annotated[int, Meta(ge=1, le=100_000_000)]
 Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """An id or an amount, as far as a database can count."""
+Seconds = Annotated[float, Meta(ge=0, le=1e12)]
+Amount = Annotated[int, Meta(ge=0, le=10**15)]
+"""What one of several nodes tells: of a thousand together it is a `Whole` yet."""
 _PLAIN = "letters, digits and _.:+@=-, with a letter, a digit or _ first"
 Name = Annotated[
     str,

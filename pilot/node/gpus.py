@@ -20,6 +20,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from ailurus.logs import Log
+from ailurus.protocol.fields import Label
 from ailurus.protocol.hardware import GpuModel
 from pilot.node.gpu_types import Device, Driver
 
@@ -40,7 +41,7 @@ _ORDINAL = re.compile(r"[A-Za-z]*([0-9]{1,9})")
 class Gpu(Struct, frozen=True, kw_only=True):
     """A GPU, or a MIG instance of one, which is handed out as a whole."""
 
-    name: str
+    name: Label
     """Its UUID, or its index among those that may be opened."""
     number: int
     """Of its device file: the number by which Slurm counts."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import msgpack
 
+from pilot.agents import messages as a
 from pilot.agents.link import KEY_BYTES, MAGIC, Handshake, Session, Stranger
-from pilot.process.frames import LONGEST
+from pilot.node_ports import NOTHING
+from pilot.ports import ProcessEnd
+from pilot.process.frames import LONGEST, encode
+from pilot.samples import Sample
 
 KEY = b"k" * KEY_BYTES
 
@@ -128,3 +133,22 @@ def test_a_frame_that_would_not_be_taken_is_not_sent():
     agent, _ = sessions()
     with pytest.raises(ValueError, match="a frame of"):
         agent.seal([bytes(LONGEST)])
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        a.Looked([Sample(key="7.1", cpu_s=float("nan"))]),
+        a.Looked([Sample(key="7.1", gpu_s=float("inf"))]),
+        a.Looked([Sample(key="7.1", rss_kb=-1)]),
+        a.Looked([Sample(key="7.1", read_bytes=2**63)]),
+        a.ProcessOver(1, ProcessEnd(key=1, exit_code=5000)),
+        a.TasksOver([a.TaskOver(1, ProcessEnd(key=1, max_rss_kb=-1), NOTHING, NOTHING)]),
+    ],
+    ids=range(6),
+)
+def test_an_agent_that_tells_what_no_report_can_hold_is_not_understood(message):
+    """It costs that agent: the dispatcher would refuse the heartbeat of the whole pilot."""
+    assert a.from_agent(encode([a.Looked([Sample(key="7.1", cpu_s=1.5, rss_kb=10**12)])]))
+    with pytest.raises(msgspec.ValidationError):
+        a.from_agent(encode([message]))
