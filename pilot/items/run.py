@@ -165,11 +165,10 @@ class _Run:
 
     def outlives(self, node: str) -> bool:
         self._gone.add(node)
-        if len(self._gone) >= len(self._parts):
-            # Whoever told of the loss says why the job ends.
-            return False
-        self._inbox.put(NodeLost(node))
-        return True
+        # Without any, whoever told of the loss says why the job ends.
+        if others := len(self._gone) < len(self._parts):
+            self._inbox.put(NodeLost(node))
+        return others
 
     # the loop ---
 
@@ -212,8 +211,9 @@ class _Run:
                 if item in self._running:
                     self._live.seen(item, look.starts, output)
         elif isinstance(news, Brought):
-            self._pack_all([*self._inputs.brought(news)])
-            self._refuse_impossible()
+            # What a job that is to stop did not bring says nothing of its items.
+            if self._attempt.stopped is None:
+                self._pack_all([*self._inputs.brought(news)])
         elif isinstance(news, NodeLost):
             # What runs there ends by itself.
             self._kit.supervisor.lose(self._attempt, news.node)
@@ -269,12 +269,12 @@ class _Run:
                 self._pack(one.item)
             else:
                 self._refuse(one.item, one.error)
+        self._refuse_impossible()
 
     def _bring_inputs(self) -> None:
         """Look after the inputs of as many items as may be looked after ahead."""
         while ready := [*self._inputs.turn()]:
             self._pack_all(ready)
-            self._refuse_impossible()
 
     def _refuse_impossible(self) -> None:
         for item in self._packer.impossible():

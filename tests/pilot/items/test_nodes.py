@@ -16,7 +16,7 @@ import pytest
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemOutcome, ItemSpec
-from ailurus.protocol.job import OutputFile
+from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.messages import CredentialKind
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Resources
@@ -84,6 +84,13 @@ class Queue:
         return Counter(str(end.outcome) for end in self.ends)
 
 
+def _never(attempt: Attempt, *_: object) -> None:
+    """Bring an input that does not come before its job is stopped."""
+    attempt.stopped_within(20)
+    attempt.note("not brought")
+    attempt.check()
+
+
 class Job:
     """A job of two cores on each of the nodes, which runs in a thread of its own."""
 
@@ -122,7 +129,7 @@ class Job:
             host="here",
             clock=SYSTEM,
             leases=self.queue,
-            stage=SimpleNamespace(bring=print, allowed=lambda *_: None, takes=lambda *_: True),
+            stage=SimpleNamespace(bring=_never, allowed=lambda *_: None, takes=lambda *_: True),
             reporter=SimpleNamespace(watches=lambda _: True),
             delegation=SimpleNamespace(
                 next_look_s=lambda _: 0.2 if granted else 60.0,
@@ -285,6 +292,17 @@ def test_a_job_that_is_stopped_leaves_nothing_on_any_node(job):
     running.attempt.stop(killed_by_server())
     assert running.ended().error is not None
     assert not processes_with(MARK)
+
+
+def test_an_item_has_not_failed_since_its_job_was_stopped_before_its_input_came(job):
+    file = InputFile(name="in", url="file:///s/in")
+    running = job([ItemSpec(command="trap '' TERM; sleep 60"), ItemSpec(inputs=(file,))])
+    until(lambda: processes_with(MARK))
+    running.attempt.stop(killed_by_server(), grace_s=60.0)
+    until(lambda: "not brought" in " ".join(running.attempt.notes))
+    running.attempt.kill()
+    assert running.ended().error is not None
+    assert [end.index for end in running.attempt.untold] == [0]
 
 
 def test_credentials_are_renewed_on_all_nodes_while_items_run(job):
