@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 from urllib.parse import unquote
 
@@ -133,10 +134,8 @@ def listing(url: Url) -> tuple[Url, Sequence[str]]:
 
 def within(names: Iterable[str]) -> tuple[str, str] | None:
     """A name that needs a directory where another is, and that other; None: there is none."""
-    known = set(names)
-    for name in sorted(known):
-        parts = name.split("/")
-        for end in range(1, len(parts)):
-            if (above := "/".join(parts[:end])) in known:
-                return name, above
+    # A directory's name stands right before that of one in it: names have many parts.
+    for above, name in pairwise(sorted(f"{name}/" for name in set(names))):
+        if name.startswith(above):
+            return name[:-1], above[:-1]
     return None

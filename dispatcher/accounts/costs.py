@@ -18,6 +18,8 @@ BYTE_S = 20e-9
 JOB_S = 25e-6
 # An item that is uploaded.
 ITEM_S = 4e-6
+# An input or output of one, which is looked at.
+FILE_S = 2e-6
 # A dependency of one job on another.
 LINK_S = 10e-6
 # A job that is retried.
@@ -30,7 +32,10 @@ OF: Mapping[str, Callable[[Any], float]] = {
     "submit": lambda ask: (
         JOB_S * len(ask.jobs) + LINK_S * sum(len(job.depends_on) for job in ask.jobs)
     ),
-    "add_items": lambda ask: ITEM_S * len(ask.items),
+    "add_items": lambda ask: (
+        ITEM_S * len(ask.items)
+        + FILE_S * sum(len(item.inputs) + len(item.outputs) for item in ask.items)
+    ),
     "retry": lambda ask: RETRIED_S * len(ask.job_ids),
     "reregister": lambda ask: RETRIED_S * len(ask.job_ids),
     "cancel": lambda ask: CANCELLED_S * len(ask.job_ids),

@@ -38,7 +38,8 @@ class Items:
 
     async def add_items(self, ask: m.AddItems, caller: Caller) -> m.ItemsAdded:
         """Store a slice of a list, once."""
-        if len(ask.items) > FEW:
+        files = sum(len(item.inputs) + len(item.outputs) for item in ask.items)
+        if len(ask.items) + files > FEW:
             part = await asyncio.to_thread(item_lists.prepare, ask)
         else:
             part = item_lists.prepare(ask)

@@ -210,6 +210,20 @@ def test_a_pilot_of_pandas_is_never_given_what_it_would_not_understand(spec):
         job_dictionary(PandaJob(job_id=1, attempt_nr=0, spec=spec))
 
 
+@given(st.lists(st.text("ab-/", min_size=1, max_size=6).filter(lambda text: text[0] != "/")))
+def test_a_name_is_within_another_if_that_is_a_directory_above_it(names):
+    pairs = {(one, other) for one in names for other in names if one.startswith(f"{other}/")}
+    found = trees.within(names)
+    assert found in pairs if pairs else found is None
+
+
+def test_names_of_many_parts_are_soon_compared():
+    names = [f"{'a/' * 195}{nr}" for nr in range(10_000)]
+    began = time.process_time()
+    assert trees.within(names) is None
+    assert time.process_time() - began < 0.4
+
+
 @pytest.mark.parametrize("names", [["a", "a/b"], ["a", "a/b/c"], ["a/b", "c", "a/b/c"]])
 def test_a_name_within_another_is_found(names):
     assert trees.within(names) is not None

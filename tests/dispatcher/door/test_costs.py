@@ -16,6 +16,7 @@ from msgspec import inspect
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, JobsQuery, Scope
 from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.job import InputFile
 from ailurus.protocol.states import JobState
 from dispatcher.accounts import costs
 from dispatcher.accounts.meter import METER
@@ -98,6 +99,13 @@ def _message(route: str, n: int) -> object:
 def test_what_jobs_wait_for_is_charged():
     ask = m.Submit(request_id="r", jobs=(job("a", depends_on=tuple(range(1, 9001))),))
     assert costs.of_message("submit", ask) == pytest.approx(costs.JOB_S + 9000 * costs.LINK_S)
+
+
+def test_files_of_items_are_charged():
+    files = tuple(InputFile(name=f"f{nr}", url="file:///a") for nr in range(1000))
+    ask = m.AddItems(list="l", first=0, items=(ItemSpec(inputs=files),))
+    paid = costs.of_message("add_items", ask)
+    assert paid == pytest.approx(costs.ITEM_S + 1000 * costs.FILE_S)
 
 
 @pytest.mark.field("A27")
