@@ -160,17 +160,16 @@ class Walk:
         if rest and "*" not in first:
             yield from self._globbed([*above, first], rest)
             return
-        for entry in self._entries(above) or []:
-            *_, last = entry.name.split("/")
-            if not trees.matches_part(first, last):
-                continue
+        for entry in self._entries(above, first) or []:
             if not rest:
                 yield entry
             elif stat.S_ISDIR(entry.mode):
+                *_, last = entry.name.split("/")
                 yield from self._globbed([*above, last], rest)
 
-    def _entries(self, parts: list[str]) -> list[Entry] | None:
-        """What is in a directory, sorted by name; None: there is no such directory."""
+    def _entries(self, parts: list[str], pattern: str = "") -> list[Entry] | None:
+        """What is in a directory, sorted by name; with a pattern, what that stands for. None: there
+        is no such directory."""
         self._check()
         shown = "/".join(parts)
         if len(os.fsencode(shown)) > LONGEST_PATH:
@@ -181,7 +180,8 @@ class Walk:
             )
         try:
             with self._work.beneath(parts) as here, os.scandir(here) as found:
-                return sorted(self._listed(found, parts), key=lambda one: os.fsencode(one.name))
+                listed = self._listed(found, parts, pattern)
+                return sorted(listed, key=lambda one: os.fsencode(one.name))
         except FileNotFoundError:
             return None
         except PermissionError:
@@ -191,7 +191,9 @@ class Walk:
         except OSError as error:
             raise unsafe(shown, f"cannot be listed: {error.strerror}") from None
 
-    def _listed(self, found: Iterator[os.DirEntry[str]], parts: list[str]) -> Iterator[Entry]:
+    def _listed(
+        self, found: Iterator[os.DirEntry[str]], parts: list[str], pattern: str
+    ) -> Iterator[Entry]:
         for entry in found:
             self._left -= 1
             if self._left < 0:
@@ -200,6 +202,9 @@ class Walk:
                     f"more than {MOST_ENTRIES} files lie in the directories of the outputs",
                     remedy="let the payload pack them itself, or remove what nobody needs",
                 )
+            # First: on a shared file system each look at a file is an exchange with its server.
+            if pattern and not trees.matches_part(pattern, entry.name):
+                continue
             try:
                 status = entry.stat(follow_symlinks=False)
             except FileNotFoundError:
