@@ -16,6 +16,8 @@ MOST_BARS = 2000
 """Bars that are drawn."""
 MOST_LANES, MOST_GPUS = 10_000, 1000
 """Cores and GPUs of a node that are drawn: a worker may claim any number, and each costs."""
+MOST_NODES = 2000
+"""Nodes that are told of, likewise."""
 
 
 class Run(Struct, frozen=True, gc=False):
@@ -48,9 +50,11 @@ def timeline(
     by_node = {name: list(several) for name, several in groupby(seen, key=lambda run: run.node)}
     known = {size.name: size for size in sizes}
     drawn = len(seen) <= MOST_BARS
+    names = [*known, *(name for name in by_node if name not in known)]
+    cut = cut or len(names) > MOST_NODES
     nodes = [
         _node(name, by_node.get(name, []), known.get(name), (begin, end), parts, drawn=drawn)
-        for name in [*known, *(name for name in by_node if name not in known)]
+        for name in names[:MOST_NODES]
     ]
     return m.Timeline(
         begin=begin, end=end, nodes=tuple(nodes), runs=len(seen), drawn=drawn, cut=cut

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +82,13 @@ def test_a_worker_that_claims_a_million_cores_costs_as_much_as_a_large_one() -> 
         assert len(node.gpus) <= t.MOST_GPUS
         assert node.used == (0.0, 1e8)
         assert [len(lanes_of(bar)) for bar in node.bars] == [t.MOST_LANES, *[0] * 99]
+
+
+def test_a_worker_that_names_another_node_with_each_run_is_told_of_in_part() -> None:
+    runs = [msgspec.structs.replace(run(0.0, 1.0), node=f"n{nr}") for nr in range(t.MOST_NODES + 9)]
+    seen = t.timeline(runs, (), begin=0.0, end=1.0, parts=1)
+    assert (len(seen.nodes), seen.runs, seen.cut) == (t.MOST_NODES, t.MOST_NODES + 9, True)
+    assert not t.timeline(runs[9:], (), begin=0.0, end=1.0, parts=1).cut
 
 
 def test_more_runs_than_can_be_drawn_are_shown_by_use_alone() -> None:
