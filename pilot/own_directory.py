@@ -1,9 +1,10 @@
 """A pilot's own directory, and those that dead pilots have left beside it.
 
-A lock on a file in it says that its pilot lives; the system takes it back however that ends. Many a
-file system that nodes share is mounted so that a lock is seen on its own node only: so the file
-names the node, and elsewhere its directory is one of a dead pilot's only after a time that none
-lives. A directory without such a file is nobody's to remove, nor is one with reports in it.
+A lock on a file in it says that its pilot lives; the system takes it back however that ends, on a
+file system that several nodes share, too. Where that is mounted so that a lock is seen on its own
+node only, the file names the node, and elsewhere its directory is one of a dead pilot's only after
+a time that none lives. A directory without such a file is nobody's to remove, nor is one with
+reports in it.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def sweep(workdir: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.fstat(lock).st_uid == directory.lstat().st_uid == os.geteuid()
-            ours = ours and _believed(lock)
+            ours = ours and _believed(lock, directory)
             if ours and not directory.is_symlink() and not (directory / SPOOL).exists():
                 remove_tree(directory)
         except OSError:
@@ -87,10 +88,12 @@ def locks_are_local(directory: Path, mounts: Path = Path("/proc/self/mountinfo")
     return False
 
 
-def _believed(lock: int) -> bool:
+def _believed(lock: int, directory: Path) -> bool:
     """Whether a pilot that has no lock on this file is dead."""
     here = os.pread(lock, 1000, 0) == os.fsencode(socket.gethostname())
-    return here or time.time() - os.fstat(lock).st_mtime > ELSEWHERE_S
+    if here or not locks_are_local(directory):
+        return True
+    return time.time() - os.fstat(lock).st_mtime > ELSEWHERE_S
 
 
 def _make_above(directory: Path) -> None:

@@ -61,16 +61,23 @@ def test_another_user_s_directory_stays(tmp_path):
 def test_a_pilot_of_another_node_whose_lock_is_not_seen_here_keeps_its_directory(
     tmp_path, monkeypatch
 ):
-    """As on Lustre with `localflock`, or NFS with `nolock`. A dead one's goes after a month."""
+    """As on Lustre with `localflock`, or NFS with `nolock`. A dead one's goes after a month, where
+    locks are seen at once."""
+    local = [True]
+    monkeypatch.setattr(own_directory, "locks_are_local", lambda _: local[0])
     with monkeypatch.context() as patched:
         patched.setattr("socket.gethostname", lambda: "n2")
-        theirs = dies(tmp_path)
+        theirs, seen = dies(tmp_path), dies(tmp_path / "seen")
     own_directory.sweep(tmp_path)
-    assert left_in(tmp_path) == {theirs.name}
+    assert left_in(tmp_path) == {theirs.name, "seen"}
+    local[0] = False
+    own_directory.sweep(tmp_path / "seen")
+    assert not seen.exists()
+    local[0] = True
     long_ago = time.time() - own_directory.ELSEWHERE_S - 1
     os.utime(theirs / "lock", (long_ago, long_ago))
     own_directory.sweep(tmp_path)
-    assert left_in(tmp_path) == set()
+    assert left_in(tmp_path) == {"seen"}
 
 
 @pytest.mark.parametrize(
