@@ -35,6 +35,8 @@ CALL_S = 120.0
 """To delete, or to list a data set."""
 CLEARING_S = 10.0
 """To delete what an upload left, while its job waits; later somebody else does it."""
+AGAIN_S = 1.0
+"""After so long a job that waits for a child looks by itself."""
 PAUSES_S = (0.0, 0.5, 1.0, 2.0, 4.0, 30.0)
 """Before the next child, by how many have died in a row."""
 
@@ -205,7 +207,8 @@ class MoverPool:
                     self._count += 1
                     break
                 self._waiting.append(watch.wakeup)
-            watch.wakeup.wait()
+            # Transfers of one job share it, and one may take it from another.
+            watch.wakeup.wait(AGAIN_S)
             watch.wakeup.clear()
             with self._lock:
                 self._waiting = [one for one in self._waiting if one is not watch.wakeup]

@@ -288,6 +288,23 @@ def test_a_job_that_waits_for_the_child_gets_it_and_may_be_stopped_meanwhile(rig
     assert code(first[0][0]) is Code.OK
 
 
+def test_a_transfer_whose_wakeup_another_of_its_job_took_gets_the_child_all_the_same(
+    rig, monkeypatch
+):
+    monkeypatch.setattr(mover_pool, "AGAIN_S", 0.05)
+    got: list[Any] = []
+    waiter = threading.Thread(
+        target=lambda: got.append(rig.pool.get(rig.files("copy"), rig.watch()))
+    )
+    with rig.pool._child(rig.watch()):
+        waiter.start()
+        until(lambda: rig.pool._waiting)
+        # As the other does when it wakes.
+        rig.pool._waiting = []
+    waiter.join(10)
+    assert code(got[0][0]) is Code.OK
+
+
 def test_a_data_set_is_listed_and_files_are_removed(rig, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set/a").write_bytes(b"123")
