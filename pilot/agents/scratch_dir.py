@@ -8,26 +8,32 @@ node is in their names, and each looks after its own.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from pilot.workdir import remove_tree
 
 PREFIX = "ailurus-agent-"
+TRIES = 20
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make(workdir: Path) -> tuple[Path, int]:
     """A new directory in `workdir`, and the descriptor of its lock. Raises OSError."""
-    while True:
+    for _ in range(TRIES):
         path = workdir / f"{PREFIX}{socket.gethostname()}-{os.urandom(8).hex()}"
         path.mkdir(mode=0o700, parents=True)
         # Before it has its lock another agent may take it for a dead one's.
         if (lock := _locked(path)) is not None:
             return path, lock
+        with suppress(OSError):
+            path.rmdir()
+    raise OSError(errno.ENOLCK, f"no directory in {workdir} can be locked")
 
 
 def sweep(workdir: Path) -> None:

@@ -78,3 +78,13 @@ def test_agents_of_other_nodes_keep_theirs_in_scratch_space_that_all_share(
     monkeypatch.setattr("socket.gethostname", lambda: other)
     scratch_dir.sweep(tmp_path)
     assert left_in(tmp_path) == set()
+
+
+def test_where_no_directory_can_be_locked_none_is_left_and_nobody_tries_for_ever(
+    tmp_path, monkeypatch
+):
+    """No descriptor left for one, say."""
+    monkeypatch.setattr(scratch_dir, "_locked", lambda _: None)
+    with pytest.raises(OSError, match="can be locked"):
+        scratch_dir.make(tmp_path)
+    assert left_in(tmp_path) == set()
