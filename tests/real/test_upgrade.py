@@ -16,7 +16,11 @@ from tests.rig.programs import BIN, Rig, null_job
 from tests.rig.waiting import until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(180)]
-SITE = {"scaling": {"max_total": 2, "max_queued": 2, "per_cycle": 2, "idle_exit": "3s"}}
+SITE = {
+    "scaling": {"max_total": 2, "max_queued": 2, "per_cycle": 2, "idle_exit": "3s"},
+    # The version before knows no `outage_tolerance`.
+    "tries": {},
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def test_r7_a_site_changes_its_version_while_jobs_run(sides, first, second):
 
 def test_r7_an_old_dispatcher_refuses_what_it_does_not_know_by_its_field(sides):
     tree = [{"name": "results/", "tree": "archive"}]
-    with Rig(programs=sides["old"]) as rig:
+    with Rig(programs=sides["old"], tries={}) as rig:
         for outputs in (tree, [{"name": "results/*.root"}], [{"name": "results/a"}]):
             with pytest.raises(Refused) as caught:
                 rig.client.submit([null_job(outputs=outputs)])

@@ -337,6 +337,8 @@ class Rig:
         more = dict(asked)
         cores = more.pop("cores")
         url = more.pop("url", self.url)
+        # What tests take away is tried three times, as an input's storage.
+        tries = more.pop("tries", {"outage_tolerance": 0})
         site = {
             "schema": 1,
             "site": SITE,
@@ -360,8 +362,7 @@ class Rig:
             **more,
         }
         at = {"roots": [str(self.storage)], "default_output": f"file://{self.storage}/out"}
-        # What tests take away is tried three times, as an input's storage.
-        site["storage"] = {"outage_tolerance": 0, **(more.get("storage") or at)}
+        site["storage"] = {**tries, **(more.get("storage") or at)}
         path = self.directory / "site.yaml"
         path.write_text(yaml.safe_dump(site))
         return path
