@@ -11,12 +11,21 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ailurus.protocol.did import SCHEME as RUCIO
 from ailurus.protocol.did import Did
 from ailurus.protocol.url import Url
 from ailurus.regular import NotRegular, open_regular
-from dispatcher.cli.exits import CANNOT_CREATE, DATA, NO_INPUT, UNAVAILABLE, CommandError
+from dispatcher.cli.exits import (
+    CANNOT_CREATE,
+    DATA,
+    NO_INPUT,
+    NO_PERMISSION,
+    UNAVAILABLE,
+    CommandError,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from typing import BinaryIO
 
     from ailurus.protocol.messages import FileRecord
@@ -30,14 +39,16 @@ _RUCIO = ("rucio", "download", "--no-subdir", "--dir", "{directory}", "{did}")
 TOOLS = {
     **dict.fromkeys(("root", "roots"), _XRDCP),
     **dict.fromkeys(("dav", "davs", "s3", "srm"), _GFAL),
-    "rucio": _RUCIO,
+    RUCIO: _RUCIO,
 }
 """By scheme, the command that moves a file which we do not."""
 
 
-def brought(file: FileRecord, path: Path, *, force: bool = False) -> str:
+def brought(
+    file: FileRecord, path: Path, trusted: Collection[str] = (), *, force: bool = False
+) -> str:
     """Bring a file to `path`, and say how that went. It gets its name once its size and checksum
-    have been compared. Raises AilurusError."""
+    have been compared. `trusted`: hosts that may see the user's credentials. Raises AilurusError."""
     try:
         if os.path.lexists(path) and not force:
             if not _like(file, path):
@@ -50,7 +61,7 @@ def brought(file: FileRecord, path: Path, *, force: bool = False) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, so that the last step is a rename.
         with tempfile.TemporaryDirectory(prefix=".ailurus-", dir=path.parent) as own:
-            part = _fetched(file, Path(own))
+            part = _fetched(file, Path(own), trusted)
             size, adler32 = _sum(part)
             if size != file.size or file.adler32 not in {"", adler32}:
                 raise CommandError(
@@ -85,7 +96,7 @@ def _sum(path: Path) -> tuple[int, str]:
     return size, f"{adler32:08x}"
 
 
-def _fetched(file: FileRecord, own: Path) -> Path:
+def _fetched(file: FileRecord, own: Path, trusted: Collection[str]) -> Path:
     """The file from its storage, in the directory `own`. Raises AilurusError or OSError."""
     url = Url.parse(file.url)
     part = own / "part"
@@ -97,6 +108,13 @@ def _fetched(file: FileRecord, own: Path) -> Path:
         with part.open("wb") as target:
             _from_web(file, url, target)
         return part
+    if url.scheme in TOOLS and url.scheme != RUCIO and url.host not in trusted:
+        raise CommandError(
+            NO_PERMISSION,
+            f"{file.name} is at {url}: `{TOOLS[url.scheme][0]}` would show your credentials to "
+            f"{url.host}, which the job's worker has named",
+            remedy=f"if that is storage of yours, say --trust {url.host}",
+        )
     return _by_tool(file, url, own)
 
 
@@ -150,7 +168,7 @@ def _by_tool(file: FileRecord, url: Url, own: Path) -> Path:
             remedy="fetch it with the storage's own tool",
         )
     words = {"url": url.text, "path": str(own / "part"), "directory": str(own)}
-    if url.scheme == "rucio":
+    if url.scheme == RUCIO:
         words["did"] = str(Did.of_url(url))
     argv = [word.format(**words) for word in form]
     if shutil.which(argv[0]) is None:

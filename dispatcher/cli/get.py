@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -34,6 +35,13 @@ def arguments(parser: ArgumentParser) -> None:
         help="default: here; of several jobs, each has a directory of its number there",
     )
     parser.add_argument("--force", action="store_true", help="write over files that differ")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="storage that may see your credentials (AILURUS_TRUST, with commas between)",
+    )
 
 
 def main(args: Namespace, out: Output) -> int:
@@ -41,6 +49,7 @@ def main(args: Namespace, out: Output) -> int:
     from dispatcher.cli.download import brought
 
     client, (ids, names) = connect(args), _parted(args.words)
+    trusted = {*args.trust, *os.environ.get("AILURUS_TRUST", "").split(",")}
     jobs: dict[int, list[FileRecord]] = {}
     for job_id, item in ids:
         found = client.show(job_id).files if item is None else client.item(job_id, item).files
@@ -60,7 +69,7 @@ def main(args: Namespace, out: Output) -> int:
             path = here / file.name
             try:
                 _check_name(file)
-                how = brought(file, path, force=args.force)
+                how = brought(file, path, trusted, force=args.force)
             except AilurusError as error:
                 sys.stderr.write(line_of(error, as_json=out.as_json))
                 code = code or code_of(error)

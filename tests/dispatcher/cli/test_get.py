@@ -149,7 +149,7 @@ def test_other_storage_is_asked_by_its_own_tool(tmp_path, monkeypatch):
     command(
         tmp_path, monkeypatch, "xrdcp", f'cp {tmp_path}/there "$3"; echo "$2" > {tmp_path}/asked'
     )
-    assert brought(record("root://store:1094//data/x"), tmp_path / "mine") == "brought"
+    assert brought(record("root://store:1094//data/x"), tmp_path / "mine", ["store"]) == "brought"
     assert (tmp_path / "asked").read_text() == "root://store:1094//data/x\n"
     command(
         tmp_path,
@@ -164,9 +164,25 @@ def test_other_storage_is_asked_by_its_own_tool(tmp_path, monkeypatch):
 def test_a_tool_that_fails_or_is_not_there_is_named_with_what_it_said(tmp_path, monkeypatch):
     command(tmp_path, monkeypatch, "gfal-copy", "echo no valid proxy >&2; exit 70")
     with pytest.raises(CommandError, match=r"exit 70.*no valid proxy"):
-        brought(record("davs://store/x"), tmp_path / "mine")
+        brought(record("davs://store/x"), tmp_path / "mine", ["store"])
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommandError, match="`xrdcp` is not on the PATH"):
-        brought(record("root://store//x"), tmp_path / "mine")
+        brought(record("root://store//x"), tmp_path / "mine", ["store"])
     with pytest.raises(CommandError, match="nothing here fetches tape: URLs"):
         brought(record("tape://store/x"), tmp_path / "mine")
+
+
+@pytest.mark.parametrize("scheme", ["root", "davs", "s3", "srm"])
+def test_no_host_that_a_worker_names_sees_the_users_credentials_unasked(
+    run, jobs, tmp_path, monkeypatch, scheme
+):
+    (tmp_path / "there").write_bytes(TEXT)
+    for tool in ("xrdcp", "gfal-copy"):
+        command(tmp_path, monkeypatch, tool, f"touch {tmp_path}/shown; exit 1")
+    jobs[1] = (record(f"{scheme}://evil.example/x"),)
+    ran = run("get", "1", "--to", str(tmp_path / "mine"))
+    assert (ran.code, "--trust evil.example" in ran.err) == (exits.NO_PERMISSION, True)
+    run("get", "1", "--to", str(tmp_path / "mine"), "--trust", "store.example")
+    assert not (tmp_path / "shown").exists()
+    run("get", "1", "--to", str(tmp_path / "mine"), "--trust", "evil.example")
+    assert (tmp_path / "shown").exists()
