@@ -48,7 +48,9 @@ def brought(
     file: FileRecord, path: Path, trusted: Collection[str] = (), *, force: bool = False
 ) -> str:
     """Bring a file to `path`, and say how that went. It gets its name once its size and checksum
-    have been compared. `trusted`: hosts that may see the user's credentials. Raises AilurusError."""
+    have been compared. `trusted`: hosts that may see the user's credentials.
+
+    Raises AilurusError."""
     try:
         if os.path.lexists(path) and not force:
             if not _like(file, path):
