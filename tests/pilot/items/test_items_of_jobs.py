@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,9 @@ def test_items_end_with_their_time_with_their_job_and_with_what_they_started(
 def test_p2_an_item_has_no_capability_and_its_job_shares_no_namespace(
     open_field: Field, user: int
 ) -> None:
+    python = Path(sys.executable).resolve()
+    if user and not all(one.stat().st_mode & 0o001 for one in python.parents):
+        pytest.skip(f"{python} is in a directory that another user may not enter")
     field = open_field
     token = field.directory / "pilot.token"
     token.write_text(field.dispatcher.pilot_token.read_text())
