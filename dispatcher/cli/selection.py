@@ -111,7 +111,8 @@ def chosen(
         )
     if args.dry_run:
         _show(rows, out)
-    many = f"{len(rows):,}{' or more' if more else ''}"
+    # What is left wants the command again.
+    many = f"{'the newest ' if more else ''}{len(rows):,}"
     users = sorted({row.user for row in rows})
     whose = f" of {', '.join(users[:5])}{' and others' * (len(users) > 5)}" * (len(users) > 1)
     if args.dry_run or not (args.yes or _agreed(f"{verb} {many} jobs{whose}")):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.cli import exits
+from dispatcher.cli import exits, selection
 from dispatcher.cli.selection import AT_ONCE, span
 from tests.dispatcher.cli.conftest import ids
 
@@ -104,3 +104,11 @@ def test_a_blank_filter_widens_nothing(run, jobfile, blank):
     ran = run("cancel", "--queue", queue, *blank, "--yes")
     assert (ran.code, f"{blank[0]} is blank" in ran.err) == (exits.USAGE, True)
     assert states(run, queue) == {"activated"}
+
+
+def test_more_jobs_than_one_request_takes_are_said_to_be_cut(run, jobfile, monkeypatch):
+    ids(run("submit", jobfile(SWEEP.format(name="manyfold"))))
+    monkeypatch.setattr(selection, "AT_ONCE", 3)
+    assert "this would cancel the newest 3 jobs" in run("cancel", "--queue", "manyfold").err
+    assert run("cancel", "--queue", "manyfold", "--yes").out.count("cancelled") == 3
+    assert states(run, "manyfold") == {"activated", "cancelled"}
