@@ -179,6 +179,8 @@ class Contents(Struct, frozen=True, kw_only=True):
     open: bool
     """Whether more may come into it."""
     files: tuple[KnownFile, ...]
+    more: int = 0
+    """How many more there are, beyond as many as were asked for."""
 
 
 class ReplicationRule(Struct, frozen=True, kw_only=True):
@@ -236,11 +238,12 @@ class Catalogue(Protocol):
         """Let nothing more come into data sets; keys are their places. One that does not exist is
         no fault."""
 
-    def resolve(self, did: str) -> Contents | None:
-        """What `scope:name` names; None: nothing. Raises NotDone."""
+    def resolve(self, did: str, most: int) -> Contents | None:
+        """What `scope:name` names, with `most` of its files; None: nothing. Raises NotDone."""
 
-    def replicas(self, did: str) -> Mapping[str, Sequence[str]]:
-        """The storages from which each file of `scope:name` can be read. Raises NotDone."""
+    def replicas(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """The storages from which each of these files (`scope:name`) can be read. Raises
+        NotDone."""
 
     def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
         """Have what `scope:name` names kept at storages for so long (None: for ever), and copied

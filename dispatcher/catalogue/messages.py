@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from ailurus.protocol.trees import MOST_FILES
 from dispatcher.ports import (
@@ -73,7 +72,7 @@ class Description(Struct, frozen=True, kw_only=True, tag=True):
     """The answer to `Describe`."""
 
     contents: Contents | None = None
-    """Without the files after the first `LISTED`; None: the catalogue knows no such identifier."""
+    """With `LISTED` of its files; None: the catalogue knows no such identifier."""
     files: int = 0
     """How many there are."""
     replicas: dict[str, tuple[str, ...]] = {}
@@ -144,24 +143,25 @@ def _registered(catalogue: Catalogue, files: Sequence[NewFile]) -> list[Fault]:
 
 
 def _resolved(catalogue: Catalogue, did: str) -> Resolved | Faults:
-    contents = catalogue.resolve(did)
+    contents = catalogue.resolve(did, MOST_FILES)
     # A longer answer than a line takes would end the process, again and again.
-    if contents is not None and len(contents.files) > MOST_FILES:
-        reason = f"{did} has {len(contents.files)} files, and a job {MOST_FILES} at most"
+    if contents is not None and contents.more:
+        count = len(contents.files) + contents.more
+        reason = f"{did} has {count} files, and a job {MOST_FILES} at most"
         return Faults(faults=(Fault(key=0, reason=reason),))
     return Resolved(contents=contents)
 
 
 def _described(catalogue: Catalogue, did: str) -> Description:
-    contents = catalogue.resolve(did)
+    contents = catalogue.resolve(did, LISTED)
     if contents is None:
         return Description()
-    listed = contents.files[:LISTED]
-    replicas = catalogue.replicas(did)
+    names = [file.name for file in contents.files]
+    replicas = catalogue.replicas(names) if names else {}
     return Description(
-        contents=replace(contents, files=listed),
-        files=len(contents.files),
-        replicas={file.name: tuple(replicas.get(file.name, ())) for file in listed},
+        contents=contents,
+        files=len(names) + contents.more,
+        replicas={name: tuple(replicas.get(name, ())) for name in names},
         rules=tuple(catalogue.rules_on(did)),
     )
 

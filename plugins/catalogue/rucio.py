@@ -28,8 +28,6 @@ from plugins.rucio_client import ClientOptions, client_of
 
 # Of what was made or opened before, no more than this many names are remembered.
 _REMEMBERED = 10_000
-MOST_FILES = 100_000
-"""Of an identifier that is looked at; Rucio's containers have any number."""
 REMEDIES = {
     "AccessDenied": "let the account of the dispatcher register there: attribute `admin`, or the scope",
     "CannotAuthenticate": "look at `config` and `account` in the catalogue's options",
@@ -104,31 +102,40 @@ class Rucio:
                     faults.append(refused.fault(key))
         return faults
 
-    def resolve(self, did: str) -> Contents | None:
+    def resolve(self, did: str, most: int) -> Contents | None:
         scope, _, name = did.partition(":")
+        more = 0
         try:
             known = self._asked(partial(self._client.get_did, scope, name))
-            files = self._asked(
-                lambda: list(islice(self._client.list_files(scope, name), MOST_FILES + 1))
-            )
+            files = self._asked(partial(self._first, scope, name, most + 1))
+            if len(files) > most:
+                # Counted by Rucio's database, which is asked only where there are so many.
+                counted = self._asked(
+                    partial(self._client.get_did, scope, name, dynamic_depth="FILE")
+                )
+                more = max((counted["length"] or 0) - most, 1)
         except _Refused as refused:
             if refused.kind == "DataIdentifierNotFound":
                 return None
             raise NotDone(refused.fault()) from None
-        if len(files) > MOST_FILES:
-            raise NotDone(Fault(key=0, reason=f"{did} has more than {MOST_FILES} files"))
         return Contents(
             kind=str(known["type"]).lower(),
             # Rucio says None of a file.
             open=bool(known.get("open")),
-            files=tuple(map(_known, files)),
+            files=tuple(map(_known, files[:most])),
+            more=more,
         )
 
-    def replicas(self, did: str) -> Mapping[str, Sequence[str]]:
-        scope, _, name = did.partition(":")
-        found = self._done(
-            lambda: list(self._client.list_replicas([{"scope": scope, "name": name}]))
-        )
+    def _first(self, scope: str, name: str, most: int) -> list[Mapping[str, Any]]:
+        """So many files of an identifier. Raises what Rucio raises."""
+        # Its `list_files` reads all of the answer first, which may name millions.
+        found = self._client.bulk_list_files([{"scope": scope, "name": name}])
+        return list(islice(found, most))
+
+    def replicas(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        names = [file.partition(":") for file in files]
+        asked = [{"scope": scope, "name": name} for scope, _, name in names]
+        found = self._done(lambda: list(self._client.list_replicas(asked)))
         return {
             _name(file): sorted(
                 rse for rse, state in file["states"].items() if state == "AVAILABLE"

@@ -141,7 +141,8 @@ class Rucio(Mover):
         if known["type"] == "FILE":
             return [_found(did, named.name, known)]
         with rucio_errors_on(f"{did}"):
-            files = few(self._client.list_files(did.scope, did.name), did)
+            # `list_files` would read all of the answer first, however long.
+            files = few(self._client.bulk_list_files([{"scope": did.scope, "name": did.name}]), did)
         names: dict[str, Found] = {}
         for one in files:
             inner = Did(one["scope"], one["name"])

@@ -4,14 +4,14 @@ registers, a real Rucio shows."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any
 
 import pytest
 from rucio.common import exception
 
 from dispatcher.catalogue.messages import Faults, Register, answer
-from dispatcher.ports import NewFile, NotDone
+from dispatcher.ports import NewFile
 from plugins.catalogue.rucio import Rucio, RucioOptions
 
 
@@ -22,6 +22,7 @@ class Server:
         self.files: dict[tuple[str, str], tuple[int, str]] = {}
         self.kinds = {"raw": "DATASET", "all": "CONTAINER", "calibration": "FILE"}
         self.attached: list[str] = []
+        self.length = self.listed = self.counted = 0
 
     def add_replicas(self, rse: str, files: Sequence[Mapping[str, Any]]) -> None:
         for one in files:
@@ -32,10 +33,13 @@ class Server:
             size, adler32 = self.files[one["scope"], one["name"]]
             yield {**one, "bytes": size, "adler32": adler32}
 
-    def get_did(self, scope: str, name: str) -> Mapping[str, Any]:
+    def get_did(self, scope: str, name: str, dynamic_depth: str = "") -> Mapping[str, Any]:
         if name not in self.kinds:
             raise exception.DataIdentifierNotFound(name)
-        known = {"scope": scope, "name": name, "type": self.kinds[name]}
+        known: dict[str, Any] = {"scope": scope, "name": name, "type": self.kinds[name]}
+        if dynamic_depth:
+            self.counted += 1
+            known["length"] = self.length
         return known if known["type"] == "FILE" else {**known, "open": True}
 
     def add_dataset(self, scope: str, name: str) -> None:
@@ -48,8 +52,10 @@ class Server:
     def add_replication_rule(self, *_: object, **__: object) -> list[str]:
         return ["rule"]
 
-    def list_files(self, scope: str, name: str) -> Iterator[Mapping[str, Any]]:
-        return repeat({"scope": scope, "name": "x", "bytes": 1, "adler32": None})
+    def bulk_list_files(self, dids: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, Any]]:
+        for one in islice(repeat(dids[0]), self.length):
+            self.listed += 1
+            yield {"scope": one["scope"], "name": "x", "bytes": 1, "adler32": None}
 
 
 @pytest.fixture
@@ -108,6 +114,15 @@ def test_a_file_in_a_data_sets_place_is_not_closed_and_no_fault(catalogue):
     assert catalogue.close(["user.ann:calibration"]) == []
 
 
-def test_a_data_set_without_an_end_is_not_listed(catalogue):
-    with pytest.raises(NotDone, match="more than"):
-        catalogue.resolve("user.ann:all")
+def test_of_a_data_set_with_more_files_than_are_asked_for_the_rest_is_counted_at_the_catalogue(
+    catalogue, server
+):
+    server.length = 3_000_000
+    found = catalogue.resolve("user.ann:all", 1000)
+    assert (len(found.files), found.more, server.listed) == (1000, 2_999_000, 1001)
+
+
+def test_of_a_data_set_that_is_listed_whole_nothing_is_counted(catalogue, server):
+    server.length = 1000
+    found = catalogue.resolve("user.ann:all", 1000)
+    assert (len(found.files), found.more, server.counted) == (1000, 0, 0)

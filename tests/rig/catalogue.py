@@ -68,12 +68,12 @@ class InMemory:
         self.open -= set(datasets)
         return []
 
-    def resolve(self, did: str) -> Contents | None:
+    def resolve(self, did: str, most: int) -> Contents | None:
         self._reached()
         if did in self.refuse:
             raise NotDone(self.refuse[did])
         if did in self.before:
-            return self.before[did]
+            return _some(self.before[did], most)
         names = self.datasets.get(did, [did] if did in self.files else [])
         known = (self.files[name] for name in names)
         files = tuple(
@@ -81,10 +81,11 @@ class InMemory:
             for file in known
         )
         kind = "dataset" if did in self.datasets else "file"
-        return Contents(kind=kind, open=did in self.open, files=files) if files else None
+        found = Contents(kind=kind, open=did in self.open, files=files)
+        return _some(found, most) if files else None
 
-    def replicas(self, did: str) -> Mapping[str, Sequence[str]]:
-        return {name: (file.rse,) for name, file in self.files.items()}
+    def replicas(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        return {name: (self.files[name].rse,) for name in files}
 
     def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
         self._reached()
@@ -109,3 +110,8 @@ class InMemory:
     def _reached(self) -> None:
         if self.away:
             raise CatalogueUnavailable(self.away)
+
+
+def _some(contents: Contents, most: int) -> Contents:
+    files = contents.files[:most]
+    return replace(contents, files=files, more=len(contents.files) - len(files))
