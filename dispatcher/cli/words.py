@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
+import time
 from argparse import ArgumentTypeError
+from datetime import datetime
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
@@ -15,6 +18,27 @@ def span(text: str) -> float:
         return duration_s(text)
     except AilurusError as error:
         raise ArgumentTypeError(str(error)) from None
+
+
+_NUMBER = re.compile(r"[0-9]{9,12}(\.[0-9]{1,9})?")
+
+
+def moment(text: str) -> float:
+    """Seconds since 1970 of a time: as the tables write it, in the local zone (`2026-11-30 20:15`),
+    or in RFC 3339; of so long ago (`90m`); or as they are. Raises ArgumentTypeError."""
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return max(0.0, time.time() - duration_s(text))
+    except AilurusError:
+        raise ArgumentTypeError(
+            f"{text!r} is no time (write 2026-11-30 20:15, 2026-11-30T20:15:00Z or, for so long "
+            "ago, 90m)"
+        ) from None
 
 
 def some_time(text: str) -> float:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ailurus.output import Output, ago, clock, span
 from ailurus.protocol.hardware import in_words
-from dispatcher.cli import lanes
+from dispatcher.cli import lanes, words
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
@@ -32,9 +32,13 @@ def arguments(parser: ArgumentParser) -> None:
 def times(parser: ArgumentParser) -> None:
     """The options that choose a time."""
     parser.add_argument(
-        "--from", dest="begin", type=float, metavar="TIME", help="in seconds since 1970"
+        "--from",
+        dest="begin",
+        type=words.moment,
+        metavar="TIME",
+        help="such as '2026-11-30 20:15', or 90m for so long ago",
     )
-    parser.add_argument("--to", dest="end", type=float, metavar="TIME")
+    parser.add_argument("--to", dest="end", type=words.moment, metavar="TIME")
 
 
 def main(args: Namespace, out: Output) -> int:

@@ -91,11 +91,12 @@ def _slice(
 
 
 def _pages(tx: Tx, wanted: Sequence[JobState], part: Mapping[str, Any]) -> Iterator[list[JobRow]]:
-    """Rows to be merged: by kind of failure, by state, or whatever they are."""
+    """Rows to be merged: by kind of failure and state, by state, or whatever they are."""
     if part["kind"] is not None:
         values = {name: value for name, value in part.items() if name != "kind"}
         for (kind,) in tx.all("failure.alike", kind=part["kind"], owner=part["owner"]):
-            yield views.jobs(tx, "job.page_of_kind", kind=kind, **values)
+            for state in wanted or ("",):
+                yield views.jobs(tx, "job.page_of_kind", kind=kind, state=state, **values)
         return
     for state in wanted:
         page = "job.page_with_worker" if state in WITH_WORKER else "job.page_in_state"

@@ -151,10 +151,10 @@ select {job_columns} from {open_attempts} cross join job j
     and j.state = :state and {job_filter} order by j.job_id desc limit :most
 
 -- name: job.page_of_kind
--- The same for one kind of failure.
+-- The same for one kind of failure, in one state or in any.
 -- reads: job
-select {job_columns} from job j where j.kind = :kind and {job_filter} order by j.job_id desc
-    limit :most
+select {job_columns} from job j where j.kind = :kind and (:state = '' or j.state = :state)
+    and {job_filter} order by j.job_id desc limit :most
 
 -- name: job.states_of
 -- State and owner of jobs, for those that wait for their end.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import io
+import time
 
 import pytest
 
@@ -10,7 +12,7 @@ from ailurus.output import Output
 from ailurus.protocol import messages as m
 from ailurus.protocol.resources import Room
 from ailurus.protocol.worker import Phase
-from dispatcher.cli import lanes, show, worker
+from dispatcher.cli import lanes, show, words, worker
 
 ROW = m.WorkerRow(
     worker_id=7, site="s", queue="q", host="n1", phase=Phase.ACTIVE, registered=1.0,
@@ -70,3 +72,23 @@ def test_use_is_told_in_one_line_with_gpus_where_there_are_some():
     assert show.used(usage) == "5.0s of CPU, 2.0 MB"
     gpus = m.Usage(cpu_s=5.0, max_rss_kb=2000, gpu_s=3.0, max_gpu_memory_mb=100)
     assert show.used(gpus) == "5.0s of CPU, 2.0 MB, GPUs for 3.0s, 104.9 MB of theirs"
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [("1796069700.5", 1796069700.5), ("2026-11-30T20:15:00Z", 1796069700.0)],
+)
+def test_a_time_is_what_a_table_shows_or_a_spreadsheet(text, at):
+    assert words.moment(text) == at
+    local = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+    assert words.moment(local) == int(at)
+
+
+def test_a_time_may_be_so_long_ago():
+    assert abs(words.moment("90m") - (time.time() - 5400)) < 60
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "nan", "1e9"])
+def test_what_is_no_time_is_wrong_usage(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="is no time"):
+        words.moment(text)

@@ -82,6 +82,19 @@ def test_failures_of_one_kind_are_paged(place):
     run(test, place)
 
 
+def test_failures_of_one_kind_are_those_in_the_states_that_are_asked_for(place):
+    async def test(b):
+        kept, again = await failed(b, ["the same"] * 2)
+        (row,) = (await overview(b)).failures
+        for state, ids in ((S.FAILED, [again, kept]), (S.FINISHED, [])):
+            ask = JobsQuery(kind=row.kind, state=state, limit=20)
+            assert [one.job_id for one in (await b.service.users.jobs(ask, BOSS)).jobs] == ids
+        ask = JobsQuery(kind=row.kind, state=f"{S.FAILED},{S.FINISHED}", limit=1)
+        assert [one.job_id for one in (await b.service.users.jobs(ask, BOSS)).jobs] == [again]
+
+    run(test, place)
+
+
 @pytest.mark.field("H5", "H11")
 def test_kinds_are_summed_over_users_for_an_administrator_and_a_users_own_for_a_user(place):
     async def test(b):
