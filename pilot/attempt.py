@@ -83,6 +83,9 @@ class Attempt:
         self.began = False
         # Why the payload did not run, where this node is at fault.
         self.node_fault: JobError | None = None
+        # When it has waited for its slots for long enough, by the monotonic clock; None: it may
+        # wait for as long as it takes.
+        self.waits_until: float | None = None
         # Stopped because the pilot ends: unless begun it may be given back.
         self.give_back = False
         self._on_change, self._on_settled, self._clock = on_change, on_settled, clock

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import errno
-import gc
 import signal
 import threading
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ailurus.logs import Log, ThrottledLog
-from ailurus.loops import Down, Loop, Loops
+from ailurus.logs import Log
+from ailurus.loops import Down, Loops
 from ailurus.protocol import messages as m
-from ailurus.protocol.errors import AilurusError, Code
+from ailurus.protocol.errors import Code
 from ailurus.protocol.resources import Room
 from ailurus.protocol.worker import Ending
-from ailurus.wire import authority
-from ailurus.wire.client import Nonsense, Refused
+from pilot.acquiring import Acquirer
 from pilot.attempt import Attempt
 from pilot.blame import Target, job_error
 from pilot.flow import begun, carry
 from pilot.kit import Kit
 from pilot.ports import JobError
 from pilot.process.signals import NUDGE, BlockedSignals, Signals
-from pilot.upstream.link import Dismissed, Link, backoff
+from pilot.upstream.link import Link
 
 SIGNALS = {
     signal.SIGTERM: Code.SIGTERM,
@@ -42,10 +39,6 @@ HANDLED_SIGNALS = frozenset({*SIGNALS, signal.SIGUSR2, NUDGE})
 REPORTING_S = 10.0
 # Jobs in a row that could not begin through this node's fault: it takes no more then.
 MOST_NODE_FAULTS = 3
-# Answers in a row to one request that cannot be read: a proxy's hiccup passes sooner.
-MOST_NONSENSE = 5
-# How long the dispatcher holds an acquire: of an idle pilot, of a busy one, of one that prefetches.
-IDLE_POLL_S, BUSY_POLL_S, AHEAD_POLL_S = 30.0, 5.0, 2.0
 
 
 class Terms(Struct, frozen=True, kw_only=True):
@@ -69,16 +62,6 @@ class Served(Struct, frozen=True, kw_only=True):
     """Reports wait in the spool for the next pilot."""
 
 
-class Vacancy(Struct, frozen=True):
-    """Room to fill: how many jobs it may hold, how long to wait for the first, and whether it is
-    still taken, by jobs that end soon."""
-
-    room: Room
-    count: int
-    wait_s: float
-    ahead: bool = False
-
-
 def no_thread() -> JobError:
     """The error of a system that gives no thread."""
     return job_error(errno.EAGAIN, "the pilot cannot start a thread", Target.NODE)
@@ -99,21 +82,19 @@ class Server:
         self._kit, self._link, self._terms, self._clock = kit, link, terms, kit.clock
         self.occupancy = kit.slots.occupancy
         self._signals: Signals = signals or BlockedSignals(HANDLED_SIGNALS)
-        self._began = self._idle_since = self._clock.monotonic()
+        self._began = self.idle_since = self._clock.monotonic()
         if terms.lifetime_s is not None:
             kit.slots.end_by(self._began + terms.lifetime_s - terms.grace_s)
-        # The room of the last acquire.
-        self._offered: Room | None = None
         self._jobs: set[Attempt] = set()
-        self._taken = self._node_faults = 0
-        self._prefetch, self._draining = False, ""
+        self.taken = self._node_faults = 0
+        self._draining = ""
         self.ending = Ending.DONE
         # The pilot ends through a fault of its own or of its node.
         self.broken = False
         self._interrupts: list[signal.Signals] = []
         self._stop_by = float("inf")
         self._log = Log("pilot.serve")
-        self._trouble = ThrottledLog(self._log)
+        self.acquirer = Acquirer(kit, link, terms, self)
         self.loops = loops or Loops(self._log, clock=self._clock.monotonic)
         self.loops.on_failure = self.nudge
 
@@ -136,13 +117,23 @@ class Server:
             ending=self.ending,
             diagnosis=self._draining,
             signal=self._interrupts[0] if self._interrupts else 0,
-            jobs=self._taken,
+            jobs=self.taken,
             owed=self._kit.reporter.owes() > 0,
         )
 
     @property
     def diagnosis(self) -> str:
         return self._draining
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more jobs."""
+        return bool(self._draining)
+
+    @property
+    def busy(self) -> bool:
+        """Whether jobs are here."""
+        return bool(self._jobs)
 
     def drain(self, why: str, ending: Ending = Ending.DONE) -> None:
         """Take no more jobs; finish those that are here, then end."""
@@ -189,7 +180,7 @@ class Server:
                 over=lambda: reporter.cleaner.closed,
             )
             self.loops.thread("supervisor", supervisor.run, over=lambda: supervisor.closed)
-            self.loops.thread("acquirer", self._acquire, over=lambda: bool(self._draining))
+            self.loops.thread("acquirer", self.acquirer.run, over=lambda: bool(self._draining))
         except RuntimeError:
             raise self.no_thread() from None
 
@@ -251,117 +242,16 @@ class Server:
             attempt.give_back = True
             attempt.stop(why, grace_s=grace_s)
 
-    # the acquirer's thread -----------------------------------------------------------------------
+    # jobs ----------------------------------------------------------------------------------------
 
-    def _acquire(self, loop: Loop) -> None:
-        """Acquire jobs for free room until the pilot drains."""
-        pauses: Iterator[float] = backoff()
-        empty = nonsense = 0
-        request: m.Acquire | None = None
-        while not self._draining:
-            loop.turned(None)
-            if request is None and (request := self._next_request()) is None:
-                continue
-            try:
-                answer = self._link.call(
-                    "acquire", request, answer=m.Acquired, wait_s=request.wait_s
-                )
-            except (Dismissed, Refused) as error:
-                self._log.error("acquire_refused", what=str(error))
-                self.drain(str(error), Ending.FAILED)
-                return
-            except Nonsense as error:
-                nonsense += authority.newer(error, self._link.registered.giver)
-                # A job for a newer pilot, which may have it.
-                if nonsense == MOST_NONSENSE:
-                    self._log.error("dispatcher_not_understood", what=str(error))
-                    self.drain(f"the dispatcher is not understood: {error}", Ending.FAILED)
-                    return
-                self._trouble.warning("dispatcher_not_understood", str(error))
-                self._pause(next(pauses))
-            except AilurusError as error:
-                # The same request again: its answer may be on its way.
-                self._trouble.warning("dispatcher_silent", str(error), request=request.request_id)
-                self._pause(next(pauses))
-                request = replace(request, wait_s=self._longest(request.wait_s))
-            else:
-                self._trouble.resolved("dispatcher_silent")
-                pauses, nonsense, request = backoff(), 0, None
-                empty = self._accept(answer, empty)
-            # The start is over.
-            gc.enable()
-
-    def _accept(self, answer: m.Acquired, empty: int) -> int:
-        """Take the jobs of an answer; how many answers in a row had none."""
-        self._prefetch = answer.prefetch
-        if answer.jobs:
-            empty = 0
-            self._take(answer.jobs)
-        elif not self._jobs and not self._kit.slots.awaits:
-            # Beside jobs the answer may only mean that one of them has ended.
-            empty += 1
-        if answer.drain:
-            self.drain("the dispatcher drains this worker")
-        if self._terms.empty_acquires is not None and empty >= self._terms.empty_acquires:
-            self.drain(f"no job in {empty} requests", Ending.IDLE_EXIT)
-        return empty
-
-    def _next_request(self) -> m.Acquire | None:
-        """The next acquire, once there is room; None: look again."""
-        slots = self._kit.slots
-        with slots.changed:
-            if not self._draining and slots.wait_for_nodes():
-                return None
-            vacancy = self._vacancy()
-            if vacancy is None:
-                if not self._draining:
-                    self._clock.wait(slots.changed)
-                return None
-        wait_s = self._longest(vacancy.wait_s)
-        if wait_s <= 0 and vacancy.room == self._offered:
-            # Not before all of this room was offered.
-            self.drain(f"idle for {self._terms.idle_exit_s:.0f} s", Ending.IDLE_EXIT)
-            return None
-        self._offered = vacancy.room
-        return m.Acquire(
-            request_id=uuid.uuid4().hex,
-            room=replace(vacancy.room, seconds_left=self.seconds_left()),
-            count=vacancy.count,
-            wait_s=round(wait_s, 3),
-            ahead=vacancy.ahead,
-            items=True,
-            hardware=slots.hardware(),
-        )
-
-    def _longest(self, wait_s: float) -> float:
-        """How long the pilot may wait for a job: an idle one no longer than it may be idle."""
-        if self._jobs or self._terms.idle_exit_s is None:
-            return wait_s
-        left = self._idle_since + self._terms.idle_exit_s - self._clock.monotonic()
-        return round(max(0.0, min(wait_s, left)), 3)
-
-    def _vacancy(self) -> Vacancy | None:
-        """The room to fill, if there is any; under the slots' lock."""
-        left = 1000
-        if self._terms.max_jobs is not None:
-            left = self._terms.max_jobs - self._taken
-            if left <= 0:
-                self.drain(f"{self._taken} jobs taken")
-                return None
-        slots = self._kit.slots
-        room = slots.room()
-        if cores := sum(one.cores * one.nodes for one in room.groups if one.memory_mb):
-            wait_s = BUSY_POLL_S if self._jobs or slots.awaits else IDLE_POLL_S
-            return Vacancy(room, min(cores, left), wait_s)
-        if self._prefetch and slots.waiting() < max(1, slots.total.together.cores // 16):
-            # Until the dispatcher allows it again.
-            self._prefetch = False
-            return Vacancy(slots.total, 1, AHEAD_POLL_S, ahead=True)
-        return None
-
-    def _take(self, jobs: Iterable[m.Assignment]) -> None:
+    def take(self, jobs: Iterable[m.Assignment], at_most_s: float | None = None) -> None:
+        """Carry jobs, each in a thread of its own. `at_most_s`: how long they may wait for their
+        slots, from now on, before others get them."""
         kit = self._kit
         taken = [Attempt(job, self._changed, self._settled, self._clock) for job in jobs]
+        if at_most_s is not None:
+            for attempt in taken:
+                attempt.waits_until = self._clock.monotonic() + at_most_s
         try:
             kit.journal.begin(
                 [begun(attempt, kit, kit.stage.planned(attempt)) for attempt in taken]
@@ -371,7 +261,7 @@ class Server:
             self._log.error("spool_failed", what=error.strerror)
         except Exception:  # noqa: BLE001 - as above: what has been taken is carried, come what may
             self._log.error("spool_failed", trace=True)
-        self._taken += len(taken)
+        self.taken += len(taken)
         for attempt in taken:
             self._jobs.add(attempt)
             kit.slots.expect(attempt)
@@ -419,20 +309,17 @@ class Server:
 
     def _gone(self, attempt: Attempt) -> None:
         """An attempt is not here any more."""
+        if (run_s := attempt.timing.get("run")) is not None:
+            self.acquirer.ended(run_s)
         self._kit.slots.gone(attempt)
         self._jobs.discard(attempt)
-        self._idle_since = self._clock.monotonic()
+        self.idle_since = self._clock.monotonic()
         self._kit.slots.notify()
         self._nudge_if_draining()
 
     def _nudge_if_draining(self) -> None:
         if self._draining:
             self.nudge()
-
-    def _pause(self, seconds: float) -> None:
-        with self._kit.slots.changed:
-            if not self._draining:
-                self._clock.wait(self._kit.slots.changed, seconds)
 
     def seconds_left(self) -> float | None:
         """Seconds until payloads must end; None: there is no such time."""

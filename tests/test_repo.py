@@ -266,7 +266,7 @@ BEGUN = {
     "pilot/elastic.py": {"following": 1},  # whatever it raises stops the attempt
     "pilot/files/at_once.py": {"at_once": 1},  # the caller waits for them, and raises what they do
     "pilot/node/gpu_loads.py": {"of": 1},  # ends with its answer; a driver may hang it
-    "pilot/serve.py": {"_take": 1},  # a job's thread: whatever it raises drains the pilot
+    "pilot/serve.py": {"take": 1},  # a job's thread: whatever it raises drains the pilot
     "pilot/probe.py": {"_attempt": 1, "probe": 1},  # one try's time; the end of the probe is theirs
     "pilot/items/coming.py": {"begin": 1},  # one node's; whatever it raises is noted
     "pilot/items/run.py": {"__init__": 1},  # what it raises comes to the job's thread

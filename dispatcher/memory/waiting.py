@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from msgspec import Struct
 
@@ -30,6 +31,8 @@ class Waiter(Struct, eq=False):
     worker_id: int
     woken: Signal
     hardware: Hardware | None = None
+    ahead: bool = False
+    """Its room is not free yet."""
 
     def takes(self, shape: Shape) -> bool:
         """Whether it has room for a job of this shape, and is the machine for it."""
@@ -66,8 +69,9 @@ class Hub:
     def __init__(self, shapes: Mapping[int, Shape]) -> None:
         self.seq = 0
         self._shapes = shapes
-        # In the order in which they came.
+        # By queue, in the order in which they came: those with free room, and those without.
         self._workers: defaultdict[str, dict[Waiter, None]] = defaultdict(dict)
+        self._ahead: defaultdict[str, dict[Waiter, None]] = defaultdict(dict)
         self._jobs: defaultdict[int, set[Signal]] = defaultdict(set)
         self._any: set[Signal] = set()
         self.flow = Flow()
@@ -91,22 +95,28 @@ class Hub:
         self._any = set()
 
     def waiting(self, queue: str) -> int:
-        """How many workers wait for a job of `queue`."""
+        """How many workers with free room wait for a job of `queue`."""
         return len(self._workers[queue])
 
     def expect_job(
-        self, queue: str, room: Room, worker_id: int = 0, hardware: Hardware | None = None
+        self,
+        queue: str,
+        room: Room,
+        worker_id: int = 0,
+        hardware: Hardware | None = None,
+        *,
+        ahead: bool = False,
     ) -> Waiter:
         """A waiter for the next job that fits; registered before looking, so that none is
-        missed."""
+        missed. `ahead`: woken only for what no worker with free room is woken for."""
         woken: Signal = asyncio.get_running_loop().create_future()
-        waiter = Waiter(queue, room, worker_id, woken, hardware)
-        self._workers[queue][waiter] = None
+        waiter = Waiter(queue, room, worker_id, woken, hardware, ahead)
+        self._line(waiter)[waiter] = None
         return waiter
 
     def forget(self, waiter: Waiter) -> None:
         """Stop waiting."""
-        self._workers[waiter.queue].pop(waiter, None)
+        self._line(waiter).pop(waiter, None)
 
     def expect_end(self, job_ids: Sequence[int]) -> Signal:
         """Done when one of the jobs has become final."""
@@ -125,12 +135,12 @@ class Hub:
 
     def wake(self, worker_id: int) -> None:
         """Let a worker that waits look again: it is to drain."""
-        for waiters in self._workers.values():
+        for waiters in self._lines():
             _release({waiter.woken for waiter in waiters if waiter.worker_id == worker_id})
 
     def wake_all(self) -> None:
         """Let everybody look again: at shutdown nobody may be kept waiting."""
-        for waiters in self._workers.values():
+        for waiters in self._lines():
             _release({waiter.woken for waiter in waiters})
         for signals in list(self._jobs.values()):
             _release(signals)
@@ -146,7 +156,7 @@ class Hub:
     @property
     def anybody(self) -> bool:
         """Whether a worker waits for a job."""
-        return any(self._workers.values())
+        return any(self._lines())
 
     def ready(self, queue: str, shape_id: int, jobs: int) -> None:
         """Wake workers that could take these jobs, one a job."""
@@ -154,17 +164,24 @@ class Hub:
         # Jobs of many sizes: whoever is woken may not have the room.
         if shape == LEAST:
             jobs = max(jobs, LOOKERS)
-        for name in [queue] if queue else list(self._workers):
-            waiters = self._workers[name]
-            for waiter in list(waiters):
-                if not jobs:
-                    return
-                # a shape that is not in the table yet was made by this very commit: let them look
-                if waiter.woken.done() or (shape is not None and not waiter.takes(shape)):
-                    continue
-                del waiters[waiter]
-                waiter.woken.set_result(None)
-                jobs -= 1
+        for line in (self._workers, self._ahead):
+            for waiters in [line[queue]] if queue else list(line.values()):
+                for waiter in list(waiters):
+                    if not jobs:
+                        return
+                    # A shape that is not in the table yet was made by this very commit: let them
+                    # look.
+                    if waiter.woken.done() or (shape is not None and not waiter.takes(shape)):
+                        continue
+                    del waiters[waiter]
+                    waiter.woken.set_result(None)
+                    jobs -= 1
+
+    def _line(self, waiter: Waiter) -> dict[Waiter, None]:
+        return (self._ahead if waiter.ahead else self._workers)[waiter.queue]
+
+    def _lines(self) -> Iterator[dict[Waiter, None]]:
+        return chain(self._workers.values(), self._ahead.values())
 
 
 def _release(signals: set[Signal]) -> None:

@@ -60,6 +60,7 @@ class Registration:
         now = self._state.now()
         worker = self._state.remember(worker_id, site, queue, ask.host, ask.total, now)
         worker.draining, worker.hardware = written.draining, ask.hardware
+        self._state.unserved.add(queue, worker_id)
         # what it lost it may have still: it says so with its first heartbeat
         worker.silent = written.lost or (before is not None and before.silent)
         token = self._mint(

@@ -23,6 +23,7 @@ from dispatcher.catalogue.settings import CatalogueSettings
 from dispatcher.events import WorkerChanged
 from dispatcher.memory.black_holes import Hosts
 from dispatcher.memory.leases import AwakeClock, Lease, Leases
+from dispatcher.memory.unserved import Unserved
 from dispatcher.memory.waiting import Hub, Signal
 from dispatcher.ports import Store, Tx
 from dispatcher.refusal import Rejected
@@ -132,6 +133,7 @@ class State:
         self.hub = Hub(self.shapes)
         self.leases = Leases()
         self.live: dict[int, LiveWorker] = {}
+        self.unserved = Unserved()
         self.losses = 0
         """How often workers were taken for lost: what was read of one before is not true any
         more."""
@@ -215,7 +217,8 @@ class State:
     def forget_worker(self, worker_id: int) -> None:
         """Drop a worker that has ended from memory. How long it may be silent is kept while it
         holds leases; `forget_lengths` drops that later."""
-        self.live.pop(worker_id, None)
+        if (worker := self.live.pop(worker_id, None)) is not None:
+            self.unserved.discard(worker.queue, worker_id)
         if not self.leases.busy(worker_id):
             self._forget_length(worker_id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -48,6 +49,10 @@ class Workers:
         )
         leased = await (self._awaited if ask.wait_s > 0 else self._at_once)(ask, worker)
         self._liveness.renew(worker)
+        # A worker that has ended meanwhile asks no more.
+        if not ask.ahead and self._state.live.get(worker.worker_id) is worker:
+            unserved = self._state.unserved
+            (unserved.discard if leased else unserved.add)(worker.queue, worker.worker_id)
         return m.RawAcquired(
             jobs=tuple(self._assigned(job, worker.worker_id) for job in leased),
             drain=worker.draining,
@@ -75,7 +80,7 @@ class Workers:
         leased: list[Leased] = []
         while not leased:
             waiter = self._state.hub.expect_job(
-                worker.queue, ask.room, worker.worker_id, worker.hardware
+                worker.queue, ask.room, worker.worker_id, worker.hardware, ahead=ask.ahead
             )
             worker.waits = waiter.woken
             try:
@@ -120,7 +125,7 @@ class Workers:
                 queue=worker.queue,
                 room=Room(cores=0) if full else ask.room,
                 count=ask.count,
-                suits=worker.suits,
+                suits=partial(self._suits_ahead, worker) if ask.ahead else worker.suits,
                 host=worker.host,
                 elsewhere=lambda shape: self._elsewhere(worker, shape),
                 busy=busy,
@@ -150,6 +155,20 @@ class Workers:
     def rehearse(self, tx: Tx) -> None:
         """Run the reads of a lease for one job a queue. Raises what would stop that queue."""
         queue.rehearse(tx, Memory(self._state.shapes, self._state.turns))
+
+    def _suits_ahead(self, worker: LiveWorker, shape: Shape) -> bool:
+        """Whether a worker may stage in a job of the shape ahead: nobody could begin it now."""
+        if not worker.suits(shape):
+            return False
+        found = map(self._state.live.get, self._state.unserved.first(worker.queue))
+        return not any(
+            other is not None
+            and other is not worker
+            and not other.draining
+            and shape.fits(other.room)
+            and other.suits(shape)
+            for other in found
+        )
 
     def _elsewhere(self, worker: LiveWorker, shape: Shape) -> bool:
         """Whether a worker on another node could run the shape."""

@@ -184,7 +184,11 @@ class Slots:
         try:
             while (placement := self._packer.holds(job)) is None:
                 job.check()
-                job.wakeup.wait()
+                if job.waits_until is None:
+                    job.wakeup.wait()
+                else:
+                    self._clock.wait(job.wakeup, job.waits_until - self._clock.monotonic())
+                    self._return_late(job, job.waits_until)
                 job.wakeup.clear()
             job.check()
             job.held = held(placement, self._clock.time())
@@ -297,6 +301,13 @@ class Slots:
             have = sum(shape.within(total) for _, total, _ in self._packer.nodes())
             what = f"it needs {shape.nodes} nodes, and the pilot has {have} such nodes"
             self._return(job, Code.RESOURCE_UNAVAILABLE, what)
+
+    def _return_late(self, job: Attempt, until: float) -> None:
+        """Let others have a job that was fetched ahead, if no slot has come by then."""
+        with self._lock:
+            if self._packer.holds(job) is None and self._clock.monotonic() >= until:
+                self._packer.remove(job)
+                self._return(job, Code.RESOURCE_UNAVAILABLE, "the jobs before it run on")
 
     def _return(self, job: Attempt, code: Code, what: str) -> None:
         """Stop a job that has not begun, so that it is given back."""

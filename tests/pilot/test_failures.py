@@ -216,7 +216,7 @@ def test_jobs_without_a_thread_are_given_back_and_the_pilot_drains_as_failed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_threads(monkeypatch, "job-")
-    server._take([assignment(1), assignment(2)])
+    server.take([assignment(1), assignment(2)])
     office: Any = server._kit.reporter
     assert [attempt.id[0] for attempt in office.released] == [1, 2]
     assert server.ending is Ending.FAILED
@@ -268,7 +268,7 @@ def test_an_attempt_that_cannot_even_be_reported_is_let_go(
         raise SystemExit
 
     monkeypatch.setattr(serve, "carry", fails)
-    server._take([assignment(1)])
+    server.take([assignment(1)])
     for thread in threading.enumerate():
         if thread.name.startswith("job-"):
             thread.join()
@@ -278,7 +278,7 @@ def test_an_attempt_that_cannot_even_be_reported_is_let_go(
 
 
 def carried(server: Server, number: int) -> None:
-    server._take([assignment(number)])
+    server.take([assignment(number)])
     for thread in threading.enumerate():
         if thread.name.startswith("job-"):
             thread.join()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import JobsQuery, Scope, WorkersQuery
@@ -176,6 +177,42 @@ async def test_what_is_leased_is_no_longer_free(b):
     await b.submit(job("wide", cores=16))
     assert await worker.acquire()  # it says that it has room: so it had, and has none now
     assert heard.room.cores == 0
+
+
+AHEAD = m.Acquire(request_id="next", room=BIG, ahead=True)
+
+
+@pytest.mark.parametrize("before", ["it asks", "it asks again"])
+async def test_nobody_stages_in_ahead_what_another_worker_could_begin(b, before):
+    busy, idle = await b.worker(), await b.worker()
+    if before == "it asks again":
+        assert await idle.acquire() == []
+    first, second, third = await b.submit(*(job(f"j{n}", cores=16) for n in range(3)))
+    assert [one.job_id for one in await busy.acquire()] == [first]
+    assert (await b.service.workers.acquire(AHEAD, busy.caller)).jobs == ()
+    assert [one.job_id for one in await idle.acquire()] == [second]
+    (ahead,) = (await b.service.workers.acquire(AHEAD, busy.caller)).jobs
+    assert ahead.job_id == third
+
+
+async def test_a_worker_that_has_ended_or_has_too_little_room_keeps_nobody_from_staging_in(b):
+    busy, gone, small = await b.worker(), await b.worker(), await b.worker()
+    await b.submit(job("one", cores=16), job("two", cores=16))
+    assert await busy.acquire()
+    await b.service.workers.bye(m.Bye(ending=Ending.DONE), gone.caller)
+    assert await small.acquire(room=Room(cores=1, memory_mb=1000, disk_mb=1000)) == []
+    assert (await b.service.workers.acquire(AHEAD, busy.caller)).jobs
+
+
+async def test_a_job_wakes_whoever_has_room_before_whoever_will_have_some(b):
+    busy, idle = await b.worker(), await b.worker()
+    early = asyncio.create_task(b.service.workers.acquire(replace(AHEAD, wait_s=20.0), busy.caller))
+    waiting = asyncio.create_task(idle.acquire(wait_s=20.0))
+    await eventually(lambda: b.service.hub.waiting("q"))
+    await b.submit()
+    assert await asyncio.wait_for(waiting, 5)
+    assert not early.done()
+    early.cancel()
 
 
 async def test_jobs_are_listed_by_name_or_by_how_it_begins_and_a_star_is_any(b):
