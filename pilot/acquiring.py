@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import gc
 import uuid
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -22,9 +22,6 @@ from ailurus.wire.client import Nonsense, Refused
 from pilot.kit import Kit
 from pilot.upstream.link import Dismissed, Link, backoff
 
-if TYPE_CHECKING:
-    from pilot.serve import Server, Terms
-
 # Answers in a row to one request that cannot be read: a proxy's hiccup passes sooner.
 MOST_NONSENSE = 5
 # How long the dispatcher holds an acquire: of an idle pilot, of a busy one, of one that prefetches.
@@ -32,6 +29,43 @@ IDLE_POLL_S, BUSY_POLL_S, AHEAD_POLL_S = 30.0, 5.0, 2.0
 SHORT_S = 300.0
 """A job to come is fetched behind jobs that run no longer, and waits here no longer for a slot:
 others may have one before. Longer ones gain little by it."""
+
+
+class Terms(Struct, frozen=True, kw_only=True):
+    """For how long, and for how many jobs."""
+
+    lifetime_s: float | None = None
+    idle_exit_s: float | None = None
+    max_jobs: int | None = None
+    empty_acquires: int | None = None
+    grace_s: float = 20.0
+
+
+class Taker(Protocol):
+    """Who takes the jobs, and knows when it is to end. All of it may be called by any thread."""
+
+    taken: int
+    """How many jobs it has taken so far."""
+    idle_since: float
+    """When its last job ended, by the monotonic clock."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether it takes no more jobs."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether jobs are there."""
+
+    def seconds_left(self) -> float | None:
+        """Seconds until payloads must end; None: there is no such time."""
+
+    def drain(self, why: str, ending: Ending = ...) -> None:
+        """Take no more jobs."""
+
+    def take(self, jobs: Iterable[m.Assignment], at_most_s: float | None = None) -> None:
+        """Carry jobs, which may wait for so long for their slots; None: for as long as it
+        takes."""
 
 
 class Vacancy(Struct, frozen=True):
@@ -47,8 +81,7 @@ class Vacancy(Struct, frozen=True):
 class Acquirer:
     """Asks, in a thread of its own, until the pilot drains."""
 
-    def __init__(self, kit: Kit, link: Link, terms: Terms, server: Server) -> None:
-        """`server` takes the jobs, and knows when it is to end."""
+    def __init__(self, kit: Kit, link: Link, terms: Terms, server: Taker) -> None:
         self._link, self._terms, self._server = link, terms, server
         self._slots, self._clock = kit.slots, kit.clock
         self._log = Log("pilot.acquiring")

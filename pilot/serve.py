@@ -16,7 +16,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.resources import Room
 from ailurus.protocol.worker import Ending
-from pilot.acquiring import Acquirer
+from pilot.acquiring import Acquirer, Terms
 from pilot.attempt import Attempt
 from pilot.blame import Target, job_error
 from pilot.flow import begun, carry
@@ -39,16 +39,6 @@ HANDLED_SIGNALS = frozenset({*SIGNALS, signal.SIGUSR2, NUDGE})
 REPORTING_S = 10.0
 # Jobs in a row that could not begin through this node's fault: it takes no more then.
 MOST_NODE_FAULTS = 3
-
-
-class Terms(Struct, frozen=True, kw_only=True):
-    """For how long, and for how many jobs."""
-
-    lifetime_s: float | None = None
-    idle_exit_s: float | None = None
-    max_jobs: int | None = None
-    empty_acquires: int | None = None
-    grace_s: float = 20.0
 
 
 class Served(Struct, frozen=True, kw_only=True):

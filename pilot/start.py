@@ -23,6 +23,7 @@ from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.dialect import detect_dialect
 from ailurus.wire.retry import Patience
 from pilot import own_directory
+from pilot.acquiring import Terms
 from pilot.clock import SYSTEM, Clock
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
@@ -38,7 +39,7 @@ from pilot.node.supervisor import Supervisor
 from pilot.options import Options
 from pilot.ports import Container, JobError, Transfer
 from pilot.process.spawner import GuardedSpawner
-from pilot.serve import Server, Terms, no_thread
+from pilot.serve import Server, no_thread
 from pilot.site import Site, SlotChoice, bounds_of, in_home, keep_apart
 from pilot.upstream.adoption import adopting
 from pilot.upstream.delegated import Delegation

@@ -10,8 +10,9 @@ from ailurus.loops import Loop
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.wire.client import Unreachable
+from pilot.acquiring import Terms
 from pilot.ports import JobError, ProcessEnd
-from pilot.serve import Server, Terms
+from pilot.serve import Server
 from tests.pilot.fakes import FakeSignals, World, assignment
 
 SILENT = Unreachable("no answer")

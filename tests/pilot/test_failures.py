@@ -23,6 +23,7 @@ from ailurus.protocol.messages import Assignment, Report
 from ailurus.protocol.resources import Resources
 from ailurus.protocol.worker import Ending
 from pilot import flow, serve
+from pilot.acquiring import Terms
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM
 from pilot.flow import carry
@@ -30,7 +31,7 @@ from pilot.node.local import LocalNode
 from pilot.node.slots import Slots
 from pilot.ports import JobError, ProcessEnd
 from pilot.run import Outcome
-from pilot.serve import HANDLED_SIGNALS, Server, Terms
+from pilot.serve import HANDLED_SIGNALS, Server
 from tests.pilot.attempts import attempt_of
 from tests.pilot.fakes import FakeContainer, FakeSpawner
 from tests.turns import named

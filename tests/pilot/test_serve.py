@@ -14,10 +14,11 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.worker import Ending
 from pilot import serve
+from pilot.acquiring import Terms
 from pilot.clock import SYSTEM
 from pilot.ports import JobError, ProcessSpec
 from pilot.process.signals import NUDGE
-from pilot.serve import Server, Terms
+from pilot.serve import Server
 from tests.pilot.fakes import Started, World
 from tests.pilot.serving import jobs, server_of
 
