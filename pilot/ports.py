@@ -106,11 +106,12 @@ class Lister(Protocol):
 
 
 @runtime_checkable
-class TakesToken(Protocol):
+class TakesUsers(Protocol):
     """A `Transfer` that can move files as a job's user."""
 
-    def with_token(self, token: str) -> Transfer:
-        """The same with that token in place of the site's."""
+    def as_user(self, token: str, proxy: str) -> Transfer:
+        """The same with that token and that X.509 proxy (PEM; blank: none) in place of the
+        site's. It has connections of its own, so it is kept for the files of a job."""
 
 
 class ToGet(Struct, frozen=True, kw_only=True):

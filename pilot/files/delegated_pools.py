@@ -18,10 +18,14 @@ _FILES = {
 _OF_THE_GRID = {CredentialKind.TOKEN, CredentialKind.PROXY}
 
 
-def token_of(given: tuple[Credential, ...]) -> str | None:
-    """The token that a user gave for the files that the pilot moves itself; None: there is none,
-    and they are moved as the site."""
-    return next((one.secret for one in given if one.kind is CredentialKind.TOKEN), None)
+def of_the_grid(given: tuple[Credential, ...]) -> tuple[str, str]:
+    """The token and the proxy that a user gave for the files that the pilot moves itself; both
+    blank: they are moved as the site."""
+    token, proxy = (
+        next((one.secret for one in given if one.kind is kind), "")
+        for kind in (CredentialKind.TOKEN, CredentialKind.PROXY)
+    )
+    return token, proxy
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import OutputFile
@@ -15,17 +16,19 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import Clock
 from pilot.files.at_once import at_once
-from pilot.files.delegated_pools import token_of
+from pilot.files.delegated_pools import of_the_grid
 from pilot.files.destinations import field_of
 from pilot.files.input_space import SharedSpace, Wanted, bounded
 from pilot.files.movers import compare
 from pilot.files.tries import pauses
-from pilot.ports import Check, Copied, JobError, TakesToken, Transfer
+from pilot.ports import Check, Copied, JobError, TakesUsers, Transfer
 from pilot.process.usage import charge
 from pilot.site import Bounds
 from pilot.workdir import Workdir
 
 T = TypeVar("T")
+_AsUser = tuple[tuple[str, str] | None, Transfer]
+"""Token and proxy, and what moves files with them; by URL scheme."""
 LARGE = 8 << 20
 """Bytes of a file that takes its time on any network."""
 
@@ -38,13 +41,23 @@ class InProcess:
     ) -> None:
         self._transfers, self._bounds = transfers, bounds
         self._parallel, self._clock = parallel, clock
+        # With connections that know a job's user, as long as that job is.
+        self._as_users: WeakKeyDictionary[Attempt, dict[str, _AsUser]] = WeakKeyDictionary()
 
     def transfer(self, attempt: Attempt, url: Url) -> Transfer:
         """What moves a job's files at `url`: as its user, where it brought a token. Raises
         JobError."""
         found = self._transfers(url.scheme)
-        token = token_of(attempt.credentials)
-        return found.with_token(token) if token and isinstance(found, TakesToken) else found
+        token, proxy = of_the_grid(attempt.credentials)
+        if not (token or proxy) or not isinstance(found, TakesUsers):
+            return found
+        kept = self._as_users.setdefault(attempt, {})
+        given, made = kept.get(url.scheme, (None, found))
+        if given != (token, proxy):
+            # The first of them, or one that has been renewed.
+            made = found.as_user(token, proxy)
+            kept[url.scheme] = (token, proxy), made
+        return made
 
     def fetch(self, attempt: Attempt, work: Workdir, wanted: Sequence[Wanted], left: int) -> int:
         """Bring files into the job's directory; those of undeclared size have `left` bytes. What

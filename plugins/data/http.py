@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,8 +19,9 @@ from ailurus.protocol.url import Url
 from ailurus.wire.watched import Forgotten, watching
 from pilot.ports import Check, Copied, Found, JobError
 from plugins.data.http_bodies import Copy, Measured, Version, pieces_of
-from plugins.data.http_errors import BrokeOff, Exists, NoParent, Unsupported, refused
-from plugins.data.http_servers import HEADERS, Servers
+from plugins.data.http_errors import BrokeOff, Exists, NoParent, Unsupported, broken, refused
+from plugins.data.http_identity import Identity, OfSite, OfUser
+from plugins.data.http_servers import HEADERS, Connections
 
 # Bytes of a body that is announced first: the receiver may be another.
 LARGE = 1 << 20
@@ -56,8 +58,10 @@ class Http:
 
         token_file: str = ""
         """A bearer token; read for each file."""
+        proxy: str = ""
+        """An X.509 proxy; a renewed one is used from the next file on."""
         token_for: tuple[str, ...] = ()
-        """Prefixes of URLs that get it. Left out: those of the site's outputs."""
+        """Prefixes of URLs that get them. Left out: those of the site's outputs."""
 
     def __init__(
         self,
@@ -69,22 +73,22 @@ class Http:
         **_: object,
     ) -> None:
         said = _said(options or {})
-        self._token_file = said.token_file
-        self._token_for = [Url.parse(prefix).web for prefix in said.token_for]
+        only = [Url.parse(prefix).web for prefix in said.token_for]
+        self._identity: Identity = OfSite(said.token_file, said.proxy, only)
         self._allow = [_plain(Url.parse(prefix).web) for prefix in http_allow]
-        self._given: str | None = None
-        self._servers = Servers(http_proxy, ca)
-        # Those that are asked for sums, see decision 0310.
-        self._summing = Servers(http_proxy, ca, taking_turns=True)
+        self._connect = partial(Connections.made, http_proxy, ca)
+        self._anonymous = self._connect()
+        # Those by the newest proxy.
+        self._known: tuple[str, Connections] | None = None
         # URLs of files that were sent whole, perhaps in vain.
         self._unanswered: set[str] = set()
         # And of those that may be there in part.
         self._partial: set[str] = set()
 
-    def with_token(self, token: str) -> Http:
-        """The same with a user's token, for all that the site lets jobs use by https."""
+    def as_user(self, token: str, proxy: str) -> Http:
+        """See `pilot.ports.TakesUsers`; for all that the site lets jobs use by https."""
         made = copy.copy(self)
-        vars(made)["_given"] = "".join(token.split())
+        vars(made).update(_identity=OfUser("".join(token.split()), proxy), _known=None)
         return made
 
     def allowed(self, url: Url) -> None:
@@ -348,51 +352,38 @@ class Http:
     ) -> urllib3.BaseHTTPResponse:
         """What one server answers, on whatever connection to it still holds. Raises JobError."""
         headers = {**HEADERS, **(more or {})}
-        servers = self._servers
+        connections = self._connections(url)
+        servers = connections.moving
         if sum_s is not None:
-            headers["Want-Digest"], servers = "adler32", self._summing
+            headers["Want-Digest"], servers = "adler32", connections.summing
         if isinstance(body, Measured):
             headers |= {"Content-Length": str(body.length), "If-None-Match": "*"}
-        if token := self._token(url):
+        if token := self._identity.token(url):
             headers["Authorization"] = f"Bearer {token}"
         while True:
             if isinstance(body, Measured):
                 body.rewind()
             try:
                 return servers.request(method, url, body, headers, sum_s)
-            except urllib3.exceptions.SSLError as error:
-                raise JobError(
-                    code,
-                    f"{url}: {error}",
-                    remedy="its authority can be named with the pilot's --ca or SSL_CERT_FILE",
-                ) from None
+            except AilurusError as error:
+                if isinstance(error, JobError):
+                    raise
+                raise JobError(code, f"{url}: {error.message}", remedy=error.remedy) from None
             except urllib3.exceptions.HTTPError as error:
                 if not isinstance(error.args[-1], Forgotten):
-                    raise BrokeOff(code, f"{url}: {error}") from None
+                    shown = connections is not self._anonymous
+                    raise broken(url, error, code, shown=shown) from None
                 if isinstance(body, Measured) and body.size == body.length:
                     self._unanswered.add(url.sent)
 
-    def _token(self, url: Url) -> str:
-        """The user's token, or the site's, for its own storage alone; never in the clear. Blank:
-        none. The site's is read each time, for it is renewed. Raises JobError."""
-        if url.scheme != "https":
-            return ""
-        if self._given is not None:
-            return self._given
-        if not self._token_file:
-            return ""
-        if not any(url.within(prefix) for prefix in self._token_for):
-            return ""
-        try:
-            with open(self._token_file, encoding="ascii") as file:  # noqa: PTH123 - for each file
-                return "".join(file.read().split())
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise JobError(
-                Code.SERVICE_UNAVAILABLE,
-                f"the site's token for {url} cannot be read: {why}",
-                remedy="look at storage.http.token_file of the site",
-            ) from None
+    def _connections(self, url: Url) -> Connections:
+        """To servers that know who asks, where there is a proxy for `url`. Raises JobError."""
+        if not (proxy := self._identity.proxy(url)):
+            return self._anonymous
+        known = self._known
+        if known is None or known[0] != proxy:
+            self._known = known = proxy, self._connect(proxy)
+        return known[1]
 
 
 def _finish(answer: urllib3.BaseHTTPResponse) -> None:

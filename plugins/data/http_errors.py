@@ -43,3 +43,16 @@ def refused(url: Url, status: int, code: Code) -> JobError:
     # 423: a server has not done with a try that broke off.
     passing = status in {202, 408, 416, 423, 425, 429} or status >= 500
     return JobError(code, f"{url}: HTTP {status}", transient=passing)
+
+
+def broken(url: Url, error: Exception, code: Code, *, shown: bool) -> JobError:
+    """The error of a connection that failed; `shown`: it is one by which we show a proxy. A server
+    that does not take that need not say so: most just close."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return JobError(
+            code,
+            f"{url}: {error}",
+            remedy="its authority can be named with the pilot's --ca or SSL_CERT_FILE",
+        )
+    remedy = "does its server take the proxy that is shown to it? It may have expired"
+    return BrokeOff(code, f"{url}: {error}", remedy=remedy if shown else "")

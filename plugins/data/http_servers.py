@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Mapping
 from functools import cached_property
 from queue import Queue
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import urllib3
@@ -15,6 +15,7 @@ from ailurus import __version__
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import verifying
 from ailurus.wire.watched import POOLS
+from plugins.data.http_identity import show
 
 HEADERS: Mapping[str, str] = {
     "User-Agent": f"ailurus/{__version__}",
@@ -40,10 +41,13 @@ _Key = tuple[str, str, int | None]
 class Servers:
     """The servers that files are moved from and to."""
 
-    def __init__(self, proxy: str = "", ca: str = "", *, taking_turns: bool = False) -> None:
-        """`taking_turns`: a server is asked by the connection that has rested longest."""
+    def __init__(
+        self, proxy: str = "", ca: str = "", shown: str = "", *, taking_turns: bool = False
+    ) -> None:
+        """`shown`: an X.509 proxy (PEM) for those that ask for a certificate. `taking_turns`: a
+        server is asked by the connection that has rested longest."""
         self._proxy = Url.parse(proxy) if proxy else None
-        self._ca, self._taking_turns = ca, taking_turns
+        self._ca, self._shown, self._taking_turns = ca, shown, taking_turns
         self._at_hand: dict[_Key, urllib3.HTTPConnectionPool] = {}
 
     @cached_property
@@ -52,8 +56,12 @@ class Servers:
 
     @cached_property
     def _secure(self) -> urllib3.PoolManager:
-        """Made when the first https file is moved: reading the authorities takes 20 ms."""
-        return self._made(verifying(self._ca))
+        """Made when the first https file is moved: reading the authorities takes 20 ms. Raises
+        AilurusError for a proxy that is none."""
+        context = verifying(self._ca)
+        if self._shown:
+            show(context, self._shown)
+        return self._made(context)
 
     def _made(self, context: ssl.SSLContext | None) -> urllib3.PoolManager:
         options: dict[str, Any] = {
@@ -84,7 +92,7 @@ class Servers:
     ) -> urllib3.BaseHTTPResponse:
         """The head of an answer, whose body is still to be read; a redirect is not followed.
         `silence_s`: how long the server may say nothing, if not `STALL_S`. Raises urllib3's
-        HTTPError, and what the check raises."""
+        HTTPError, AilurusError for a proxy that is none, and what the check raises."""
         how: dict[str, Any] = {"redirect": False, "preload_content": False}
         if silence_s is not None:
             how["timeout"] = urllib3.Timeout(connect=CONNECT_S, read=silence_s)
@@ -114,3 +122,21 @@ class Servers:
         for made in ("_plain", "_secure"):
             if made in vars(self):
                 vars(self)[made].clear()
+
+
+class Connections(NamedTuple):
+    """Of one identity."""
+
+    moving: Servers
+    summing: Servers
+    """By which sums are asked for, see decision 0310."""
+
+    @classmethod
+    def made(cls, proxy: str, ca: str, shown: str = "") -> Connections:
+        """As `Servers` says."""
+        return cls(Servers(proxy, ca, shown), Servers(proxy, ca, shown, taking_turns=True))
+
+    def clear(self) -> None:
+        """Close those that wait."""
+        self.moving.clear()
+        self.summing.clear()

@@ -87,7 +87,7 @@ class Plugins:
             # Rucio has named that server; redirects lead where the site allows.
             kind = plugins.load("data", plugin.name)
             own = {"token_for": [plugin.server] if plugin.own else [], **given}
-            if site.credentials.get("token_file"):
+            if site.credentials.get("token_file") or site.credentials.get("proxy"):
                 # To the server that Rucio has named, whosever it is.
                 own |= {"token_for": [plugin.server]}
             made = kind(

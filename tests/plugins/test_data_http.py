@@ -102,7 +102,7 @@ def test_f3_a_stall_ends(store, transfer: Http, into: int, monkeypatch) -> None:
     url = Url.parse(store.url + "/ok/stall")
     assert code_of(lambda: hasty.get(url, into, nothing, md5=False)) is Code.STAGE_IN_FAILED
     assert time.monotonic() - began < 2.5
-    hasty._servers.clear()
+    hasty._anonymous.clear()
 
 
 class NeverDone(Store):
@@ -221,11 +221,11 @@ def test_the_pilots_authority_is_believed_of_inputs_and_outputs(secure, into: in
         with pytest.raises(JobError, match="CERTIFICATE_VERIFY_FAILED") as refused:
             transfer.get(url, into, nothing, md5=False)
         assert "--ca" in refused.value.remedy
-        transfer._servers.clear()
+        transfer._anonymous.clear()
     with allowing(secure.url, ca=secure.ca) as transfer:
         assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
         transfer.put(into, Url.parse(f"{secure.url}/out"), nothing)
-        transfer._servers.clear()
+        transfer._anonymous.clear()
     assert secure.files["/out"] == DATA
 
 
@@ -235,7 +235,7 @@ def test_what_openssl_is_told_is_believed(secure, into: int, monkeypatch) -> Non
     with allowing(secure.url) as transfer:
         url = Url.parse(f"{secure.url}/data")
         assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
-        transfer._servers.clear()
+        transfer._anonymous.clear()
 
 
 @pytest.mark.field("A18")
@@ -251,7 +251,7 @@ def test_a_stop_reaches_a_silent_server_behind_tls(secure, into: int, monkeypatc
     with allowing(secure.url, ca=secure.ca) as transfer:
         url = Url.parse(f"{secure.url}/x")
         assert code_of(lambda: transfer.get(url, into, stop, md5=False)) is Code.KILLED_BY_SERVER
-        transfer._servers.clear()
+        transfer._anonymous.clear()
     gone.set()
 
 

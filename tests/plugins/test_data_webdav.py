@@ -112,8 +112,7 @@ def put(dav: type[Dav], tmp_path: Path, *names: str, **options: object) -> None:
             made.put(source, Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
     finally:
         os.close(source)
-        made._servers.clear()
-        made._summing.clear()
+        made._anonymous.clear()
 
 
 def test_missing_directories_are_made_beneath_what_the_site_allows(dav, tmp_path):
@@ -177,21 +176,20 @@ def test_a_users_token_goes_in_place_of_the_sites_and_no_further_than_it(dav, tm
     (tmp_path / "token").write_text("the site's")
     site = {"token_file": str(tmp_path / "token"), "token_for": [f"davs://{dav.at}"]}
     made = Http(http_allow=[f"davs://{dav.at}", "http://127.0.0.1/"], ca=dav.ca, options=site)
-    users = made.with_token("abc.def\n")
+    users = made.as_user("abc.def\n", "")
     (tmp_path / "out").write_bytes(b"result")
     with (tmp_path / "out").open("rb") as source:
         for name, one in (("theirs", users), ("ours", made)):
             one.put(source.fileno(), Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
     assert dav.tokens == ["Bearer abc.def", "Bearer thesite's"]
-    assert users._token(Url.parse("http://127.0.0.1/x")) == ""
-    made._servers.clear()
-    made._summing.clear()
+    assert users._identity.token(Url.parse("http://127.0.0.1/x")) == ""
+    made._anonymous.clear()
 
 
 def test_a_token_never_goes_in_the_clear(tmp_path):
     (tmp_path / "token").write_text("abc")
     made = Http(options={"token_file": str(tmp_path / "token"), "token_for": ["http://h/"]})
-    assert made._token(Url.parse("http://h/x")) == ""
+    assert made._identity.token(Url.parse("http://h/x")) == ""
 
 
 def test_a_token_that_is_missing_is_said_with_its_remedy(dav, tmp_path):

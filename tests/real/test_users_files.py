@@ -66,6 +66,38 @@ def test_files_of_a_users_token(xrootd, tmp_path, scheme):
     assert [path.read_text() for path in (place / "mine").iterdir()] == ["data"]
 
 
+@pytest.mark.parametrize("scheme", ["davs", "root"])
+def test_files_of_a_users_proxy_and_of_the_sites(xrootd, tmp_path, scheme):
+    if scheme == "root":
+        system_module("XRootD.client")
+    facts = xrootd.facts
+    at = f"{facts['proxy'][scheme]}/{tmp_path.name}"
+    place = Path(facts["store"], tmp_path.name)
+    place.mkdir()
+    place.chmod(0o777)
+    (place / "in").write_text("data")
+    own = tmp_path / "x509up"
+    own.touch(0o600)
+    own.write_text(xrootd.ask("proxy"), encoding="ascii")
+    site = {
+        "http_allow": [f"{facts['proxy']['davs']}/"],
+        "allow": [f"{facts['proxy']['root']}/"],
+        "http": {"proxy": str(own), "token_for": [f"{facts['proxy']['davs']}/"]},
+        "xrootd": {"proxy": str(own), "ca_dir": facts["ca_dir"], "ca": facts["ca_file"]},
+    }
+    with Rig(heartbeat_s=0.5, storage=site) as rig:
+        rig.pilot("--ca", facts["ca_file"])
+        keep(rig, "mine", xrootd.ask("proxy"))
+        keep(rig, "strangers", xrootd.ask("proxy", "stranger"))
+        mine, sites, strange = ended(
+            rig, job(at, "mine", "mine"), job(at, "sites"), job(at, "strange", "strangers")
+        )
+    assert mine.state == sites.state == JobState.FINISHED, (mine, sites)
+    assert strange.state == JobState.FAILED, strange
+    for name in ("mine", "sites"):
+        assert [path.read_text() for path in (place / name).iterdir()] == ["data"]
+
+
 def test_objects_of_a_users_keys(ceph, tmp_path):
     system_module("botocore")
     facts = ceph.facts
