@@ -29,7 +29,14 @@ from ailurus.protocol.states import (
 )
 from ailurus.protocol.worker import Ending
 from dispatcher.ports import Tx
-from dispatcher.rules import dependencies, item_verdicts, records, registrations, transitions
+from dispatcher.rules import (
+    dependencies,
+    item_records,
+    item_verdicts,
+    records,
+    registrations,
+    transitions,
+)
 from dispatcher.rules.records import JobRecord
 
 log = Log("queue")
@@ -184,6 +191,8 @@ def conclude(
         curve=curve,
         held=_encoded(report.held),
     )
+    if verdict.keeps is not None:
+        item_records.put(tx, verdict.keeps)
     if report.files:
         tx.many(
             "file.add",

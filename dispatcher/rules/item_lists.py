@@ -20,7 +20,7 @@ from ailurus.protocol.program import LONGEST_CHARACTER, LONGEST_IN_ALL
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_records, item_views, records
-from dispatcher.rules.item_records import ListRecord
+from dispatcher.rules.item_records import ListRecord, Redo
 
 MOST_UNUSED = 100
 """Lists of one owner that no job has named yet."""
@@ -297,10 +297,16 @@ def carry(tx: Tx, job_id: int, job: JobSpec, owner: str, retry_of: int | None) -
         items=payloads.count,
         needed=needed(job.goal, payloads.count),
         tries=job.item_attempts,
-        redo=int(bool(job.outputs or found.outputs)),
+        redo=_redo(job, found),
     )
     tx.run("list.use", list_id=found.list_id)
     tx.run("cluster.add_job", job_id=job_id, cluster_id=job_id)
+
+
+def _redo(job: JobSpec, found: ListRecord) -> Redo:
+    if job.outputs:
+        return Redo.ALL
+    return Redo.APART if found.outputs else Redo.NOTHING
 
 
 def _payloads(job: JobSpec) -> Payloads:
@@ -320,6 +326,8 @@ def _carry_on(tx: Tx, job_id: int, new_id: int) -> bool:
     base = cluster.base + before.attempt_nr + 1
     tx.run("cluster.move", cluster_id=cluster.cluster_id, job_id=new_id, base=base)
     tx.run("cluster.add_job", job_id=new_id, cluster_id=cluster.cluster_id)
+    if cluster.kept:
+        tx.run("file.inherit", job_id=new_id, of_job=job_id)
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from enum import IntEnum
 
 import msgspec
 from msgspec import Struct
@@ -12,6 +13,16 @@ from dispatcher.ports import Row, Tx
 
 _encode = msgspec.json.Encoder().encode
 _STATES = {state.value: state for state in ItemState}
+
+
+class Redo(IntEnum):
+    """Which outputs go with a lost attempt of a job of items, and with them what finished in it."""
+
+    NOTHING = 0
+    ALL = 1
+    """The job names outputs: they are of all of its items together."""
+    APART = 2
+    """Items alone name some: each has its own, so those of an attempt that stored them are kept."""
 
 
 class ListRecord(Struct, frozen=True):
@@ -40,7 +51,8 @@ class ClusterRecord(Struct, frozen=True):
     needed: int
     tries: int | None
     redo: int
-    """What finished goes with the attempt of the job in which it did, unless that is the last."""
+    """What finished goes with the attempt of the job in which it did, unless that is the last: see
+    `Redo`."""
     base: int
     """The mark of items that failed for good; attempt n of the job leases under base + n."""
     fresh: int
@@ -54,6 +66,8 @@ class ClusterRecord(Struct, frozen=True):
     """Whether it has found all that was left behind by those before it."""
     finishing: int
     """The mark under which an item finished last."""
+    kept: int
+    """What finished under a mark up to this one has its outputs in storage, and is never redone."""
     request: str
     request_nr: int
 
@@ -114,21 +128,16 @@ def page_in(
     tx: Tx, cluster_id: int, state: ItemState, mark: int, after: int, most: int
 ) -> list[ItemRecord]:
     """The same in a state, with a mark."""
-    return _paged(tx, "item.page_in", cluster_id, state, mark, after, most)
+    values = {"cluster_id": cluster_id, "in_state": state, "mark": mark}
+    return [_item(row) for row in tx.all("item.page_in", **values, after=after, most=most)]
 
 
 def page_before(
-    tx: Tx, cluster_id: int, state: ItemState, mark: int, after: int, most: int
+    tx: Tx, cluster_id: int, state: ItemState, mark: int, after: int, most: int, *, above: int = 0
 ) -> list[ItemRecord]:
-    """The same in a state, with a mark below that one."""
-    return _paged(tx, "item.page_before", cluster_id, state, mark, after, most)
-
-
-def _paged(
-    tx: Tx, statement: str, cluster_id: int, state: ItemState, mark: int, after: int, most: int
-) -> list[ItemRecord]:
-    values = {"cluster_id": cluster_id, "in_state": state, "mark": mark}
-    return [_item(row) for row in tx.all(statement, **values, after=after, most=most)]
+    """The same in a state, with a mark below that one and `above` another."""
+    values = {"cluster_id": cluster_id, "in_state": state, "mark": mark, "above": above}
+    return [_item(row) for row in tx.all("item.page_before", **values, after=after, most=most)]
 
 
 def slice_sizes(tx: Tx, list_id: int, index: int, last: int) -> Iterator[tuple[int, int]]:
@@ -156,6 +165,7 @@ def put(tx: Tx, cluster: ClusterRecord) -> None:
         held=cluster.held,
         swept=cluster.swept,
         finishing=cluster.finishing,
+        kept=cluster.kept,
         request=cluster.request,
         request_nr=cluster.request_nr,
     )

@@ -10,6 +10,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from dispatcher.ports import Tx
 from dispatcher.rules import item_records, items
+from dispatcher.rules.item_records import ClusterRecord, Redo
 from dispatcher.rules.records import JobRecord
 
 
@@ -21,6 +22,8 @@ class Judged(Struct, frozen=True):
     """An item finished in that attempt, and need not run again."""
     last: bool = False
     """No item is left for another attempt."""
+    keeps: ClusterRecord | None = None
+    """The items, once that report counts: the outputs of those that finished are in storage."""
 
 
 def judge(tx: Tx, job: JobRecord, report: m.Report) -> Judged:
@@ -30,14 +33,17 @@ def judge(tx: Tx, job: JobRecord, report: m.Report) -> Judged:
     if cluster is None or cluster.job_id != job.job_id:
         return Judged(report)
     mark = cluster.base + report.attempt_nr
-    progressed = cluster.finishing == mark and not cluster.redo
+    keeps = _keeping(cluster, mark) if report.finished else None
+    progressed = cluster.finishing == mark and (not cluster.redo or keeps is not None)
     over = items.settled(cluster, mark)
     if not over:
         if not report.finished:
             return Judged(report, progressed=progressed)
         left = cluster.items - cluster.ended
         said = f"{left} of its {cluster.items} payloads have not ended"
-        return Judged(_failed(report, Code.INTERNAL, said, transient=True), progressed=progressed)
+        failed = _failed(report, Code.INTERNAL, said, transient=True)
+        files = () if keeps is None else tuple(one for one in report.files if one.item is not None)
+        return Judged(replace(failed, files=files), progressed=progressed, keeps=keeps)
     if cluster.finished < cluster.needed:
         said = (
             f"{cluster.failed} of its {cluster.items} payloads failed, "
@@ -51,8 +57,15 @@ def judge(tx: Tx, job: JobRecord, report: m.Report) -> Judged:
             f"{job.job_id}.NUMBER --stream stderr` has what one wrote: mend what it says"
         )
         # What those that finished left is in storage, and no other attempt comes.
-        return Judged(replace(failed, remedy=remedy, files=report.files), last=True)
-    return Judged(report)
+        return Judged(replace(failed, remedy=remedy, files=report.files), last=True, keeps=keeps)
+    return Judged(report, keeps=keeps)
+
+
+def _keeping(cluster: ClusterRecord, mark: int) -> ClusterRecord | None:
+    """The items of a job whose pilot has stored the outputs of all that finished in the attempt of
+    that mark; None: they belong to the job, or more than these count as finished."""
+    found = cluster.mark == mark and cluster.swept == 1
+    return replace(cluster, kept=mark) if cluster.redo == Redo.APART and found else None
 
 
 def _failed(report: m.Report, code: Code, said: str, *, transient: bool) -> m.Report:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -14,7 +16,7 @@ from ailurus.protocol.item import ItemSpec, ItemState
 from ailurus.protocol.states import FINAL
 from dispatcher.ports import Tx
 from dispatcher.rules import item_records, items, records, views
-from dispatcher.rules.item_records import ClusterRecord, ItemRecord
+from dispatcher.rules.item_records import ClusterRecord, ItemRecord, Redo
 from dispatcher.rules.records import JobRecord
 
 S = ItemState
@@ -101,12 +103,15 @@ def _ranges(job: JobRecord, cluster: ClusterRecord, state: ItemState) -> list[tu
     """Where rows of items lie that stand in a state: how to read them, what is stored, the mark."""
     at, before = item_records.page_in, item_records.page_before
     held = (S.LEASED, S.RUNNING)
-    stale = [(before, one, cluster.mark + 1) for one in held]
+    stale: list[tuple[Any, ItemState, int]] = [(before, one, cluster.mark + 1) for one in held]
     stale += [(at, S.WAITING, 0), (before, S.FAILED, cluster.base)]
     if cluster.redo:
-        stale.append((before, S.FINISHED, cluster.mark))
+        stale.append((partial(before, above=cluster.kept), S.FINISHED, cluster.mark))
     if state is S.FINISHED:
-        return [(at, state, cluster.mark if cluster.redo else 0)]
+        if not cluster.redo:
+            return [(at, state, 0)]
+        since = [(at, state, cluster.mark)] if cluster.mark > cluster.kept else []
+        return [(before, state, cluster.kept + 1), *since]
     if state is S.FAILED:
         return [(at, state, cluster.base)]
     if state in held:
@@ -167,7 +172,7 @@ def reason(item: ItemRecord, cluster: ClusterRecord, job: JobRecord) -> tuple[st
         return f"it finished{where} in attempt {item.attempt}", ""
     if item.state is S.FAILED:
         said = item.diagnosis or f"exit code {item.exit_code}"
-        again = "all payloads" if cluster.redo else "what failed"
+        again = "all payloads" if cluster.redo == Redo.ALL else "what failed"
         return (
             f"it failed{where} in attempt {item.attempt}, which was its last: {said}",
             f"dispatcher retry {job.job_id} runs {again} again, once the job has ended",

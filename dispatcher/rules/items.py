@@ -81,7 +81,7 @@ def seen(item: ItemRecord, cluster: ClusterRecord, job: JobRecord) -> ItemRecord
         state = S.WAITING
     if state in HELD_ITEM and item.mark != current(cluster, job):
         state = S.WAITING
-    if state is S.FINISHED and cluster.redo and item.mark < cluster.mark:
+    if state is S.FINISHED and cluster.redo and cluster.kept < item.mark < cluster.mark:
         state = S.WAITING
     if job.state in FINAL and state not in FINAL_ITEM:
         state = S.CANCELLED
@@ -252,14 +252,14 @@ def _held(tx: Tx, cluster: ClusterRecord, mark: int) -> Iterator[ItemRecord]:
 
 def _sweep(tx: Tx, cluster: ClusterRecord) -> ClusterRecord:
     """Let some items wait that are left of attempts which are over."""
-    stale = [(state, cluster.mark, ItemChange.RETURN) for state in sorted(HELD_ITEM)]
-    stale.append((S.FAILED, cluster.base, ItemChange.AGAIN))
+    stale = [(state, 0, cluster.mark, ItemChange.RETURN) for state in sorted(HELD_ITEM)]
+    stale.append((S.FAILED, 0, cluster.base, ItemChange.AGAIN))
     if cluster.redo:
-        stale.append((S.FINISHED, cluster.mark, ItemChange.REDO))
+        stale.append((S.FINISHED, cluster.kept, cluster.mark, ItemChange.REDO))
     rows: list[dict[str, Any]] = []
-    for state, mark, change in stale:
+    for state, above, mark, change in stale:
         left = TOGETHER - len(rows)
-        found = item_records.page_before(tx, cluster.cluster_id, state, mark, -1, left)
+        found = item_records.page_before(tx, cluster.cluster_id, state, mark, -1, left, above=above)
         again = change is ItemChange.AGAIN
         rows += [
             {

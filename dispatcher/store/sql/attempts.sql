@@ -151,6 +151,13 @@ insert into file (job_id, name, url, size, adler32, md5, item) values (:job_id, 
     on conflict (job_id, name) do update set url = :url, size = :size, adler32 = :adler32,
     md5 = :md5, item = :item
 
+-- name: file.inherit
+-- Outputs that the items of a job have left, for the job that goes on with the items.
+-- writes: file
+insert into file (job_id, name, url, size, adler32, md5, item)
+    select :job_id, name, url, size, adler32, md5, item from file
+    where job_id = :of_job and item is not null
+
 -- name: file.of_job
 -- The outputs of a job.
 -- owner: checked by reason

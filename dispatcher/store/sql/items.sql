@@ -94,7 +94,7 @@ insert into cluster_job (job_id, cluster_id) values (:job_id, :cluster_id)
 -- reads: cluster, cluster_job
 -- locks: cluster
 select cluster.cluster_id, cluster.job_id, list_id, items, needed, tries, redo, base, fresh, finished,
-    failed, mark, held, swept, finishing, request, request_nr
+    failed, mark, held, swept, finishing, kept, request, request_nr
     from cluster_job join cluster on cluster.cluster_id = cluster_job.cluster_id
     where cluster_job.job_id = :of_job
 
@@ -102,7 +102,7 @@ select cluster.cluster_id, cluster.job_id, list_id, items, needed, tries, redo, 
 -- How far the items of a job are.
 -- writes: cluster
 update cluster set fresh = :fresh, finished = :finished, failed = :failed, mark = :mark, held = :held,
-    swept = :swept, finishing = :finishing, request = :request, request_nr = :request_nr
+    swept = :swept, finishing = :finishing, kept = :kept, request = :request, request_nr = :request_nr
     where cluster_id = :cluster_id
 
 -- name: cluster.move
@@ -175,10 +175,10 @@ select {item_columns} from item where cluster_id = :cluster_id and state = :in_s
     and idx > :after order by idx limit :most
 
 -- name: item.page_before
--- The same of those with a mark below this: an attempt that is over had them.
+-- The same of those with a mark below this and above another: an attempt that is over had them.
 -- reads: item
 select {item_columns} from item where cluster_id = :cluster_id and state = :in_state
-    and mark > 0 and mark < :mark and idx > :after order by idx limit :most
+    and mark > :above and mark < :mark and idx > :after order by idx limit :most
 
 -- name: item.count_in
 -- How many items of a job are in a state, with a mark.

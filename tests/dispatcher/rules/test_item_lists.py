@@ -166,7 +166,7 @@ async def test_what_finished_items_left_is_the_users_also_if_the_goal_was_missed
         await b.service.items.item(ItemQuery(index=nr), ALICE, job_id=job_id) for nr in range(2)
     ]
     assert [file.name for file in own.files] == ["a0"]
-    assert failed.remedy.startswith(f"dispatcher retry {job_id} runs all payloads again")
+    assert failed.remedy.startswith(f"dispatcher retry {job_id} runs what failed again")
 
 
 def item_end(nr: int) -> m.ItemEnd:

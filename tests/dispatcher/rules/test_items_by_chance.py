@@ -9,9 +9,11 @@ from collections import Counter
 import pytest
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.api import NoQuery
 from ailurus.protocol.item import ItemOutcome, ItemState
+from ailurus.protocol.job import OutputFile
 from ailurus.protocol.states import FINAL, JobState
-from tests.dispatcher.helpers import ALICE
+from tests.dispatcher.helpers import ALICE, job
 
 FOREVER = 2**40
 COUNT, NEEDED = 40, 30
@@ -21,15 +23,18 @@ OUTCOMES = [*[ItemOutcome.FINISHED] * 4, *ItemOutcome]
 class Run:
     """A job of items, whoever has it now, and all news that were ever told."""
 
-    def __init__(self, b, chance: random.Random) -> None:
-        self.b, self.chance = b, chance
+    def __init__(self, b, chance: random.Random, outputs: bool) -> None:
+        self.b, self.chance, self.outputs = b, chance, outputs
         self.told: list[tuple[object, object, m.ItemEnd]] = []
         self.holders: list[tuple[object, object, list[m.RawItemLease]]] = []
         self.finished: set[int] = set()
         self.job_id = 0
 
     async def start(self) -> None:
-        self.job_id = await self.b.carrying(COUNT, goal=str(NEEDED), item_attempts=3)
+        outputs = (OutputFile(name="{item}*.root"),) if self.outputs else ()
+        payloads = await self.b.upload(COUNT, outputs=outputs)
+        spec = job(payloads=payloads, goal=str(NEEDED), item_attempts=3)
+        (self.job_id,) = await self.b.submit(spec)
 
     async def acquire(self) -> None:
         worker = await self.b.worker()
@@ -64,17 +69,30 @@ class Run:
     async def _report(self, worker, one, *, settled: bool) -> None:
         state = await self.b.state(self.job_id)
         if settled and state not in FINAL:
-            await worker.report(one)
+            await worker.report(one, files=self._left(worker, one))
             counts = await self.b.counts(self.job_id)
             finished = counts.finished >= NEEDED
             wanted = JobState.FINISHED if finished else JobState.FAILED
             assert await self.b.state(self.job_id) is wanted
             assert counts.finished + counts.failed == COUNT
 
+    def _left(self, worker, one) -> tuple[m.DoneFile, ...]:
+        """What its pilot has stored: of all items that finished there."""
+        if not self.outputs:
+            return ()
+        mine = [end for who, what, end in self.told if (who, what) == (worker, one)]
+        return tuple(
+            m.DoneFile(
+                name=f"{nr}.root", url=f"file:///s/{nr}", size=1, adler32="00620062", item=nr
+            )
+            for nr in {end.index for end in mine if end.outcome is ItemOutcome.FINISHED}
+        )
+
     async def late(self) -> None:
         """Somebody who had it before tells what it still has, or something once more."""
         worker, one, held = self.chance.choice(self.holders)
         ends = [self._end(item) for item in held[:3]]
+        self.told += [(worker, one, end) for end in ends]
         ends += [end for who, _, end in self.told if who is worker][:3]
         await worker.exchange(one, ended=tuple(ends))
 
@@ -94,18 +112,22 @@ class Run:
             assert getattr(counts, state) == found[state]
             page = (await self.b.items(self.job_id, state=state, limit=1000)).items
             assert [one.index for one in page] == [r.index for r in rows if r.state is state]
-        # Nobody takes back what has finished.
         done = {row.index for row in rows if row.state is ItemState.FINISHED}
-        assert self.finished <= done
+        shown = await self.b.service.users.show(NoQuery(), ALICE, job_id=self.job_id)
+        state = shown.row.state
+        # Nobody takes back what has finished, and whose outputs are there.
+        kept = {file.item for file in shown.files} if self.outputs else self.finished
+        assert kept <= done
+        if self.outputs and state is JobState.FINISHED:
+            assert kept == done
         self.finished = done
-        state = await self.b.state(self.job_id)
         assert (state is JobState.FINISHED) <= (counts.finished >= NEEDED)
 
 
-@pytest.mark.parametrize("seed", range(6))
-async def test_each_item_finishes_at_most_once_and_the_job_ends_by_its_rule(b, seed):
+@pytest.mark.parametrize(("seed", "outputs"), [(seed, seed > 3) for seed in range(7)])
+async def test_each_item_finishes_at_most_once_and_the_job_ends_by_its_rule(b, seed, outputs):
     chance = random.Random(seed)
-    run = Run(b, chance)
+    run = Run(b, chance, outputs)
     await run.start()
     await run.acquire()
     for _ in range(150):
