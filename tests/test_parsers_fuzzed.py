@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ailurus.protocol import messages as m
-from ailurus.protocol import panda, units
+from ailurus.protocol import panda, query_text, units
 from ailurus.protocol.errors import AilurusError
 from dispatcher.cli.jobfile import JobFiles
 from dispatcher.door import http
@@ -77,6 +77,10 @@ CASES = {
     "array tasks": (commands.tasks, ["1-3,7", "[1-10%2]", "0", "1,2,3-5:2"]),
     "size in bytes": (units.size_bytes, ["4GiB", "500M", "1.5T", "12"]),
     "size in MB": (units.size_mb, ["4GiB", "500M", "1.5T", "12"]),
+    "query": (
+        query_text.parse,
+        ['state:failed (age<2h or not label:a=b,"c") text:"disk full"', "id:3-9 sweep* code!=7,8"],
+    ),
     "duration": (units.duration_s, ["90m", "1-12:00:00", "12:00:00", "1.5h"]),
 }
 
