@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
 
+from ailurus.protocol.query import Query
 from ailurus.tasks import Tasks
 from dispatcher.events import Entry, Event
 
@@ -65,6 +66,10 @@ class Tx(Protocol):
 
     def all(self, query: str, **values: Any) -> list[Row]:
         """All rows."""
+
+    def search(self, query: str, wanted: Query, now: float, **values: Any) -> list[Row]:
+        """All rows of a statement of `search.sql`, of the jobs that match `wanted` at the time
+        `now`."""
 
     def run(self, query: str, **values: Any) -> None:
         """A statement without an answer; what is wrong with it may be raised at a later one."""

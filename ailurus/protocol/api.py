@@ -45,9 +45,11 @@ class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """A route without query parameters."""
 
 
-class JobsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which jobs to list, newest first."""
+class Filter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which jobs are meant: those that match all that is said."""
 
+    # In the language of `ailurus.protocol.query_text`; the fields below say a part of it each.
+    query: Annotated[str, Meta(max_length=2000)] = ""
     # Comma-separated states.
     state: Annotated[str, Meta(max_length=200)] = ""
     queue: Annotated[str, Meta(max_length=200)] = ""
@@ -57,6 +59,11 @@ class JobsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     code: Annotated[int, Meta(ge=0)] | None = None
     # The `kind` of a `FailureRow`: its jobs.
     kind: Whole | None = None
+
+
+class JobsQuery(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which jobs to list, newest first."""
+
     before: Whole | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
 
@@ -187,6 +194,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("submit", P, "/jobs", Scope.CREATE, m.Submit, m.Submitted, "Submit jobs"),
     Route("jobs", G, "/jobs", Scope.READ, JobsQuery, m.JobPage, "List jobs, newest first"),
+    Route("count", G, "/jobs/count", Scope.READ, Filter, m.Counted, "How many jobs match"),
     Route("show", G, "/jobs/{job_id}", Scope.READ, NoQuery, m.JobDetail, "All about one job"),
     Route("why", G, "/jobs/{job_id}/why", Scope.READ, NoQuery, m.Why, "Why a job is where it is"),
     Route("log", G, "/jobs/{job_id}/log", Scope.READ, LogQuery, m.LogChunk, "A job's output, live"),

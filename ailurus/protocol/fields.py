@@ -61,6 +61,22 @@ Variable = Annotated[
 ]
 Value = Annotated[Text, Meta(max_length=131_000)]
 """The value of a variable. Linux gives no program a longer one."""
+LabelName = Annotated[
+    str,
+    Meta(
+        max_length=63,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*(?!\n)$",
+        description="letters, digits and _./-, with a letter or a digit first",
+    ),
+]
+LabelValue = Annotated[
+    str,
+    Meta(
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]*(?!\n)$",
+        description="one line of text",
+    ),
+]
 Adler32 = Annotated[
     str, Meta(pattern=r"^[0-9a-f]{8}(?!\n)$", description="8 hexadecimal digits, in lower case")
 ]

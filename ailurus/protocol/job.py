@@ -10,6 +10,8 @@ from ailurus.protocol.did import DidText, Scope
 from ailurus.protocol.fields import (
     Adler32,
     FileName,
+    LabelName,
+    LabelValue,
     Md5,
     Name,
     Positive,
@@ -135,6 +137,8 @@ class JobSpec(
     """What its files are moved with in place of the site's own credentials."""
     network: bool = False
     """Whether the payload may reach the network; a sandboxed one may not unless it asks."""
+    labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=20)] = {}
+    """What its user finds it by: `label:campaign=mc23`. No pilot gets them."""
     priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] = 0
     queue: QueueName = ""
     """Empty: offered to every queue that can run it."""

@@ -21,6 +21,8 @@ from ailurus.protocol.fields import (
     Adler32,
     FileName,
     Key,
+    LabelName,
+    LabelValue,
     Md5,
     Name,
     QueueName,
@@ -74,6 +76,8 @@ _ALLOWED = {
     for kind in (
         Name,
         FileName,
+        LabelName,
+        LabelValue,
         QueueName,
         Text,
         Variable,
@@ -149,10 +153,9 @@ def _job(entry: dict[str, Any], where: str, base: str) -> JobSpec:
     # YAML reads `goal: 3` and `N: 3` as numbers.
     if type(fields.get("goal")) is int:
         fields["goal"] = str(fields["goal"])
-    if isinstance(fields.get("environment"), Mapping):
-        fields["environment"] = {
-            k: v if isinstance(v, str) else str(v) for k, v in fields["environment"].items()
-        }
+    for kind in ("environment", "labels"):
+        if isinstance(texts := fields.get(kind), Mapping):
+            fields[kind] = {k: v if isinstance(v, str) else str(v) for k, v in texts.items()}
     fields |= machine_file.read(fields, where)
     if "launcher" in fields:
         at = f"{where}.launcher"

@@ -169,6 +169,10 @@ class Client:
         """List jobs, newest first."""
         return self.call("jobs", query or api.JobsQuery(), answer=m.JobPage)
 
+    def count(self, which: api.Filter) -> m.Counted:
+        """How many jobs match."""
+        return self.call("count", which, answer=m.Counted)
+
     def show(self, job_id: int) -> m.JobDetail:
         """All that is known about one job."""
         return self.call("show", answer=m.JobDetail, job_id=job_id)

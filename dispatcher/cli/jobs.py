@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ailurus.output import Output, ago
 from dispatcher.cli import selection
 from dispatcher.cli.connection import connect
+from dispatcher.cli.exits import USAGE, CommandError
 
 if TYPE_CHECKING:
     from ailurus.protocol.messages import JobRow
@@ -28,6 +29,9 @@ CSV = (
 
 
 def arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "words", nargs="*", metavar="QUERY", help="as in `state:failed 'age<2h'`: docs/query.md"
+    )
     selection.filters(parser)
     parser.add_argument("--csv", action="store_true", help="for a spreadsheet; times in RFC 3339")
     parser.add_argument(
@@ -39,6 +43,10 @@ def main(args: Namespace, out: Output) -> int:
     """Ask for as many pages as the limit needs."""
     from ailurus.protocol.messages import JobPage
 
+    if args.words and args.query is not None:
+        raise CommandError(USAGE, "two queries", remedy="say it in one")
+    if args.words:
+        args.query = " ".join(args.words)
     rows, before = selection.listed(connect(args), args, args.limit)
     if args.csv:
         out.csv(CSV, (_cells(row) for row in rows))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PAGE = 1000
 AT_ONCE = 100_000
 """Jobs that one request may name."""
-_FILTERS = ("state", "queue", "name", "user", "code", "kind")
+_FILTERS = ("query", "state", "queue", "name", "user", "code", "kind")
 
 
 class _Number(Struct):
@@ -32,6 +32,9 @@ class _Number(Struct):
 
 def filters(parser: ArgumentParser) -> None:
     """Options that say which jobs to list."""
+    parser.add_argument(
+        "--query", metavar="TEXT", help="as in `state:failed age<2h`: docs/query.md"
+    )
     parser.add_argument("--state", metavar="S[,S]", help="only in these states")
     parser.add_argument("--queue", help="only of this queue")
     parser.add_argument("--name", help="only of this name; a final * stands for any end")
@@ -103,7 +106,8 @@ def chosen(
     if ids:
         _show_numbers(ids, out)
         return []
-    args.state = args.state or ",".join(states)
+    if args.state is None and not _speaks_of_state(args.query or ""):
+        args.state = ",".join(states)
     rows, more = listed(client, args, AT_ONCE)
     if not rows:
         raise CommandError(
@@ -118,6 +122,14 @@ def chosen(
     if args.dry_run or not (args.yes or _agreed(f"{verb} {many} jobs{whose}")):
         return []
     return sorted(row.job_id for row in rows)
+
+
+def _speaks_of_state(text: str) -> bool:
+    """Whether a query says itself which states it means. Raises AilurusError."""
+    from ailurus.protocol.query import fields_of
+    from ailurus.protocol.query_text import parse
+
+    return "state" in fields_of(parse(text))
 
 
 def _show_numbers(ids: Sequence[int], out: Output) -> None:

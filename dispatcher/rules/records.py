@@ -309,6 +309,11 @@ def find_body(tx: Tx, job_id: int) -> BodyRecord | None:
     return None if row is None else BodyRecord(*row)
 
 
+def labels(tx: Tx, job_id: int) -> dict[str, str]:
+    """What its user wrote on a job."""
+    return dict(tx.all("label.of_job", job_id=job_id))
+
+
 def files_of_parents(tx: Tx, job_id: int) -> dict[str, MadeFile]:
     """What the jobs that a job depends on have made, by name."""
     return {

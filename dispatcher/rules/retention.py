@@ -31,7 +31,9 @@ def detail(tx: Tx, job: StoredJob) -> m.JobDetail:
     retry_of, retry_by, _ = tx.one("retry.made", new_id=job_id) or (None, "", None)
     return m.JobDetail(
         row=job.row,
-        spec=specs.specification(tx, job_id, job.row.name),
+        spec=replace(
+            specs.specification(tx, job_id, job.row.name), labels=records.labels(tx, job_id)
+        ),
         attempts=tuple(views.attempts(tx, job_id)),
         files=tuple(views.files(tx, job_id)),
         parents=tuple(parent for parent, _ in records.parents(tx, job_id)),
@@ -100,5 +102,5 @@ def _move(tx: Tx, job_ids: list[int]) -> None:
     ids = _encode(job_ids).decode()
     tx.run("failure.less", ids=ids)
     tx.run("registration.drop", ids=ids)
-    for what in ("log", "file", "attempt", "body", "parent", "sized", "tail", "job"):
+    for what in ("log", "file", "attempt", "body", "label", "parent", "sized", "tail", "job"):
         tx.run(f"old.drop_{what}", ids=ids)

@@ -100,9 +100,11 @@ def prepare(jobs: Sequence[JobSpec]) -> list[Prepared]:
 
 
 def prepared(spec: JobSpec, after: tuple[int, ...] = ()) -> Prepared:
-    """Encode one specification as it will be sent to a pilot. `after`: as in `Prepared`."""
+    """Encode one specification as it will be sent to a pilot: without its labels, which an earlier
+    one does not know. `after`: as in `Prepared`."""
     wants = sum(not file.url for file in spec.inputs)
-    return Prepared(spec, _encode(spec), shape_of(spec), wants, after)
+    sent = replace(spec, labels={}) if spec.labels else spec
+    return Prepared(spec, _encode(sent), shape_of(spec), wants, after)
 
 
 def check_links(jobs: Sequence[JobSpec]) -> None:
@@ -126,6 +128,9 @@ def digest_of(jobs: Sequence[Prepared]) -> str:
     # All together would be a copy of them.
     for at in range(0, len(jobs), 100):
         digest.update(b"\n" * (at > 0) + b"\n".join(job.body for job in jobs[at : at + 100]))
+    for nr, job in enumerate(jobs):
+        if job.spec.labels:
+            digest.update(_encode((nr, sorted(job.spec.labels.items()))))
     return digest.hexdigest()
 
 
@@ -226,6 +231,14 @@ def add(
     ]
     transitions.define(tx, new, owner=owner)
     tx.many("body.add", new)
+    tx.many(
+        "label.add",
+        (
+            {"job_id": job_id, "name": name, "value": value}
+            for job_id, job in enumerate(jobs, start=first)
+            for name, value in job.spec.labels.items()
+        ),
+    )
     mixed = {number for number in {row["shape_id"] for row in new} if lanes.mixed(number)}
     if mixed:
         sized = (
@@ -359,7 +372,7 @@ def clear(tx: Tx, first: int, last: int) -> None:
     """Forget some jobs of such a request, with what they wait for."""
     for group in records.defined(tx, first, last):
         tx.count(group.queue, group.shape_id, FIRST, -group.n, group.owner)
-    for table in ("job", "body", "parent", "retry", "sized"):
+    for table in ("job", "body", "label", "parent", "retry", "sized"):
         tx.run(f"{table}.drop_range", first=first, last=last)
 
 

@@ -13,6 +13,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
+from ailurus.protocol.query import Query
 from ailurus.protocol.resources import Room
 from ailurus.protocol.shown import shown
 from ailurus.protocol.states import AttemptState, JobState
@@ -49,9 +50,9 @@ def find_job(tx: Tx, job_id: int) -> StoredJob | None:
     return StoredJob(_job(columns), activated)
 
 
-def jobs(tx: Tx, page: str, **values: Any) -> list[m.JobRow]:
-    """The jobs of a page, `job.page` or one like it."""
-    return [_job(row) for row in tx.all(page, **values)]
+def jobs(tx: Tx, page: str, wanted: Query, now: float, **values: Any) -> list[m.JobRow]:
+    """The jobs of a page, `job.page` or one like it, that match a query."""
+    return [_job(row) for row in tx.search(page, wanted, now, **values)]
 
 
 def _job(columns: Sequence[Any]) -> m.JobRow:

@@ -1,4 +1,4 @@
-"""Pages of jobs, newest first, read in slices of their ids.
+"""Searches for jobs, read in slices of their ids, newest first.
 
 Whatever is searched for, a slice holds a reader for about `SLICE_S`. A user has one search at a
 time, and all searches together leave a reader free.
@@ -9,15 +9,19 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
+from msgspec import Struct
+
+from ailurus.protocol import messages as m
 from ailurus.protocol.messages import JobRow
-from ailurus.protocol.states import WITH_WORKER, JobState
 from dispatcher.ports import Store, Tx
-from dispatcher.rules import records, views
+from dispatcher.rules import records, searches
+from dispatcher.rules.searches import Wanted
 
 # Ids of the first slice: most lists end there.
 FIRST = 2_000
@@ -26,46 +30,97 @@ WIDEST = 1_000_000
 SLICE_S = 0.02
 # After so long a page is handed over as far as it is.
 SEARCH_S = 2.0
+# Owners that a count names.
+OWNERS = 5
+T = TypeVar("T")
+
+
+class _Slice(Struct, frozen=True):
+    """What a slice of ids held."""
+
+    found: Any
+    least: int
+    """The least of its ids."""
+    end: int
+    """The least id that there is to look at."""
+    last: int
+    """The greatest id of all jobs."""
 
 
 class Searches:
-    """Reads pages of jobs, a slice at a time, for one user after the other."""
+    """Searches for one user after the other."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._slice = asyncio.Semaphore(1)
         self._users: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def page(
-        self, subject: str, wanted: Sequence[JobState], values: Mapping[str, Any]
-    ) -> tuple[list[JobRow], int | None]:
-        """Up to `most` jobs and where the page after them begins, if there may be one.
-        A page may have fewer rows, or none, and yet be followed by others."""
-        lock = self._users.setdefault(subject, asyncio.Lock())
-        async with lock:
-            return await self._page(wanted, values)
-
-    async def _page(
-        self, wanted: Sequence[JobState], values: Mapping[str, Any]
-    ) -> tuple[list[JobRow], int | None]:
-        most, before, width = values["most"], values["before"], FIRST
-        ends = time.monotonic() + SEARCH_S
+    async def page(self, subject: str, search: Wanted, before: int, most: int) -> m.JobPage:
+        """Up to `most` jobs below the id `before`, and where the page after them begins, if there
+        may be one. A page may have fewer rows, or none, and yet be followed by others."""
         jobs: list[JobRow] = []
+
+        def look(tx: Tx, values: dict[str, Any]) -> list[JobRow]:
+            return _rows(tx, search, {**values, "most": most - len(jobs)})
+
+        async with self._users.setdefault(subject, asyncio.Lock()):
+            ends = time.monotonic() + SEARCH_S
+            async for part in self._slices(search, before, look):
+                jobs += part.found
+                if len(jobs) == most:
+                    return m.JobPage(jobs=tuple(jobs), next=jobs[-1].job_id)
+                if part.least > part.end and time.monotonic() > ends:
+                    return m.JobPage(jobs=tuple(jobs), next=part.least, cut=True)
+        return m.JobPage(jobs=tuple(jobs))
+
+    async def count(self, subject: str, search: Wanted) -> m.Counted:
+        """How many jobs match, as far as the time allows."""
+        states: Counter[str] = Counter()
+        users: Counter[str] = Counter()
+        last, cut = 0, False
+
+        def look(tx: Tx, values: dict[str, Any]) -> list[tuple[str, str, int]]:
+            query, begins = searches.begins(tx, search)
+            return [
+                row for begin in begins for row in searches.count(tx, query, begin, search, values)
+            ]
+
+        async with self._users.setdefault(subject, asyncio.Lock()):
+            ends = time.monotonic() + SEARCH_S
+            async for part in self._slices(search, searches.BEYOND, look):
+                last = last or part.last
+                for owner, state, n in part.found:
+                    states[state] += n
+                    users[owner] += n
+                if part.least > part.end and time.monotonic() > ends:
+                    cut = True
+                    break
+        return m.Counted(
+            jobs=states.total(),
+            states=dict(states.most_common()),
+            users=dict(users.most_common(OWNERS)),
+            owners=len(users),
+            at=search.now,
+            last=max(0, last),
+            cut=cut,
+        )
+
+    async def _slices(
+        self, search: Wanted, before: int, look: Callable[[Tx, dict[str, Any]], Any]
+    ) -> AsyncIterator[_Slice]:
+        """What `look` finds in one slice after the other, downwards from `before`."""
+        before, width = min(before, search.before), FIRST
         while True:
-            part = {**values, "before": before, "most": most - len(jobs)}
             async with self._slice:
                 began = time.perf_counter()
-                found, before, least = await self._store.read(
-                    lambda tx, part=part, width=width: _slice(tx, wanted, part, width)  # type: ignore[misc]
+                part = await self._store.read(
+                    lambda tx, before=before, width=width: _slice(tx, search, before, width, look)  # type: ignore[misc]
                 )
                 took = time.perf_counter() - began
-            jobs += found
-            if len(jobs) == most:
-                return jobs, jobs[-1].job_id
-            if before <= least:
-                return jobs, None
-            if time.monotonic() > ends:
-                return jobs, before
+            yield part
+            before = part.least
+            if before <= part.end:
+                return
             if took > SLICE_S:
                 width = max(FIRST, width // 2)
             elif took < SLICE_S / 4:
@@ -73,33 +128,24 @@ class Searches:
 
 
 def _slice(
-    tx: Tx, wanted: Sequence[JobState], values: Mapping[str, Any], width: int
-) -> tuple[list[JobRow], int, int]:
-    """The rows among the `width` ids below `before`; the least of these ids; the least id of all
-    jobs."""
+    tx: Tx, search: Wanted, before: int, width: int, look: Callable[[Tx, dict[str, Any]], Any]
+) -> _Slice:
+    """What is among the `width` ids below `before`."""
     least, last = records.job_range(tx)
-    before = min(values["before"], last + 1)
-    held = [state for state in wanted if state in WITH_WORKER]
-    if values["kind"] is not None or (held and held == list(wanted)):
-        # found by their workers or by their kind: few, whatever the ids are
+    end = max(least, search.least)
+    before = min(before, last + 1)
+    _, begins = searches.begins(tx, search)
+    if all(begin.few for begin in begins):
+        # Found at an index: few, whatever the ids are.
         width = before
-    begin = max(least, before - width)
-    part = {**values, "before": before, "least": begin}
-    pages = list(_pages(tx, wanted, part))
-    rows = list(islice(heapq.merge(*pages, key=lambda row: -row.job_id), values["most"]))
-    return rows, begin, least
+    begin = max(end, before - width)
+    found = look(tx, {"least": begin, "before": before})
+    return _Slice(found, begin, end, last)
 
 
-def _pages(tx: Tx, wanted: Sequence[JobState], part: Mapping[str, Any]) -> Iterator[list[JobRow]]:
-    """Rows to be merged: by kind of failure and state, by state, or whatever they are."""
-    if part["kind"] is not None:
-        values = {name: value for name, value in part.items() if name != "kind"}
-        for (kind,) in tx.all("failure.alike", kind=part["kind"], owner=part["owner"]):
-            for state in wanted or ("",):
-                yield views.jobs(tx, "job.page_of_kind", kind=kind, state=state, **values)
-        return
-    for state in wanted:
-        page = "job.page_with_worker" if state in WITH_WORKER else "job.page_in_state"
-        yield views.jobs(tx, page, state=state, **part)
-    if not wanted:
-        yield views.jobs(tx, "job.page", **part)
+def _rows(tx: Tx, search: Wanted, values: dict[str, Any]) -> list[JobRow]:
+    """Rows from all beginnings of the search, merged."""
+    query, begins = searches.begins(tx, search)
+    pages = [searches.page(tx, query, begin, search, values) for begin in begins]
+    rows = heapq.merge(*pages, key=lambda row: -row.job_id)
+    return list(islice(rows, values["most"]))

@@ -22,6 +22,7 @@ from dispatcher.rules import (
     payload_logs,
     records,
     retention,
+    searches,
     submission,
     views,
 )
@@ -50,23 +51,18 @@ class Users:
 
     async def jobs(self, ask: api.JobsQuery, caller: Caller) -> m.JobPage:
         """Jobs, newest first."""
-        owner = ask.user if caller.may(api.Scope.ADMIN) else caller.subject
-        if ask.user and ask.user != owner:
-            return m.JobPage(jobs=())
-        wanted = list(dict.fromkeys(_state(word) for word in ask.state.split(",") if word))
-        values = {
-            "before": ask.before or 2**62,
-            "owner": owner,
-            "queue": ask.queue,
-            "code": ask.code,
-            # Every name begins with nothing.
-            "name": "" if ask.name == "*" else ask.name,
-            "prefix": ask.name[:-1] if ask.name.endswith("*") else "",
-            "kind": ask.kind,
-            "most": ask.limit,
-        }
-        jobs, after = await self._searches.page(caller.subject, wanted, values)
-        return m.JobPage(jobs=tuple(jobs), next=after)
+        before = ask.before or searches.BEYOND
+        return await self._searches.page(
+            caller.subject, self._wanted(ask, caller), before, ask.limit
+        )
+
+    async def count(self, ask: api.Filter, caller: Caller) -> m.Counted:
+        """How many jobs match."""
+        return await self._searches.count(caller.subject, self._wanted(ask, caller))
+
+    def _wanted(self, ask: api.Filter, caller: Caller) -> searches.Wanted:
+        sees = "" if caller.may(api.Scope.ADMIN) else caller.subject
+        return searches.wanted(ask, sees, self._state.now())
 
     async def show(self, ask: api.NoQuery, caller: Caller, job_id: int) -> m.JobDetail:
         """All about one job, as people may see it."""
@@ -303,12 +299,3 @@ def _no_attempt(job_id: int, attempt_nr: int, count: int) -> Rejected:
     return Rejected(
         404, f"job {job_id} has no attempt {attempt_nr}", field="attempt_nr", remedy=has
     )
-
-
-def _state(word: str) -> JobState:
-    try:
-        return JobState(word)
-    except ValueError:
-        raise Rejected(
-            422, f"{word!r} is no state", field="state", remedy=", ".join(JobState)
-        ) from None

@@ -17,11 +17,14 @@ from typing import Any
 import msgspec
 import psycopg
 from msgspec import Struct
+from msgspec.structs import replace
 
+from ailurus.protocol.query import Query
 from ailurus.protocol.states import JobState
 from dispatcher.events import Entry
 from dispatcher.ports import Ahead, Row
-from dispatcher.store.queries import postgres_statements
+from dispatcher.store.queries import fragments, postgres_statements
+from dispatcher.store.searching import searched
 from dispatcher.store.writer import Draft, event_row
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -36,6 +39,7 @@ PART = 1000
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[int]).decode
 _STATEMENTS = postgres_statements()
+_FRAGMENTS = fragments(postgres=True)
 _READER = {name: one.for_psycopg().encode() for name, one in _STATEMENTS.items()}
 _WRITER = {name: one.for_psycopg(locking=True).encode() for name, one in _STATEMENTS.items()}
 _TABLES = {name: one.reads | one.writes for name, one in _STATEMENTS.items()}
@@ -165,6 +169,15 @@ class PostgresTx(Draft):
         if answer is not None and (rows := answer(values)) is not None:
             return rows
         return self._now(query, values).fetchall()
+
+    def search(self, query: str, wanted: Query, now: float, **values: Any) -> list[Row]:
+        statement = _STATEMENTS[query]
+        text, more = searched(statement.text, wanted, now, _FRAGMENTS)
+        asked = replace(statement, text=text).for_psycopg().encode()
+        cursor = self._connection.execute(asked, {**values, **more})
+        if self.pipeline is not None:
+            self.pipeline.sync()
+        return cursor.fetchall()
 
     def run(self, query: str, **values: Any) -> None:
         statement = _STATEMENTS[query]

@@ -54,6 +54,12 @@ def postgres_statements() -> dict[str, Statement]:
     return _expanded(_read("postgres.sql"))
 
 
+@cache
+def fragments(*, postgres: bool = False) -> Mapping[str, str]:
+    """Every fragment by name, in the words of one of the databases."""
+    return _read("postgres.sql" if postgres else "sqlite.sql")[1]
+
+
 def _read(dialect: str) -> tuple[dict[str, Statement], dict[str, str]]:
     """Statements and fragments of all files but the other dialect's; those of `dialect` win."""
     folder = files("dispatcher.store").joinpath("sql")

@@ -22,10 +22,12 @@ import msgspec
 
 from ailurus.migrations import migrate
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.query import Query
 from dispatcher.events import Entry
 from dispatcher.ports import Row, Tx, Unavailable
-from dispatcher.store.queries import statements
+from dispatcher.store.queries import fragments, statements
 from dispatcher.store.schema import for_sqlite, migrations
+from dispatcher.store.searching import searched
 from dispatcher.store.writer import Again, Answers, Draft, Drafted, Waiting, Writing, event_row
 
 T = TypeVar("T")
@@ -67,6 +69,10 @@ class SqliteTx(Draft):
     def all(self, query: str, **values: Any) -> list[Row]:
         self.wrote |= query in _WRITES
         return self.connection.execute(_TEXTS[query], values).fetchall()
+
+    def search(self, query: str, wanted: Query, now: float, **values: Any) -> list[Row]:
+        text, more = searched(_TEXTS[query], wanted, now, fragments())
+        return self.connection.execute(text, {**values, **more}).fetchall()
 
     def run(self, query: str, **values: Any) -> None:
         self.wrote = True

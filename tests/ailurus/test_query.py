@@ -129,6 +129,9 @@ def _trees(inner):
     return st.builds(q.Not, inner) | several(q.All) | several(q.Either)
 
 
-@given(st.recursive(leaves, _trees, max_leaves=8))
+trees = st.recursive(leaves, _trees, max_leaves=8)
+
+
+@given(trees)
 def test_a_tree_is_spoken_and_read_again(tree):
     assert parse(q.spoken(tree)) == tree

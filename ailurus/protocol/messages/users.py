@@ -51,6 +51,24 @@ class JobPage(Answer):
     jobs: tuple[JobRow, ...]
     # Pass as `before` for the page after this one.
     next: int | None = None
+    cut: bool = False
+    """The time was up before the page was full: jobs from `next` on were not looked at."""
+
+
+class Counted(Answer):
+    """How many jobs match a query, now."""
+
+    jobs: int
+    states: dict[str, int]
+    users: dict[str, int]
+    """Of the owners with most of them."""
+    owners: int
+    """How many owners there are in all."""
+    at: float
+    last: int
+    """The greatest id that there is: what is submitted later was not counted."""
+    cut: bool = False
+    """The time was up: there are at least so many."""
 
 
 class Sample(Answer):

@@ -113,13 +113,6 @@ select min(activated) from (select activated from job
 j.job_id, j.name, j.queue, j.owner, j.state, j.attempt_nr, j.priority, j.created, j.changed,
     j.worker_id, j.code, j.diagnosis
 
--- fragment: job_filter
--- What all pages of jobs can be narrowed by; an empty value, or no code, narrows nothing.
-j.job_id >= :least and j.job_id < :before and (:owner = '' or j.owner = :owner)
-    and (:queue = '' or j.queue = :queue) and (j.code = :code or :code is null)
-    and (:name = '' or j.name = :name
-        or (:prefix <> '' and substr(j.name, 1, length(:prefix)) = :prefix))
-
 -- name: job.row
 -- A job as users see it, and since when it is ready.
 -- owner: checked by job_of, judge, look
@@ -130,31 +123,6 @@ select {job_columns}, j.activated from job j where j.job_id = :job_id
 -- The lowest and the highest job id, between which pages are looked for.
 -- reads: job
 select (select min(job_id) from job), (select max(job_id) from job)
-
--- name: job.page
--- A page of jobs as users see them, newest first.
--- reads: job
-select {job_columns} from job j where {job_filter} order by j.job_id desc limit :most
-
--- name: job.page_in_state
--- The same for a state in which no worker has the job: those states have an index.
--- reads: job
-select {job_columns} from job j where j.state = :state
-    and j.state <> 'sent' and j.state <> 'starting' and j.state <> 'running' and j.state <> 'holding'
-    and {job_filter} order by j.job_id desc limit :most
-
--- name: job.page_with_worker
--- The same for a state in which a worker has the job. The join begins at the open attempts, which are few.
--- reads: attempt, job
-select {job_columns} from {open_attempts} cross join job j
-    where a.ended is null and j.job_id = a.job_id and j.attempt_nr = a.attempt_nr
-    and j.state = :state and {job_filter} order by j.job_id desc limit :most
-
--- name: job.page_of_kind
--- The same for one kind of failure, in one state or in any.
--- reads: job
-select {job_columns} from job j where j.kind = :kind and (:state = '' or j.state = :state)
-    and {job_filter} order by j.job_id desc limit :most
 
 -- name: job.states_of
 -- State and owner of jobs, for those that wait for their end.

@@ -8,6 +8,19 @@
 -- The table of attempts: the planner finds the index of the open ones by itself.
 attempt a
 
+-- fragment: begins
+starts_with({column}, {value})
+
+-- fragment: ends
+right({column}, length({value})) = {value}
+
+-- fragment: contains
+strpos({column}, {value}) > 0
+
+-- fragment: folded
+-- Without the case of ASCII's letters, as in SQLite.
+lower({column} collate "C")
+
 -- name: event.last
 -- reads: series
 select last from series where name = 'event'

@@ -8,6 +8,20 @@
 -- The table of attempts, read by the index of those that have not ended.
 attempt a indexed by attempt_held
 
+-- fragment: begins
+substr({column}, 1, length({value})) = {value}
+
+-- fragment: ends
+-- What is as long as nothing ends with nothing.
+({value} = '' or substr({column}, -length({value})) = {value})
+
+-- fragment: contains
+instr({column}, {value}) > 0
+
+-- fragment: folded
+-- Without the case of ASCII's letters.
+lower({column})
+
 -- name: event.set_aside
 -- The last number that may have been given to an event.
 -- reads: series

@@ -112,3 +112,23 @@ def test_more_jobs_than_one_request_takes_are_said_to_be_cut(run, jobfile, monke
     assert "this would cancel the newest 3 jobs" in run("cancel", "--queue", "manyfold").err
     assert run("cancel", "--queue", "manyfold", "--yes").out.count("cancelled") == 3
     assert states(run, "manyfold") == {"activated", "cancelled"}
+
+
+def test_one_language_lists_exports_and_chooses(run, jobfile):
+    text = SWEEP.format(name="spoken") + "labels: {campaign: 'mc{i}'}\n"
+    jobs = ids(run("submit", jobfile(text)))
+    query = "queue:spoken (label:campaign=mc1,mc2 or name:spoken3)"
+    listed = json.loads(run("jobs", *query.split(), "--json").out)
+    assert [str(job["job_id"]) for job in listed["jobs"]] == jobs[2::-1]
+    assert len(run("jobs", "--query", query, "--csv").out.splitlines()) == 4
+    assert run("cancel", "--query", query, "--yes").out.count("cancelled") == 3
+    assert run("cancel", "--query", query, "--yes").code == exits.NO_INPUT
+    assert run("retry", "--query", f"{query} state:cancelled", "--yes").code == 0
+    assert json.loads(run("show", jobs[0], "--json").out)["spec"]["labels"] == {"campaign": "mc1"}
+    assert len(json.loads(run("jobs", query, "age<1h", "--json").out)["jobs"]) == 6
+
+
+def test_a_query_that_cannot_be_read_says_where_and_what_helps(run):
+    ran = run("jobs", "state:faild")
+    assert (ran.code, "at character 1" in ran.err, "`failed`" in ran.err) == (65, True, True)
+    assert run("jobs", "a", "--query", "b").code == exits.USAGE

@@ -143,11 +143,13 @@ test("an address is a view, and back", () => {
 });
 
 test("the search box understands the command line's words", () => {
-  assert.deepEqual(understand("state:failed queue:x error:1099 zmumu"), { filter: { state: "failed", queue: "x", code: "1099", name: "zmumu*" }, job: null, odd: [] });
+  assert.deepEqual(understand("state:failed queue:x error:1099 zmumu"), { filter: { state: "failed", queue: "x", code: "1099", name: "zmumu*" }, job: null });
   assert.equal(understand("#4711").job, 4711);
-  assert.deepEqual(understand("color:red code:x").odd, ["color:red", "code:x"]);
+  for (const text of ["color:red", "code:x", "a b", "state:failed or age<2h", 'text:"disk full"', "not state:failed", "state:open", "queue:a,b"])
+    assert.deepEqual(understand(text), { filter: { query: text }, job: null });
+  assert.equal(spoken({ state: "failed", query: "age<2h or b" }), "state:failed (age<2h or b)");
   assert.equal(spoken({ state: "failed", user: "me" }), "state:failed user:me");
-  assert.equal(asCommand({ name: "it's*" }), "dispatcher jobs --name 'it'\\''s*'");
+  assert.equal(asCommand({ name: "it's*" }), "dispatcher jobs 'name:it'\\''s*'");
 });
 
 test("rows change in place and nothing jumps", () => {

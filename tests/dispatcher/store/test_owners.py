@@ -282,6 +282,9 @@ class World:
         page = await self.service.users.jobs(api.JobsQuery(user="alice"), BOB)
         assert not page.jobs
 
+    async def count(self):
+        assert not (await self.service.users.count(api.Filter(query="user:alice"), BOB)).jobs
+
     async def workers(self):
         rows = (await self.service.figures.workers(api.WorkersQuery(), BOB)).workers
         assert {row.intent for row in rows} == {""}

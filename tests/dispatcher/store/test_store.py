@@ -331,10 +331,6 @@ def test_an_older_file_learns_where_its_jobs_are_and_which_events_are_theirs(tmp
         "least": 0,
         "before": 9,
         "owner": "",
-        "queue": "",
-        "code": None,
-        "name": "",
-        "prefix": "",
         "most": 9,
     }
 

@@ -19,6 +19,7 @@ export function Jobs({ params, go }) {
     <div class="heading"><h1>Jobs</h1>${filtered && html`<a class="chip" href="#/jobs">clear filter ×</a>`}
       <${Command} text=${asCommand(params)} /></div>
     <${Filters} params=${params} />
+    ${list.cut && html`<p class="note" role="status">Jobs from ${list.next} on were not looked at yet: the search takes longer than a page may. <button type="button" class="quiet" onClick=${list.more}>Look further</button></p>`}
     <${Trouble} error=${list.error} />
     ${list.fresh > 0 && html`<button type="button" class="fresh" onClick=${() => { list.show(); box.current?.scrollTo(0, 0); }}>${count(list.fresh)} new above</button>`}
     ${!list.rows.length && !list.loading
@@ -39,6 +40,7 @@ function Filters({ params }) {
   return html`<div class="filters" role="group" aria-label="Filter">
     ${GROUPS.map((group) => chip("state", statesOf(group), html`${group}${sums && html`<b>${count(sums[group])}</b>`}`, group))}
     ${queues.length > 1 && queues.slice(0, 12).map((/** @type {string} */ name) => chip("queue", name, name))}
+    ${params.query && chip("query", params.query, params.query)}
     ${["user", "code", "kind", "name", "queue"].filter((key) => params[key] && !(key === "queue" && queues.length > 1)).map((key) => chip(key, params[key], `${key === "kind" ? "failures of kind" : `${key}:`} ${params[key]}`))}
   </div>`;
 }

@@ -82,15 +82,13 @@ function Search() {
   useEffect(() => { if (box.current && document.activeElement !== box.current) box.current.value = shown; }, [shown]);
   const submit = (/** @type {Event} */ event) => {
     event.preventDefault();
-    const { filter, job, odd } = understand(box.current?.value ?? "");
-    box.current?.setCustomValidity(odd.length ? `Not understood: ${odd.join(" ")}. Try state:failed queue:NAME user:NAME code:1305` : "");
-    if (!box.current?.reportValidity()) return;
+    const { filter, job } = understand(box.current?.value ?? "");
     box.current?.blur();
     go(job !== null ? { id: job } : { page: "jobs", params: filter });
   };
   return html`<form class="search" role="search" onSubmit=${submit}>
     <input id="search" ref=${box} type="search" autocomplete="off" spellcheck=${false} aria-label="Find jobs"
-      placeholder="job id, name, state:failed queue:…" onInput=${() => box.current?.setCustomValidity("")} />
+      placeholder="job id, name, state:failed age<2h …" />
     <kbd aria-hidden="true">/</kbd></form>`;
 }
 

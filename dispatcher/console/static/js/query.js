@@ -30,36 +30,36 @@ export function link({ page = "overview", id = null, params = {} }) {
 }
 
 const FIELDS = ["state", "queue", "user", "code", "kind", "name"];
+// One field with one value, as chips show it; a state may be several.
+const PLAIN = /^(?:(queue|user|name):([\w.+@=-]+\*?)|(state):([a-z,]+)|(code|error|kind):(\d+))$/;
 
-/** What a person types → the API's filter: `state:failed queue:x 1099 name*`. A bare number is a job,
- *  a bare word a name's beginning. @param {string} text
- *  @returns {{filter: Record<string, string>, job: number | null, odd: string[]}} */
+/** What a person types → what the API takes. A number alone is a job. What chips can show becomes
+ *  fields of the filter, and only the rest, with words of the language in it all of it, `query`.
+ *  @param {string} text @returns {{filter: Record<string, string>, job: number | null}} */
 export function understand(text) {
+  const whole = text.trim();
+  if (/^#?\d{1,15}$/.test(whole)) return { filter: {}, job: Number(whole.replace("#", "")) };
   /** @type {Record<string, string>} */
   const filter = {};
-  const odd = [];
-  let job = null;
-  for (const word of text.trim().split(/\s+/).filter(Boolean)) {
-    const [field, ...rest] = word.split(":");
-    const value = rest.join(":");
-    if (rest.length && (field === "error" ? "code" : field) && FIELDS.includes(field === "error" ? "code" : field)) {
-      const key = field === "error" ? "code" : field;
-      if ((key === "code" || key === "kind") && !/^\d+$/.test(value)) odd.push(word);
-      else if (value) filter[key] = value;
-    } else if (/^#?\d+$/.test(word)) job = Number(word.replace("#", ""));
-    else if (rest.length) odd.push(word);
-    else filter.name = word.endsWith("*") ? word : `${word}*`;
+  for (const word of whole.split(/\s+/).filter(Boolean)) {
+    const [, ...found] = PLAIN.exec(word) ?? (/^[A-Za-z_][\w.-]*\*?$/.test(word) && !/^(or|and|not)$/i.test(word) ? ["", "name", word.endsWith("*") ? word : `${word}*`] : []);
+    const [field, value] = found.filter(Boolean);
+    const key = field === "error" ? "code" : field;
+    if (!key || filter[key] || /^state:.*(open|final)/.test(word)) return { filter: { query: whole }, job: null };
+    filter[key] = value;
   }
-  return { filter, job, odd };
+  return { filter, job: null };
 }
 
 /** The filter as a person would type it. @param {Record<string, string>} params */
-export const spoken = (params) =>
-  FIELDS.filter((key) => params[key]).map((key) => `${key}:${params[key]}`).join(" ");
+export function spoken(params) {
+  const fields = FIELDS.filter((key) => params[key]).map((key) => `${key}:${params[key]}`).join(" ");
+  if (!params.query) return fields;
+  return fields ? `${fields} (${params.query})` : params.query;
+}
 
 /** The same list on the command line. @param {Record<string, string>} params */
-export const asCommand = (params) =>
-  ["dispatcher jobs", ...FIELDS.filter((key) => params[key]).map((key) => `--${key} ${quoted(params[key])}`)].join(" ");
+export const asCommand = (params) => ["dispatcher jobs", ...(spoken(params) ? [quoted(spoken(params))] : [])].join(" ");
 
 /** @param {string} text */
 const quoted = (text) => (/^[\w.,:@=+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

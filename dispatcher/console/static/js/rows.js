@@ -10,7 +10,7 @@ export function matches(row, filter) {
     (!filter.queue || row.queue === filter.queue) &&
     (!filter.user || row.user === filter.user) &&
     (!filter.code || row.code === Number(filter.code)) &&
-    (!filter.kind || row.state === "failed") && // which kind it is of, only the dispatcher knows
+    (!filter.kind || row.state === "failed") && // which kind it is of, only the dispatcher knows, as it knows `query`
     (!name || (name.endsWith("*") ? row.name.startsWith(name.slice(0, -1)) : row.name === name))
   );
 }

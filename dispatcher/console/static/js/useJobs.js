@@ -5,14 +5,14 @@ import { get } from "./api.js";
 import { listen } from "./live.js";
 import { merged } from "./rows.js";
 
-/** @typedef {{rows: any[], next: number | null, error: any, loading: boolean, more: () => void, fresh: number, show: () => void}} JobList */
+/** @typedef {{rows: any[], next: number | null, error: any, loading: boolean, more: () => void, cut: boolean, fresh: number, show: () => void}} JobList */
 
 /** @param {Record<string, string>} filter @param {number} [limit]
  *  @param {() => boolean} [atTop] whether new rows may come in by themselves
  *  @returns {JobList} */
 export function useJobs(filter, limit = 100, atTop = () => true) {
   const key = JSON.stringify(filter);
-  const [list, setList] = useState({ rows: /** @type {any[]} */ ([]), next: /** @type {number | null} */ (null), error: /** @type {any} */ (null), loading: true });
+  const [list, setList] = useState({ rows: /** @type {any[]} */ ([]), next: /** @type {number | null} */ (null), error: /** @type {any} */ (null), cut: false, loading: true });
   const [fresh, setFresh] = useState(0);
   const live = useRef(list);
   live.current = list;
@@ -25,7 +25,7 @@ export function useJobs(filter, limit = 100, atTop = () => true) {
       // what was loaded below the first page stays; the first page is what the dispatcher says now
       const last = page.jobs.length ? page.jobs[page.jobs.length - 1].job_id : 0;
       const below = page.next === null ? [] : old.rows.filter((row) => row.job_id < last);
-      return { rows: [...page.jobs, ...below], next: below.length ? old.next : page.next, error: null, loading: false };
+      return { rows: [...page.jobs, ...below], next: below.length ? old.next : page.next, cut: Boolean(page.cut), error: null, loading: false };
     });
   };
 
@@ -33,7 +33,7 @@ export function useJobs(filter, limit = 100, atTop = () => true) {
     let current = true;
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let planned;
-    setList({ rows: [], next: null, error: null, loading: true });
+    setList({ rows: [], next: null, error: null, cut: false, loading: true });
     const load = () => reload().catch((error) => current && setList((old) => ({ ...old, error, loading: false })));
     load();
     const stop = listen("jobs", (data) => {
@@ -43,7 +43,7 @@ export function useJobs(filter, limit = 100, atTop = () => true) {
       if (patched.length) setList((old) => ({ ...old, rows: merged(old.rows, patched, filter) }));
       const strangers = data.changes.filter((/** @type {any} */ c) => !known.has(c.job_id) && (!filter.state || filter.state.split(",").includes(c.state)) && (!filter.kind || c.state === "failed"));
       const news = data.submitted + strangers.length;
-      if (!(news || data.reload || patched.some((/** @type {any} */ row) => row.state === "failed")) || planned) return;
+      if (!(news || data.reload || patched.some((/** @type {any} */ row) => filter.query || row.state === "failed")) || planned) return;
       // one request for all the news of a second, and not all pages at the same moment
       planned = setTimeout(() => {
         planned = undefined;
@@ -64,7 +64,7 @@ export function useJobs(filter, limit = 100, atTop = () => true) {
     busy.current = true;
     try {
       const page = await get("jobs", { ...filter, limit, before: live.current.next });
-      setList((old) => ({ ...old, rows: [...old.rows, ...page.jobs], next: page.next }));
+      setList((old) => ({ ...old, rows: [...old.rows, ...page.jobs], next: page.next, cut: Boolean(page.cut) }));
     } catch (error) {
       setList((old) => ({ ...old, error }));
     }

@@ -1,0 +1,164 @@
+"""What a search means: a query, whose jobs the caller may see, and at which index it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from ailurus.protocol import api
+from ailurus.protocol import messages as m
+from ailurus.protocol import query as q
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.query_text import parse
+from ailurus.protocol.states import WITH_WORKER, JobState
+from dispatcher.ports import Tx
+from dispatcher.refusal import Rejected
+from dispatcher.rules import views
+
+BEYOND = 2**62
+"""A job id that no job has."""
+
+
+class Wanted(Struct, frozen=True):
+    """What is searched for."""
+
+    query: q.Query
+    owner: str
+    """Whose jobs the caller may see; blank: everybody's."""
+    now: float
+    """The time at which ages are reckoned."""
+    least: int = 0
+    before: int = BEYOND
+    """The ids that can match, from `least` to below `before`."""
+
+
+class Beginning(Struct, frozen=True):
+    """A statement with the values by which it finds its jobs at an index, whatever their ids are:
+    `few` may be read at once."""
+
+    suffix: str
+    values: dict[str, Any]
+    few: bool
+
+
+def wanted(ask: api.Filter, owner: str, now: float) -> Wanted:
+    """What a request searches for. Raises Rejected with the field that is wrong."""
+    try:
+        query = q.both(parse(ask.query), *_older(ask))
+    except AilurusError as error:
+        raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
+    least, before = _ids(query)
+    return Wanted(query, owner, now, least, before)
+
+
+def _older(ask: api.Filter) -> Iterator[q.Query]:
+    """What the fields of a request say that are older than the language."""
+    if states := [_state(word) for word in ask.state.split(",") if word]:
+        yield q.Words("state", tuple(q.Word(one) for one in dict.fromkeys(states)))
+    if ask.queue:
+        yield q.Words("queue", (q.Word(ask.queue),))
+    if ask.user:
+        yield q.Words("user", (q.Word(ask.user),))
+    if ask.name.endswith("*"):
+        yield q.Words("name", (q.Word(ask.name[:-1], q.Wild.END),))
+    elif ask.name:
+        yield q.Words("name", (q.Word(ask.name),))
+    if ask.code is not None:
+        yield q.Numbers("code", (ask.code,))
+    if ask.kind is not None:
+        yield q.Numbers("kind", (ask.kind,))
+
+
+def _state(word: str) -> JobState:
+    try:
+        return JobState(word)
+    except ValueError:
+        raise Rejected(
+            422, f"{word!r} is no state", field="state", remedy=", ".join(JobState)
+        ) from None
+
+
+def _ids(query: q.Query) -> tuple[int, int]:
+    """Between which ids a job can match: at least the first, below the second."""
+    least, before = 0, BEYOND
+    for one in q.conjuncts(query):
+        if isinstance(one, q.Numbers) and one.field == "id":
+            least, before = max(least, min(one.numbers)), min(before, max(one.numbers) + 1)
+        elif isinstance(one, q.Compared) and one.field == "id":
+            number = int(one.number)
+            if one.sign in (">", ">="):
+                least = max(least, number)
+            else:
+                before = min(before, number + 1)
+    return max(0, least), before
+
+
+def begins(tx: Tx, search: Wanted) -> tuple[q.Query, list[Beginning]]:
+    """The query with its kinds of failures as the store numbers them, and where the search for it
+    begins."""
+    query = _numbered(tx, search.query, search.owner)
+    parts = q.conjuncts(query)
+    for one in parts:
+        if isinstance(one, q.Numbers) and one.field == "kind":
+            return query, [Beginning("_of_kind", {"kind": kind}, few=True) for kind in one.numbers]
+    for one in parts:
+        if isinstance(one, q.Label) and one.words and not any(word.wild for word in one.words):
+            return query, [
+                Beginning("_of_label", {"label": one.key, "value": word.text}, few=True)
+                for word in dict.fromkeys(one.words)
+            ]
+    for one in parts:
+        if isinstance(one, q.Words) and one.field == "state":
+            return query, [_in_state(word.text) for word in one.words]
+    return query, [Beginning("", {}, few=False)]
+
+
+def _in_state(state: str) -> Beginning:
+    held = state in WITH_WORKER
+    return Beginning("_with_worker" if held else "_in_state", {"state": state}, few=held)
+
+
+def _numbered(tx: Tx, query: q.Query, owner: str) -> q.Query:
+    """With all kinds of failures that look like those that are named."""
+    if isinstance(query, q.Not):
+        return q.Not(_numbered(tx, query.of, owner))
+    if isinstance(query, q.All | q.Either):
+        return type(query)(tuple(_numbered(tx, one, owner) for one in query.of))
+    if isinstance(query, q.Numbers) and query.field == "kind":
+        return q.Numbers("kind", tuple(_alike(tx, query.numbers, owner)))
+    return query
+
+
+def _alike(tx: Tx, kinds: Iterable[int], owner: str) -> dict[int, None]:
+    return {
+        kind: None for one in kinds for (kind,) in tx.all("failure.alike", kind=one, owner=owner)
+    }
+
+
+def page(
+    tx: Tx, query: q.Query, begin: Beginning, search: Wanted, values: Mapping[str, Any]
+) -> list[m.JobRow]:
+    """The newest jobs of a slice of ids that a search finds from one of its beginnings."""
+    ask = {**values, **begin.values, "owner": search.owner}
+    return views.jobs(tx, f"job.page{begin.suffix}", query, search.now, **ask)
+
+
+def count(
+    tx: Tx, query: q.Query, begin: Beginning, search: Wanted, values: Mapping[str, Any]
+) -> list[tuple[str, str, int]]:
+    """How many jobs of a slice a search finds, by owner and state."""
+    ask = {**values, **begin.values, "owner": search.owner}
+    rows = tx.search(f"job.count{begin.suffix}", query, search.now, **ask)
+    return [(owner, state, n) for owner, state, n in rows]
+
+
+def following(tx: Tx, search: Wanted, after: int, last: int, most: int) -> list[int]:
+    """The next jobs after one that match, oldest first, up to the job `last`."""
+    query = _numbered(tx, search.query, search.owner)
+    least, before = max(search.least, after + 1), min(search.before, last + 1)
+    found = tx.search(
+        "job.next", query, search.now, owner=search.owner, least=least, before=before, most=most
+    )
+    return [job_id for (job_id,) in found]
