@@ -266,6 +266,8 @@ class ContainerSetup(Struct, frozen=True, kw_only=True):
 
     directory: str
     """The pilot's own, for files that payloads may read."""
+    jobs: str = ""
+    """Beneath which the directories of jobs are; empty: beneath its parent."""
     user: str
     """What the pilot's user is called, who may be in no file of this node."""
     software: tuple[str, ...] = ()

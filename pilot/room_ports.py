@@ -47,7 +47,20 @@ class Symlink(Struct, frozen=True, array_like=True, tag=True):
     to: str
 
 
-Step = Bind | Memory | Closed | Directory | EmptyFile | Symlink
+class Only(Struct, frozen=True, array_like=True, tag=True):
+    """Of all that is mounted there, what is at these paths stays, with what is mounted below it;
+    one that is missing is left out. Links in the root directory stay, too.
+
+    Each sandbox copies what is mounted, and bubblewrap reads the list of it at each mount of its
+    own, so a room without the node's other file systems is for speed: where it cannot be had the
+    room has all of them."""
+
+    paths: tuple[str, ...]
+    bare: tuple[str, ...] = ()
+    """More of them, without what is mounted below, if the kernel lets that be left out."""
+
+
+Step = Bind | Memory | Closed | Directory | EmptyFile | Symlink | Only
 
 
 class Entrance(Struct, frozen=True, kw_only=True):

@@ -409,7 +409,7 @@ def _made(
             f"{welcome.name} does not see {Path(path).parent}, the pilot's work directory",
             remedy="give the pilot a --workdir on a file system that all nodes share",
         )
-    container = container_of(welcome.site, directory, spawner)
+    container = container_of(welcome.site, directory, spawner, str(Path(path).parent))
     found = machine.look(directory)
     held = claims.claim(found.gpus, welcome.gpus)
     groups = groups_of(welcome.site, directory.name.rpartition("-")[2], spawner)

@@ -23,13 +23,15 @@ def user_name() -> str:
         return f"user{os.geteuid()}"
 
 
-def container_of(site: Site, directory: Path, spawner: Spawner) -> Container:
-    """The site's container; `auto`, where it names none. Raises AilurusError."""
+def container_of(site: Site, directory: Path, spawner: Spawner, jobs: str = "") -> Container:
+    """The site's container; `auto`, where it names none. `jobs`: where the directories of jobs are,
+    unless beneath `directory`. Raises AilurusError."""
     name = site.container.default or "auto"
     own = directory / "container"
     own.mkdir(mode=0o700)
     setup = ContainerSetup(
         directory=str(own),
+        jobs=jobs,
         user=user_name(),
         software=site.software,
         show=site.container.show,

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import stat
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pilot.process.kill import become_undumpable, die_with_parent
 from pilot.process.orders import Enter
-from pilot.room_ports import Bind, Closed, Directory, EmptyFile, Memory, Step, Symlink
+from pilot.room_ports import Bind, Closed, Directory, EmptyFile, Memory, Only, Step, Symlink
 
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND = 1, 2, 4, 32, 4096
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT, _MS_BIND, _MS_REC = 1, 2, 4, 32, 4096, 16384
+_MNT_DETACH = 2
+_NEW_ROOT = "/sys"
+"""Where a smaller root is made: no directory that it takes over is below another one there."""
 _FLAGS = (
     (os.ST_NOEXEC, 8),
     (os.ST_NOATIME, 1024),
@@ -77,6 +81,8 @@ def _take(libc: ctypes.CDLL, step: Step) -> None:
             Path(path).touch(mode=0o644)
         case Symlink(path, to):
             Path(path).symlink_to(to)
+        case Only(paths, bare):
+            _leave_only(libc, paths, bare)
 
 
 def _close(libc: ctypes.CDLL, target: str) -> None:
@@ -86,6 +92,60 @@ def _close(libc: ctypes.CDLL, target: str) -> None:
         flags = sum(flag for said, flag in _FLAGS if found & said)
         flags |= _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
         _mount(libc, "", place, flags)
+
+
+def _leave_only(libc: ctypes.CDLL, paths: Sequence[str], bare: Collection[str]) -> None:
+    """Move to a root that has nothing but these paths, or stay where we are."""
+    sources = dict(_opened([*paths, *bare]))
+    try:
+        _mount(libc, "memory", _NEW_ROOT, _MS_NOSUID | _MS_NODEV, b"tmpfs", b"mode=755")
+    except OSError:
+        return
+    try:
+        for path, fd in sources.items():
+            _bound(libc, fd, f"{_NEW_ROOT}{path}", bare=path in bare)
+        for link in [entry for entry in Path("/").iterdir() if entry.is_symlink()]:
+            with suppress(FileExistsError):
+                Path(_NEW_ROOT, link.name).symlink_to(link.readlink())
+        Path(_NEW_ROOT, "sys").mkdir(mode=0o755, exist_ok=True)
+        os.chdir(_NEW_ROOT)
+        _checked(libc.pivot_root(b".", b"."), "pivot_root")
+        # The old one, which is on top of it.
+        _checked(libc.umount2(b".", _MNT_DETACH), "umount")
+    except OSError:
+        libc.umount2(os.fsencode(_NEW_ROOT), _MNT_DETACH)
+    finally:
+        os.chdir("/")
+        for fd in sources.values():
+            os.close(fd)
+
+
+def _opened(paths: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """What there is of them, less what is beneath others, as it was before anything covers it."""
+    for path in sorted(paths):
+        if any(path.startswith(f"{other}/") for other in paths):
+            continue
+        with suppress(OSError):
+            # What is mounted on demand is mounted by the slash.
+            with suppress(NotADirectoryError):
+                os.stat(f"{path}/")  # noqa: PTH116 - a Path has no slash
+            yield path, os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def _bound(libc: ctypes.CDLL, fd: int, target: str, *, bare: bool) -> None:
+    """Have what `fd` stands for at `target`, with all that is mounted below it unless `bare`."""
+    place = Path(target)
+    place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        place.mkdir(mode=0o755)
+    else:
+        place.touch(mode=0o644)
+    if bare:
+        with suppress(OSError):
+            _mount(libc, f"/proc/self/fd/{fd}", target, _MS_BIND)
+            return
+    # In a user namespace nothing is uncovered.
+    _mount(libc, f"/proc/self/fd/{fd}", target, _MS_BIND | _MS_REC)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
 from pilot.ports import PATH, Check, ContainerSetup, Image, JobError, Sandbox
-from pilot.room_ports import Bind, Closed, Directory, Memory, Step
+from pilot.room_ports import Bind, Closed, Directory, Memory, Only, Step
 from plugins.container import shown, underlay
 from plugins.container.cache import Cache
 from plugins.container.images import has_program, unusable
@@ -36,6 +36,8 @@ PROLOGUE = (
 ETC = ("hosts", "resolv.conf", "gai.conf")
 _TMP = ("/tmp", "/var/tmp")  # noqa: S108 - inside
 _COVERED = ("/proc", "/dev", "/sys")
+_NODES = ("/etc", "/sys/class", "/sys/devices")
+"""Of a node, where things are that only some payloads see."""
 _ACCOUNTS_BYTES = 1 << 20
 
 
@@ -56,8 +58,9 @@ class Root(Struct, frozen=True):
 class BoxedImages:
     """The images that this pilot runs in bubblewrap."""
 
-    def __init__(self, setup: ContainerSetup) -> None:
-        self._setup, self._cache = setup, Cache(setup)
+    def __init__(self, setup: ContainerSetup, programs: Sequence[str]) -> None:
+        """`programs`: the directories that bubblewrap and its libraries need."""
+        self._setup, self._cache, self._programs = setup, Cache(setup), programs
         own = Path(setup.directory)
         self._mounts = Mounts(own, setup.spawner) if setup.spawner is not None else None
         self._roots: dict[Image, Root] = {}
@@ -121,11 +124,11 @@ class BoxedImages:
         seen, root, places = mounted.seen, mounted.path, _places(self._setup)
         _look(name, seen)
         found = underlay.pieces(seen, places)
-        steps: list[Step] = []
+        steps: list[Step] = [Only(tuple(self._needed()), ("/dev", "/proc"))]
         if found:
             root = root_of(mounted.path)
             files = {path for path in self._setup.show if Path(path).is_file()}
-            steps = underlay.steps(found, mounted.path, root, places, files)
+            steps += underlay.steps(found, mounted.path, root, places, files)
         steps += _sys_steps(root)
         steps += [Bind(source, f"{root}{place}") for source, place in self._accounts(seen)]
         if found:
@@ -142,6 +145,13 @@ class BoxedImages:
             words += ["--uid", str(os.geteuid()), "--gid", str(os.getegid())]
         room = self._mounts.room(mounted, steps, gone)
         return Root(words, _etc(seen), _has_scripts(seen), memory, room)
+
+    def _needed(self) -> Iterator[str]:
+        """Of the node, what a sandbox with an image is made of."""
+        setup = self._setup
+        yield from (*self._programs, *_NODES, *setup.software, *setup.show, *_pilots(setup))
+        # What names servers may be a link to what a daemon of the node keeps.
+        yield from (str(Path("/etc", name).resolve().parent) for name in ETC)
 
     def _accounts(self, seen: Path) -> list[tuple[str, str]]:
         """The image's users and groups, and the payload's own: what is mounted, and where."""
@@ -211,8 +221,9 @@ def _sys_steps(root: str) -> list[Step]:
 
 
 def _pilots(setup: ContainerSetup) -> set[str]:
-    """Where the directories of this pilot's jobs are."""
-    return {str(Path(setup.directory).parent)}
+    """Where this pilot's directory and those of its jobs are."""
+    own = str(Path(setup.directory).parent)
+    return {own, setup.jobs or own}
 
 
 def _places(setup: ContainerSetup) -> list[str]:

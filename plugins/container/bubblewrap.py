@@ -72,10 +72,10 @@ class Bubblewrap(Container):
             True: str(shown.hosts(own / "hosts-network", network=True)),
         }
         self._fixed = _words(fixed(setup))
-        self._images = BoxedImages(setup)
         self._roots: dict[Image, tuple[Root, bytes]] = {}
         self._filter = keyrings.hidden()
         self._bwrap = self._working()
+        self._images = BoxedImages(setup, [*_programs(self._bwrap)])
 
     def ran(self, status: str) -> bool:
         """bwrap tells the payload's exit code only if it came as far as starting it."""
@@ -207,6 +207,14 @@ def candidates() -> Iterator[str]:
         yield str(bwrap_path())
     except (ImportError, RuntimeError):
         return
+
+
+def _programs(bwrap: str) -> Iterator[str]:
+    """The directories in which the node's programs and libraries are, and those of a bwrap from a
+    wheel."""
+    yield from (path for path in _SYSTEM if not Path(path).is_symlink())
+    if not any(bwrap.startswith(f"{path}/") for path in _SYSTEM):
+        yield str(Path(bwrap).parents[2])
 
 
 def apart(setup: ContainerSetup) -> list[str]:

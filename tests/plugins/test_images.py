@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -276,6 +277,26 @@ def test_a_payload_has_the_image_as_its_root_and_its_own_directory(
     assert said == ["made for a test", str(boxed.work), "tmp", str(os.geteuid()), "Linux"], ended
     assert (boxed.work / "out").read_text() == "out\n"
     assert boxed.stderr.read_text().count("Read-only file system") == 2
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory where no image has any."""
+    if not os.access("/srv", os.W_OK):
+        pytest.skip("only root can make a directory beside the usual ones")
+    with tempfile.TemporaryDirectory(dir="/srv") as name:
+        yield Path(name)
+
+
+@pytest.mark.real
+def test_a_payload_in_an_image_may_have_its_directory_apart_from_its_agents(
+    spawner: GuardedSpawner, tmp_path: Path, site: Path, image: Callable[[], str], shared: Path
+) -> None:
+    job = Job(spawner, tmp_path, "bubblewrap", images=(str(site),), jobs=str(shared))
+    job.work = shared / "work"
+    job.work.mkdir()
+    assert job.run("echo out > out", image=image()).exit_code == 0, job.said()
+    assert (job.work / "out").read_text() == "out\n"
 
 
 @pytest.mark.real

@@ -15,7 +15,17 @@ import pytest
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import cgroup, proc
 from pilot.process.spawner import GuardedSpawner
-from pilot.room_ports import Bind, Closed, Directory, EmptyFile, Entrance, Memory, Step, Symlink
+from pilot.room_ports import (
+    Bind,
+    Closed,
+    Directory,
+    EmptyFile,
+    Entrance,
+    Memory,
+    Only,
+    Step,
+    Symlink,
+)
 from tests.pilot.helpers import guarded, processes_with
 from tests.rig.waiting import until
 
@@ -23,21 +33,26 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespa
 
 
 @contextmanager
-def made(spawner: GuardedSpawner, *steps: Step, **how: object) -> Iterator[int]:
-    """A room in the mount namespace of a process that only holds it."""
-    key = spawner.spawn(
-        ProcessSpec(argv=["/usr/bin/unshare", "-m", "/bin/sleep", "600"], tell=True), lambda _: None
-    )
+def made(
+    spawner: GuardedSpawner, *steps: Step, users: bool = False, **how: object
+) -> Iterator[int]:
+    """A room in the mount namespace of a process that only holds it. `users`: in a user namespace,
+    as an ordinary user's."""
+    apart = ["-m", "-U", "-r"] if users else ["-m"]
+    argv = ["/usr/bin/unshare", *apart, "/bin/sleep", "600"]
+    key = spawner.spawn(ProcessSpec(argv=argv, tell=True), lambda _: None)
     until(lambda: spawner.pid(key) is not None)
     own = Path("/proc/self/ns/mnt").stat().st_ino
     path = Path(f"/proc/{spawner.pid(key)}/ns/mnt")
     until(lambda: path.stat().st_ino != own)
-    fd = os.open(path, os.O_RDONLY)
+    names = ("user", "mnt") if users else ("mnt",)
+    fds = [os.open(path.with_name(name), os.O_RDONLY) for name in names]
     try:
-        entrance = Entrance(namespaces=[fd], steps=steps, **how)  # type: ignore[arg-type]
+        entrance = Entrance(namespaces=fds, steps=steps, **how)  # type: ignore[arg-type]
         yield spawner.enter(entrance, lambda _: None)
     finally:
-        os.close(fd)
+        for fd in fds:
+            os.close(fd)
 
 
 def run(
@@ -94,6 +109,26 @@ def test_no_link_leads_a_mount_elsewhere(spawner: GuardedSpawner, tmp_path: Path
         made(spawner, Memory(f"{tmp_path}/link/below")),
     ):
         pass
+
+
+@pytest.mark.parametrize("users", [False, True])
+def test_a_room_may_leave_out_what_else_the_node_has_mounted(
+    spawner: GuardedSpawner, tmp_path: Path, users: bool
+) -> None:
+    lib, out = Path("/lib").resolve(), tmp_path / "out"
+    kept = (str(tmp_path), f"{tmp_path}/below", "/usr", str(lib), "/missing")
+    with made(spawner, Only(kept, ("/dev", "/proc")), users=users) as room:
+        script = f"exec 2>&1; cd /; echo *; cat /proc/self/mountinfo; echo > {tmp_path}/new"
+        assert run(spawner, room, script, out) == 0
+    names, *mounts = out.read_text().splitlines()
+    links = {entry.name for entry in Path("/").iterdir() if entry.is_symlink()}
+    assert set(names.split()) == {tmp_path.parts[1], "dev", "proc", "sys", "usr", *links}
+    seen = {line.split()[4] for line in mounts}
+    # In a user namespace nothing is uncovered that the node covers.
+    below = {path for path in seen if path.startswith(("/dev/", "/proc/"))}
+    assert seen - below == {"/", "/usr", "/dev", "/proc", str(tmp_path)}
+    assert users or not below
+    assert (tmp_path / "new").exists()
 
 
 def test_a_confined_room_has_no_capability_and_gets_none(
