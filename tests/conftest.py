@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import shutil
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvloop
 from hypothesis import settings
 from structlog.testing import capture_logs
 
@@ -26,9 +24,15 @@ from tests.rig.batch_systems import Slurm
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
-# libuv makes its pipe anew in whatever is forked from here later, and closes the old one by its
-# numbers: in a guardian these are other files. Servers in processes of their own have libuv.
-uvloop.new_event_loop = asyncio.new_event_loop  # type: ignore[assignment]
+
+
+def _no_fork() -> int:
+    """What is forked from here gets threads of libraries that tests have loaded, and loses files to
+    them."""
+    raise AssertionError("the tests' process forks nothing: see tests/pilot/nursery.py")
+
+
+os.fork = _no_fork
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ open.
 from __future__ import annotations
 
 import asyncio
-import gc
 import inspect
 import itertools
 import os
@@ -140,11 +139,3 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     asyncio.run(main())
     return True
-
-
-@pytest.fixture
-def traces_forgotten() -> Iterator[None]:
-    """After a test with traces: as long as they are in memory, each process that is forked begins a
-    thread for them, and a guardian of two threads may join no namespaces."""
-    yield
-    gc.collect()

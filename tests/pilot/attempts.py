@@ -87,7 +87,7 @@ def main() -> None:
     if user := told.get("user"):
         os.setgid(user)
         os.setuid(user)
-    with guarded() as spawner:
+    with guarded(forked=True) as spawner:
         if (most := told.get("processes")) is not None:
             import resource
 

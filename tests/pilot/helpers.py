@@ -18,6 +18,7 @@ from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
 from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
+from tests.pilot.nursery import nursery
 from tests.rig import dispatcher as rig
 from tests.rig.waiting import until
 
@@ -25,11 +26,10 @@ BIN = Path(sys.executable).parent
 
 
 @contextmanager
-def guarded() -> Iterator[GuardedSpawner]:
-    """A guardian of this process, which is pytest and so no subreaper, and the spawner that speaks
-    with it."""
-    link, pid = guardian.start()
-    made = GuardedSpawner(link, pid)
+def guarded(*, forked: bool = False) -> Iterator[GuardedSpawner]:
+    """A guardian, and the spawner that speaks with it. `forked`: from this process, which is not
+    that of the tests."""
+    made = GuardedSpawner(*guardian.start()) if forked else nursery().start()
     threading.Thread(target=made.listen, args=(lambda: None,), daemon=True).start()
     try:
         yield made

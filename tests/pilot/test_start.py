@@ -30,14 +30,14 @@ from pilot.node.gpus import Gpu
 from pilot.node.machine import Inventory
 from pilot.options import Options, parse
 from pilot.ports import JobError
-from pilot.process import children, guardian
-from pilot.process.spawner import GuardedSpawner
+from pilot.process import children
 from pilot.serve import HANDLED_SIGNALS, Served, Server
 from pilot.site import ContainerChoice, PilotChoice, Site, SlotChoice, Storage
 from pilot.start import recover, started
 from pilot.upstream.link import Dismissed
 from pilot.upstream.spool import Begun, Spool
 from tests.pilot.fakes import FakeContainer, FakeLink, verdict
+from tests.pilot.nursery import nursery
 
 BARE = ContainerChoice(default="bare", bare=True)
 BARE_SITE = Site(container=BARE)
@@ -201,7 +201,7 @@ def test_recover_removes_what_a_mover_had_uploaded_and_says_what_is_left(
     options = options_of(tmp_path, "--recover", "--spool", str(tmp_path / "spool"))
     site = Site(storage=Storage(plugins={"x": "trouble"}, allow=("x://h/",)))
     with (
-        contextlib.closing(GuardedSpawner(*guardian.start())) as spawner,
+        contextlib.closing(nursery().start()) as spawner,
         pytest.raises(AilurusError, match="files of 1 attempts"),
     ):
         recover(options, site, spawner)

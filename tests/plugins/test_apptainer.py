@@ -152,7 +152,7 @@ shift; exec "$@"
 
 def looks_at_gpus(program: Path, images: Path, own: Path) -> None:
     """A payload with one of two GPUs: prints what it sees of them."""
-    with guarded() as spawner, pytest.MonkeyPatch.context() as patch:
+    with guarded(forked=True) as spawner, pytest.MonkeyPatch.context() as patch:
         library = own / "libcuda.so.550"
         library.write_text("the driver")
         patch.setattr(driver, "nvidia", lambda: {str(library): f"{driver.PLACE}/libcuda.so.1"})

@@ -37,12 +37,9 @@ def storage(request, tmp_path) -> Storage:
     """A directory at a real storage, and the mover that reaches it."""
     name = request.param
     try:
-        library = system_module(LIBRARIES[name])
+        system_module(LIBRARIES[name])
     except ImportError:
         pytest.skip(f"no {LIBRARIES[name]} for this Python: its package, or the extra {name}")
-    if name == "xrootd":
-        # It lives on in this process, and would begin its threads anew in each guardian.
-        library.EnvPutInt("RunForkHandler", 0)
     own = f"t{os.getpid()}-{next(NEW)}"
     if name == "s3":
         facts = request.getfixturevalue("ceph").facts

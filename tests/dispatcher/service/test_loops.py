@@ -23,7 +23,7 @@ from tests.rig.catalogue import InMemory
 from tests.rig.waiting import eventually
 from tests.turns import Boom, Turns, named
 
-pytestmark = [pytest.mark.field("K1"), pytest.mark.usefixtures("traces_forgotten")]
+pytestmark = pytest.mark.field("K1")
 LOOPS = (
     "time",
     "descend",

@@ -15,8 +15,6 @@ from ailurus.protocol.states import JobState
 from dispatcher.telemetry.traces import Traces
 from tests.dispatcher.helpers import ALICE, job, run
 
-pytestmark = pytest.mark.usefixtures("traces_forgotten")
-
 
 @pytest.fixture
 def collector():

@@ -18,9 +18,9 @@ from pilot.node.gpus import Gpu
 from pilot.node.slots import Slots
 from pilot.node.topology import Cpu
 from pilot.ports import JobError
-from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
 from tests.pilot.fakes import FakeClock
+from tests.pilot.nursery import nursery
 from tests.rig.pack import Task, pack
 from tests.rig.waiting import until
 
@@ -236,8 +236,7 @@ def test_a_job_of_all_memory_starts_though_its_shape_is_rounded_up() -> None:
 
 @pytest.fixture
 def spawner() -> Iterator[GuardedSpawner]:
-    link, pid = guardian.start()
-    made = GuardedSpawner(link, pid)
+    made = nursery().start()
     yield made
     made.close()
 

@@ -16,7 +16,6 @@ import pytest
 
 from pilot.blame import GUARDIAN_DIED
 from pilot.ports import ProcessEnd, ProcessSpec
-from pilot.process import guardian
 from pilot.process.spawner import GuardedSpawner
 from tests.pilot.helpers import guarded, processes_with
 from tests.rig.waiting import until
@@ -69,18 +68,22 @@ def test_when_memory_runs_out_payloads_of_an_ordinary_user_go_first() -> None:
     assert done.stdout.strip() == "300", done.stderr
 
 
+STOPPED = """
+import os, signal
+from pilot.process import guardian
+from pilot.process.spawner import GuardedSpawner
+made = GuardedSpawner(*guardian.start())
+os.kill(made.guardian_pid, signal.SIGSTOP)
+os.waitpid(made.guardian_pid, os.WUNTRACED)
+made.close()
+print("closed")
+"""
+
+
 def test_a_guardian_that_somebody_stopped_ends_with_its_pilot() -> None:
-    link, pid = guardian.start()
-    made = GuardedSpawner(link, pid)
-    os.kill(pid, signal.SIGSTOP)
-    closing = threading.Thread(target=made.close, daemon=True)
-    closing.start()
-    closing.join(10)
-    hung = closing.is_alive()
-    if hung:
-        os.kill(pid, signal.SIGCONT)
-        closing.join()
-    assert not hung
+    argv = [sys.executable, "-c", STOPPED]
+    done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=20)
+    assert done.stdout.strip() == "closed", done.stderr
 
 
 def test_an_exit_code_comes_back(spawner: GuardedSpawner) -> None:
