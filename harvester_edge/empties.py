@@ -58,7 +58,7 @@ def count(edge: Edge, demand: m.Demand, ended: Iterable[Worker]) -> None:
 
 def _asks(edge: Edge, name: str, demand: m.Demand) -> Iterable[m.ShapeDemand]:
     slot = edge.site.slots[name]
-    place = Bin(slot.queue, slot.room())
+    place = Bin(slot.queue, edge.site.room(name))
     return (ask for ask in demand.shapes if ask.jobs and capacity(place, ask))
 
 

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from ailurus.protocol import machine
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.messages import ShapeDemand
-from ailurus.protocol.resources import KINDS, Room, Shape
+from ailurus.protocol.resources import KINDS, Room, Shape, part_of_a_gpu
 
 # Times left are rounded down to this, so that equal rooms stay equal.
 _COARSE_S = 300.0
@@ -83,9 +83,8 @@ def _is_one(place: Bin, shape: Shape) -> bool:
 def describe(shape: Shape) -> str:
     """A shape as text."""
     parts = [f"{shape.cores} cores", f"{shape.memory_mb} MB", f"{shape.disk_mb} MB disk"]
-    parts += [f"{shape.gpus} GPUs"] * bool(shape.gpus) + [f"{shape.nodes} nodes"] * (
-        shape.nodes > 1
-    )
+    gpus = part_of_a_gpu(shape.gpu_share) if shape.gpu_share else f"{shape.gpus} GPUs"
+    parts += [gpus] * bool(shape.gpus) + [f"{shape.nodes} nodes"] * (shape.nodes > 1)
     parts += [f"{shape.walltime_s} s"] * bool(shape.walltime_s)
     parts += [machine.described(shape.machine)] * bool(shape.machine)
     return ", ".join(parts)
@@ -149,6 +148,8 @@ def _nearest(ask: ShapeDemand, slots: dict[str, Bin]) -> str:
     longest = max(room.seconds_left or 0 for room in same)
     offers.append(("s of walltime", ask.shape.walltime_s, longest))
     short = [f"{most:.0f} {unit} at most" for unit, needed, most in offers if needed > most]
+    if ask.shape.gpu_share and not any(room.most_of_a_gpu() for room in same):
+        short.append("no GPU that jobs share")
     known = [one for place in slots.values() for one in place.machines]
     if not short and known:
         lacks = machine.lacks(ask.shape.machine, known)

@@ -75,6 +75,6 @@ def remember_dispatcher(edge: Edge, giver: str) -> None:
 def _slots(edge: Edge) -> tuple[m.SlotShape, ...]:
     """The site's slots as the dispatcher knows them."""
     return tuple(
-        m.SlotShape(name=name, queue=slot.queue, room=slot.room())
+        m.SlotShape(name=name, queue=slot.queue, room=edge.site.room(name))
         for name, slot in edge.site.slots.items()
     )

@@ -155,6 +155,14 @@ def content(site: Site, credentials: Mapping[str, str] | None = None) -> bytes:
             cache=expanded(site.container.cache or ""),
         ),
         "limits": site.limits,
-        "pilot": {"pin": site.pilot.pin, "allocation": site.pilot.allocation},
+        "pilot": {
+            "pin": site.pilot.pin,
+            "allocation": site.pilot.allocation,
+            "cgroups": site.pilot.cgroups,
+            "agents": site.pilot.agents,
+            "gpus": msgspec.structs.replace(
+                site.pilot.gpus, mps=expanded(site.pilot.gpus.mps) if site.pilot.gpus.mps else None
+            ),
+        },
     }
     return msgspec.json.format(msgspec.json.encode(told))

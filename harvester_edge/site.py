@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from ailurus.paths import expanded
-from ailurus.protocol.resources import Room
+from ailurus.protocol.resources import Room, least_share
 from ailurus.protocol.units import duration_s, size_mb
 from harvester_edge.fields import (
     AbsolutePath,
@@ -157,14 +157,15 @@ class Slot(_Part, frozen=True, kw_only=True):
         """Nodes of one worker."""
         return self.nodes // self.together
 
-    def room(self) -> Room:
+    def room(self, gpu_share: int = 0) -> Room:
         """What a new worker offers to jobs: it keeps some of its walltime to start and to end
-        well."""
+        well. `gpu_share`: the least share of a GPU that a job takes."""
         return Room(
             cores=self.cores,
             memory_mb=size_mb(self.memory),
             disk_mb=size_mb(self.disk),
             gpus=self.gpus,
+            gpu_share=gpu_share if self.gpus else 0,
             nodes=self.nodes_each,
             seconds_left=self.walltime_s - min(60.0, self.walltime_s / 10),
         )
@@ -294,6 +295,16 @@ class AgentsPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """Where each node has room for the /tmp of payloads; the batch system says it otherwise."""
 
 
+class GpusPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
+    """How jobs share GPUs that ask for a share of one."""
+
+    share: Annotated[int, Meta(ge=1, le=10)] = 1
+    """How many of them may be on one GPU; 1: none is shared."""
+    mps: AbsolutePath | None = None
+    """The pipe directory of the daemon of NVIDIA's MPS that the site runs on its nodes: such jobs
+    see it, and how much of the GPU each may use (CUDA_MPS_ACTIVE_THREAD_PERCENTAGE)."""
+
+
 class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     """How pilots behave here."""
 
@@ -313,6 +324,7 @@ class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     were delegated to the pilot; `on`, wherever the pilot can make them, as root say; `off`."""
     agents: AgentsPart = AgentsPart()
     """Likewise for slots with `pilots: head`."""
+    gpus: GpusPart = GpusPart()
 
 
 class RelayPart(_Part, frozen=True, kw_only=True):
@@ -366,6 +378,10 @@ class Site(_Part, frozen=True, kw_only=True):
     """How pilots reach the dispatcher: themselves, through the relay, or through the relay and a
     directory in `paths.shared`."""
     relay: RelayPart | None = None
+
+    def room(self, slot: str) -> Room:
+        """What a new worker of a slot offers to jobs."""
+        return self.slots[slot].room(least_share(self.pilot.gpus.share))
 
     def nodes_each(self, slot: str) -> int:
         """Nodes of a worker of a slot; of one that the file does not know (any more), the most."""

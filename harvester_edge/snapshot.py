@@ -74,7 +74,7 @@ def snapshot(
 ) -> Snapshot:
     """The input of `decide`. `workers`: those that have not ended, after the observation was
     recorded."""
-    bins = {name: Bin(slot.queue, slot.room()) for name, slot in site.slots.items()}
+    bins = {name: Bin(slot.queue, site.room(name)) for name, slot in site.slots.items()}
     bins = _as_found(bins, workers, seen.demand.answer)
     living = list(workers.values())
     count = _Counting(site, seen, around, bins, living)

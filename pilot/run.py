@@ -177,7 +177,7 @@ def _part(
         memory_mb=spec.memory_mb,
         network=needs_network(spec),
         host=name,
-        devices=tuple(dict.fromkeys(file for gpu in slot.gpus for file in gpu.files)),
+        devices=gpus.files(slot.gpus, slot.need.gpu_share),
         image=image,
         own=str(work.path),
     )
@@ -246,7 +246,7 @@ def environment(
         "NUMEXPR_NUM_THREADS": cores,
     }
     # Last what no job chooses: which GPUs are its own, and by what its processes are found.
-    fixed = {**gpus.visible(slot.gpus), "AILURUS_ATTEMPT": attempt.name}
+    fixed = {**gpus.visible(slot.gpus, slot.need.gpu_share), "AILURUS_ATTEMPT": attempt.name}
     found = granted.variables(attempt.credentials, tmp)
     return {**ours, **found, **more, **attempt.spec.environment, **fixed}
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from ailurus.apart import SYSTEM, Location, look
 from ailurus.paths import directory_url, expanded, expanded_options, secret_files
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.resources import least_share
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
 from ailurus.regular import NotRegular, settings_in
 from plugins import MOVED_BY, NAMED_OPTIONS
@@ -166,6 +167,21 @@ class AgentsChoice(Struct, frozen=True):
     """Where each node has room for the /tmp of payloads; empty: as the batch system says."""
 
 
+class GpusChoice(Struct, frozen=True):
+    """Whether jobs that ask for a share of a GPU get one."""
+
+    share: int = 1
+    """How many jobs may be on one GPU; 1: none is shared."""
+    mps: str = ""
+    """The pipe directory of the daemon of NVIDIA's MPS that the site runs on its nodes: payloads
+    with a share reach it."""
+
+    @property
+    def least(self) -> int:
+        """The least that a job takes of a GPU that it shares, in hundredths; 0: none is shared."""
+        return least_share(self.share)
+
+
 class PilotChoice(Struct, frozen=True):
     pin: bool = False
     """Bind payloads to CPUs: only where no other pilot shares the node."""
@@ -174,6 +190,7 @@ class PilotChoice(Struct, frozen=True):
     were delegated to the pilot; `on`, wherever they can be made; `off`."""
     allocation: AllocationChoice = AllocationChoice()
     agents: AgentsChoice = AgentsChoice()
+    gpus: GpusChoice = GpusChoice()
 
 
 class Site(Struct, frozen=True):
@@ -210,6 +227,7 @@ def keep_apart(site: Site, workdir: Path | None, own: Iterable[Path | None]) -> 
     shown += [("software", path) for path in site.software]
     shown += [("container.show", path) for path in site.container.show]
     shown += [("container.images", path) for path in site.container.images]
+    shown += [("pilot.gpus.mps", path) for path in (site.pilot.gpus.mps,) if path]
     shown += [("container", path) for path in SYSTEM]
     for key, path in shown:
         root = look(path)
@@ -317,11 +335,14 @@ def _expanded(site: Site) -> Site:
         images=tuple(map(expanded, site.container.images)),
         cache=expanded(site.container.cache) if site.container.cache else "",
     )
+    chosen = site.pilot.gpus
+    gpus = replace(chosen, mps=expanded(chosen.mps) if chosen.mps else "")
     return replace(
         site,
         storage=storage,
         software=tuple(map(expanded, site.software)),
         container=container,
+        pilot=replace(site.pilot, gpus=gpus),
     )
 
 

@@ -117,6 +117,9 @@ class JobSpec(
     disk_mb: Positive = 2000
     """Scratch space beside the inputs (PanDA maxDiskCount)."""
     gpus: Annotated[int, Meta(ge=0, le=1000)] = 0
+    gpu_share: Annotated[int, Meta(ge=0, le=90)] = 0
+    """How much of its one GPU, in hundredths, beside other jobs there; 0: all of each. A job file
+    writes it in place of their number, as `gpus: 0.5`."""
     each_gpu: EachGpu | None = None
     """What each of them must be; a job file writes it with their number, as `gpus: {…}`."""
     arch: Annotated[tuple[Architecture, ...], Meta(max_length=20)] = ()
@@ -176,6 +179,7 @@ def shape_of(spec: JobSpec) -> Shape:
         memory_mb=_round_up(spec.memory_mb, MEMORY_STEP_MB),
         disk_mb=_round_up(spec.disk_mb, DISK_STEP_MB),
         gpus=spec.gpus,
+        gpu_share=spec.gpu_share,
         nodes=spec.nodes,
         walltime_s=_round_up(spec.walltime_s or 0, 60),
         machine=machine_of(spec.arch, spec.each_gpu) if spec.arch or spec.each_gpu else "",

@@ -1,7 +1,7 @@
 """How a job file says what kind of machine a job needs. Pure.
 
-`arch` may be one word, `gpus` a number or a mapping, and `architecture` is PanDA's field of that
-name, in place of both.
+`arch` may be one word, `gpus` a number, a share of one (0.5) or a mapping with either, and
+`architecture` is PanDA's field of that name, in place of both.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from ailurus.protocol.units import size_mb
 
 PANDA = "architecture"
 """What PanDA's field is called, here too."""
+LEAST_SHARE, MOST_SHARE = 10, 90
+"""Of a GPU, in hundredths."""
 _OF_GPUS = ("count", "model", "memory", "cuda", "vendor")
 _HERE = "each_gpu"
 
@@ -46,6 +48,10 @@ def read(fields: dict[str, Any], where: str) -> dict[str, Any]:
         found["arch"] = [fields["arch"]]
     if isinstance(fields.get("gpus"), Mapping):
         found |= _gpus(fields, found, f"{where}.gpus")
+    count = found.get("gpus", fields.get("gpus"))
+    if isinstance(count, float) and not count.is_integer():
+        at = f"{where}.gpus.count" if isinstance(fields["gpus"], Mapping) else f"{where}.gpus"
+        found |= _share(count, at)
     return found
 
 
@@ -57,14 +63,33 @@ def as_written(field: str, where: str) -> str:
     return inside.replace(f"{where}.{_HERE}", f"{where}.gpus")
 
 
-def check(gpus: int, each: EachGpu | None, where: str) -> None:
-    """Raise AilurusError for a job that says what each GPU must be and wants none."""
+def check(gpus: int, share: int, each: EachGpu | None, where: str) -> None:
+    """Raise AilurusError for a job that says what each GPU must be and wants none, or that wants a
+    share of several, or of one too small to count."""
+    if share and (gpus != 1 or share < LEAST_SHARE):
+        raise AilurusError(
+            "a share is of one GPU, and at least a tenth of it",
+            field=f"{where}.gpu_share",
+            remedy=f"gpus: 1 with a gpu_share of {LEAST_SHARE} to {MOST_SHARE} hundredths",
+        )
     if each is not None and not gpus:
         raise AilurusError(
             "it is said what each GPU must be, and none is asked for",
             field=f"{where}.gpus",
             remedy="say how many: `gpus: {count: 1, …}`",
         )
+
+
+def _share(count: float, where: str) -> dict[str, Any]:
+    """A share of a GPU in the job's fields: hundredths, and no fraction of these."""
+    hundredths = round(count * 100) if 0 < count < 1 else 0
+    if not LEAST_SHARE <= hundredths <= MOST_SHARE or abs(count * 100 - hundredths) > 1e-6:
+        raise AilurusError(
+            f"{count} is neither a number of GPUs nor a share of one",
+            field=where,
+            remedy="a whole number, or 0.1 to 0.9 with at most two digits for a share of one GPU",
+        )
+    return {"gpus": 1, "gpu_share": hundredths}
 
 
 def _gpus(fields: Mapping[str, Any], found: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -3,6 +3,10 @@
 `Resources` are of one node. The `Shape` of a job and the `Room` of a worker add how many nodes
 there are with so much on each, and a time. In JSON and in rows all values stand flat, in the order
 of the fields; only a room whose nodes differ tells its further nodes in a list behind them.
+
+A GPU is taken as a whole, or, where the site says so, by several jobs that need a share of one.
+Shares are counted in hundredths. Those that are free on two devices do not add up: so a room tells
+what is free of each device that jobs share.
 """
 
 from __future__ import annotations
@@ -27,6 +31,12 @@ MOST_NODES = 1_000_000
 """Of a room, in all of its groups."""
 MOST_GROUPS = 64
 """Of a room that is told. What a room of many different nodes has beyond them, it tells next time."""
+WHOLE = 100
+"""A GPU, in hundredths."""
+MOST_SHARED = 1000
+"""GPUs of a node that jobs share."""
+_Size = tuple[int, tuple[int, ...], int, int, int, int]
+Hundredths = Annotated[int, Meta(ge=0, le=WHOLE)]
 
 
 class Resources(Struct, frozen=True, kw_only=True, gc=False):
@@ -37,6 +47,12 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
     memory_mb: Whole = 0
     disk_mb: Whole = 0
     gpus: Count = 0
+    """Whole ones. Of what is needed that is a share of one: 1."""
+    gpu_share: Hundredths = 0
+    """Of what is needed: how much of its one GPU; 0: all of each. Of what is there: the least that
+    a job takes of a GPU that it shares; 0: none is shared."""
+    gpu_parts: Annotated[tuple[Hundredths, ...], Meta(max_length=MOST_SHARED)] = ()
+    """Of what is there: how much is free of each GPU that jobs share already, the most first."""
 
     def within(self, free: Resources) -> bool:
         """Whether `free` has enough of each resource."""
@@ -44,7 +60,7 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
             self.cores <= free.cores
             and self.memory_mb <= free.memory_mb
             and self.disk_mb <= free.disk_mb
-            and self.gpus <= free.gpus
+            and (free.shares(self) > 0 if self.gpu_share else self.gpus <= free.gpus)
         )
 
     def holds(self, each: Resources) -> int:
@@ -53,9 +69,16 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
             (self.cores, each.cores),
             (self.memory_mb, each.memory_mb),
             (self.disk_mb, each.disk_mb),
-            (self.gpus, each.gpus),
+            (self.shares(each), 1) if each.gpu_share else (self.gpus, each.gpus),
         )
         return min(free // needed for free, needed in free_and_needed if needed)
+
+    def shares(self, each: Resources) -> int:
+        """How many that need the same share of a GPU there are GPUs for."""
+        if not self.gpu_share:
+            return 0
+        taken = max(each.gpu_share, self.gpu_share)
+        return self.gpus * (WHOLE // taken) + sum(free // taken for free in self.gpu_parts)
 
     def plus(self, other: Resources) -> Self:
         """The sum."""
@@ -65,17 +88,26 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
             memory_mb=self.memory_mb + other.memory_mb,
             disk_mb=self.disk_mb + other.disk_mb,
             gpus=self.gpus + other.gpus,
+            gpu_share=max(self.gpu_share, other.gpu_share),
+            gpu_parts=tuple(sorted((*self.gpu_parts, *other.gpu_parts), reverse=True)),
         )
 
-    def less(self, other: Resources) -> Self:
-        """What is left when `other` is taken away: nothing of a resource of which there was too
-        little."""
+    def less(self, other: Resources, times: int = 1) -> Self:
+        """What is left when `other` is taken away so many times: nothing of a resource of which
+        there was too little."""
+        gpus, gpu_parts = self.gpus, self.gpu_parts
+        if not other.gpu_share:
+            gpus = max(0, gpus - other.gpus * times)
+        elif self.gpu_share:
+            for _ in range(times):
+                gpus, gpu_parts = without(gpus, gpu_parts, max(other.gpu_share, self.gpu_share))
         return replace(
             self,
-            cores=max(0, self.cores - other.cores),
-            memory_mb=max(0, self.memory_mb - other.memory_mb),
-            disk_mb=max(0, self.disk_mb - other.disk_mb),
-            gpus=max(0, self.gpus - other.gpus),
+            cores=max(0, self.cores - other.cores * times),
+            memory_mb=max(0, self.memory_mb - other.memory_mb * times),
+            disk_mb=max(0, self.disk_mb - other.disk_mb * times),
+            gpus=gpus,
+            gpu_parts=gpu_parts,
         )
 
     def times(self, count: int) -> Self:
@@ -86,6 +118,7 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
             memory_mb=self.memory_mb * count,
             disk_mb=self.disk_mb * count,
             gpus=self.gpus * count,
+            gpu_parts=tuple(part for part in self.gpu_parts for _ in range(count)),
         )
 
     def at_most(self, limit: Resources) -> Self:
@@ -96,7 +129,24 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
             memory_mb=min(self.memory_mb, limit.memory_mb),
             disk_mb=min(self.disk_mb, limit.disk_mb),
             gpus=min(self.gpus, limit.gpus),
+            gpu_share=max(self.gpu_share, limit.gpu_share) if limit.gpu_share else 0,
+            gpu_parts=tuple(map(min, self.gpu_parts, limit.gpu_parts)),
         )
+
+
+def without(gpus: int, parts: tuple[int, ...], taken: int) -> tuple[int, tuple[int, ...]]:
+    """Whole GPUs and parts of shared ones that are free once `taken` of one is: of the part that is
+    large enough and least, or else of a whole one, so that these stay whole as long as they can.
+    Where it fits nowhere, the largest part is gone."""
+    fitting = [part for part in parts if part >= taken]
+    if fitting:
+        at = len(fitting) - 1
+        rest = (*parts[:at], *parts[at + 1 :], parts[at] - taken)
+    elif gpus:
+        gpus, rest = gpus - 1, (*parts, WHOLE - taken)
+    else:
+        rest = parts[1:]
+    return gpus, tuple(sorted((part for part in rest if part), reverse=True))
 
 
 class Shape(Resources, frozen=True, kw_only=True, order=True, gc=False):
@@ -124,7 +174,7 @@ class Shape(Resources, frozen=True, kw_only=True, order=True, gc=False):
             self.cores <= room.cores
             and self.memory_mb <= room.memory_mb
             and self.disk_mb <= room.disk_mb
-            and self.gpus <= room.gpus
+            and (room.shares(self) > 0 if self.gpu_share else self.gpus <= room.gpus)
             and self.nodes <= room.nodes
             and (room.seconds_left is None or self.walltime_s <= room.seconds_left)
         ) or (room.more is not UNSET and room.in_time(self) and self.nodes <= room.nodes_for(self))
@@ -164,6 +214,8 @@ class Room(Resources, frozen=True, kw_only=True, gc=False):
             memory_mb=free.memory_mb,
             disk_mb=free.disk_mb,
             gpus=free.gpus,
+            gpu_share=free.gpu_share,
+            gpu_parts=free.gpu_parts,
             seconds_left=seconds_left,
         )
 
@@ -184,6 +236,8 @@ class Room(Resources, frozen=True, kw_only=True, gc=False):
             memory_mb=first.memory_mb,
             disk_mb=first.disk_mb,
             gpus=first.gpus,
+            gpu_share=first.gpu_share,
+            gpu_parts=first.gpu_parts,
             nodes=nodes,
             seconds_left=seconds_left,
             more=tuple(_group(each, count) for each, count in rest) or UNSET,
@@ -215,6 +269,11 @@ class Room(Resources, frozen=True, kw_only=True, gc=False):
             return sum(group.nodes for group in self.groups)
         return max(int(getattr(group, kind)) for group in self.groups)
 
+    def most_of_a_gpu(self) -> int:
+        """The most of a GPU that is free for a job that shares it, in hundredths."""
+        sharing = [group for group in self.groups if group.gpu_share]
+        return max((WHOLE if g.gpus else max(g.gpu_parts, default=0) for g in sharing), default=0)
+
     def nodes_for(self, each: Resources) -> int:
         """How many nodes have so much free."""
         return sum(group.nodes for group in self.groups if each.within(group))
@@ -245,7 +304,7 @@ class Room(Resources, frozen=True, kw_only=True, gc=False):
         the emptiest nodes, so that most of them fit. For one that does not fit, what is there is
         kept."""
         if self.nodes == 1 and self.more is UNSET:
-            return self.less(shape if jobs == 1 else shape.times(jobs))
+            return self.less(shape, jobs)
         free: dict[Resources, int] = {}
         shares = jobs * shape.nodes
         need = plain(shape)
@@ -258,7 +317,7 @@ class Room(Resources, frozen=True, kw_only=True, gc=False):
             parts = ((full, most), (bool(rest), rest), (group.nodes - full - bool(rest), 0))
             for nodes, count in parts:
                 if nodes:
-                    left = each.less(need.times(count))
+                    left = each.less(need, count)
                     free[left] = free.get(left, 0) + nodes
         return self.over(free, seconds_left=self.seconds_left)
 
@@ -266,14 +325,42 @@ class Room(Resources, frozen=True, kw_only=True, gc=False):
 def plain(amount: Resources) -> Resources:
     """The amount alone, of a shape, a group or a room: so much on one node."""
     return Resources(
-        cores=amount.cores, memory_mb=amount.memory_mb, disk_mb=amount.disk_mb, gpus=amount.gpus
+        cores=amount.cores,
+        memory_mb=amount.memory_mb,
+        disk_mb=amount.disk_mb,
+        gpus=amount.gpus,
+        gpu_share=amount.gpu_share,
+        gpu_parts=amount.gpu_parts,
     )
 
 
-def _turn(group: Group, shape: Shape) -> tuple[bool, tuple[int, ...]]:
+def least_share(jobs: int) -> int:
+    """The least that a job takes of a GPU that so many may share, ten at most: no more fit. 0: none
+    is shared."""
+    return WHOLE // jobs if jobs > 1 else 0
+
+
+def part_of_a_gpu(hundredths: int) -> str:
+    """`0.5 of a GPU`."""
+    return f"{hundredths / WHOLE:g} of a GPU"
+
+
+def breaks(need: Resources, free: Resources) -> bool:
+    """Whether something that fits takes a share of a GPU that is whole so far."""
+    taken = max(need.gpu_share, free.gpu_share)
+    return need.gpu_share > 0 and (not free.gpu_parts or free.gpu_parts[0] < taken)
+
+
+def _turn(group: Group, shape: Shape) -> tuple[bool, bool, _Size]:
     """Which nodes a job of this shape takes first."""
-    fits, size = shape.within(group), _size(group)
-    return not fits, size if fits and shape.nodes == 1 else tuple(-n for n in size)
+    fits, one = shape.within(group), shape.nodes == 1
+    if fits and one:
+        return False, breaks(shape, group), _size(group)
+    gpus, parts, *rest = _size(group)
+    # The more there are that begin alike, the emptier it is.
+    cores, memory_mb, disk_mb, share = rest
+    turned = (*(-part for part in parts), 1)
+    return not fits, False, (-gpus, turned, -cores, -memory_mb, -disk_mb, -share)
 
 
 def _group(each: Resources, nodes: int) -> Group:
@@ -282,9 +369,18 @@ def _group(each: Resources, nodes: int) -> Group:
         memory_mb=each.memory_mb,
         disk_mb=each.disk_mb,
         gpus=each.gpus,
+        gpu_share=each.gpu_share,
+        gpu_parts=each.gpu_parts,
         nodes=nodes,
     )
 
 
-def _size(each: Resources) -> tuple[int, int, int, int]:
-    return each.gpus, each.cores, each.memory_mb, each.disk_mb
+def _size(each: Resources) -> _Size:
+    return (
+        each.gpus,
+        each.gpu_parts,
+        each.cores,
+        each.memory_mb,
+        each.disk_mb,
+        each.gpu_share,
+    )

@@ -345,7 +345,7 @@ def check(jobs: Sequence[JobSpec]) -> None:
             field = f"{where}.{error.field}"
             raise AilurusError(error.message, field=field, remedy=error.remedy) from None
         _check_words(job, where)
-        machine_file.check(job.gpus, job.each_gpu, where)
+        machine_file.check(job.gpus, job.gpu_share, job.each_gpu, where)
         if job.launcher_options:
             at = f"{where}.launcher_options"
             check_launcher(job.launcher, job.launcher_options, at, job.nodes)

@@ -153,10 +153,12 @@ def _staging(now: Staging) -> str:
 def _wants(job: JobDetail) -> str:
     # Late: most commands do not show a job.
     from ailurus.protocol.machine import described, machine_of
+    from ailurus.protocol.resources import part_of_a_gpu
 
     spec = job.spec
     parts = [f"{spec.cores} cores", f"{spec.memory_mb} MB", f"{spec.disk_mb} MB disk"]
-    parts += [f"{spec.gpus} GPUs"] if spec.gpus else []
+    gpus = part_of_a_gpu(spec.gpu_share) if spec.gpu_share else f"{spec.gpus} GPUs"
+    parts += [gpus] if spec.gpus else []
     parts += [f"{spec.nodes} nodes"] if spec.nodes > 1 else []
     parts += [described(text)] if (text := machine_of(spec.arch, spec.each_gpu)) else []
     parts += [span(spec.walltime_s)] if spec.walltime_s else []

@@ -20,7 +20,14 @@ from dispatcher.rules.group_turns import Candidate, Turns
 from dispatcher.rules.records import JobRecord
 from dispatcher.rules.specs import Unfit
 
-ANYTHING = Room(cores=1_000_000, memory_mb=2**62, disk_mb=2**62, gpus=1_000_000, nodes=1_000_000)
+ANYTHING = Room(
+    cores=1_000_000,
+    memory_mb=2**62,
+    disk_mb=2**62,
+    gpus=1_000_000,
+    gpu_share=1,
+    nodes=1_000_000,
+)
 # Ready jobs looked at beyond those requested, once some must not run on this node.
 PASSED = 100
 

@@ -27,6 +27,9 @@ _SIZES = ("cores", "memory_mb", "disk_mb", "gpus", "nodes", "walltime_s", "machi
 # Added to the nodes of a shape that needs a kind of machine, once for each number of a kind: to a
 # version that does not know of machines such a job fits nowhere.
 _NODES = 10_000_000
+# Added likewise, once for each hundredth of a GPU that a job shares: these are more nodes than a
+# worker tells, and with those of the job itself, which are fewer, not so many as above.
+_SHARED_NODES = 100_000
 _STATES = {state.value: state for state in JobState}
 
 
@@ -355,7 +358,7 @@ def sized(job_id: int, shape: Shape) -> dict[str, object]:
 
 def _stored(shape: Shape, machine: int) -> dict[str, object]:
     values = {name: getattr(shape, name) for name in _SIZES if name != "machine"}
-    return {**values, "nodes": shape.nodes + _NODES * machine}
+    return {**values, "nodes": shape.nodes + _SHARED_NODES * shape.gpu_share + _NODES * machine}
 
 
 def find_size(tx: Tx, job_id: int) -> Shape | None:
@@ -373,7 +376,9 @@ def ready_sized(
 
 
 def _shape(sizes: Sequence[Any]) -> Shape:
-    return Shape(**dict(zip(_SIZES, sizes, strict=True)))
+    values = dict(zip(_SIZES, sizes, strict=True))
+    share, before_last = divmod(values["nodes"] - 1, _SHARED_NODES)
+    return Shape(**{**values, "nodes": before_last + 1, "gpu_share": share})
 
 
 def counters(tx: Tx) -> list[CounterRecord]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from ailurus.protocol import machine
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import FileRecord, GroupRow, JobRow, Trouble, Why
-from ailurus.protocol.resources import KINDS, Resources, Room, Shape
+from ailurus.protocol.resources import KINDS, Resources, Room, Shape, part_of_a_gpu
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Outlook, RegistrationState
 from dispatcher.rules import remedies
 
@@ -48,13 +48,30 @@ def short_of(shape: Shape, room: Room) -> str:
     """The first thing of which `room` has too little, as a phrase; empty if the shape fits."""
     if shape.fits(room):
         return ""
-    for kind, unit in KINDS:
+    for kind, unit in _kinds(shape):
         need, there = getattr(shape, kind), room.most(kind)
         if need > there:
             return f"needs {need} {unit}, has {there}"
+    if lack := _short_of_share(shape, room):
+        return lack
     if not room.in_time(shape):
         return f"needs {shape.walltime_s} s, has {room.seconds_left:.0f} s left"
     return f"needs {_nodes(shape, [room])}, has {room.nodes_for(shape)}"
+
+
+def _kinds(shape: Shape) -> Iterator[tuple[str, str]]:
+    """What is compared as numbers: not the GPU of which a job needs a share."""
+    return (one for one in KINDS if not (shape.gpu_share and one[0] == "gpus"))
+
+
+def _short_of_share(shape: Shape, room: Room) -> str:
+    """The share of a GPU that is missing, as a phrase."""
+    if not shape.gpu_share or room.nodes_for(_only(shape, "gpus")):
+        return ""
+    wanted = f"needs {part_of_a_gpu(shape.gpu_share)}"
+    if not any(group.gpu_share for group in room.groups):
+        return f"{wanted}, {'lets no jobs share one' if room.most('gpus') else 'has none'}"
+    return f"{wanted}, has {part_of_a_gpu(room.most_of_a_gpu())}"
 
 
 def _nodes(shape: Shape, rooms: Sequence[Room], free: str = " free") -> str:
@@ -62,9 +79,11 @@ def _nodes(shape: Shape, rooms: Sequence[Room], free: str = " free") -> str:
     of them of that of which there is too little, or of all where only the whole is missing."""
     needed = [
         (f"{getattr(shape, kind)} {unit}", _only(shape, kind))
-        for kind, unit in KINDS
+        for kind, unit in _kinds(shape)
         if kind != "nodes" and getattr(shape, kind)
     ]
+    if shape.gpu_share:
+        needed.append((part_of_a_gpu(shape.gpu_share), _only(shape, "gpus")))
     scarce = [
         text for text, alone in needed if all(room.nodes_for(alone) < shape.nodes for room in rooms)
     ]
@@ -75,7 +94,8 @@ def _nodes(shape: Shape, rooms: Sequence[Room], free: str = " free") -> str:
 
 
 def _only(shape: Shape, kind: str) -> Resources:
-    return replace(Resources(), **{kind: getattr(shape, kind)})
+    share = shape.gpu_share if kind == "gpus" else 0
+    return replace(Resources(), **{kind: getattr(shape, kind), "gpu_share": share})
 
 
 def sizes(offers: Iterable[Offer]) -> list[Offer]:
@@ -112,13 +132,18 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> Misfit |
     offers = [offer for offer in offers if not offer.foreign]
     if not offers or any(not offer.lacks(shape) for offer in offers):
         return None
-    for kind, unit in KINDS:
+    for kind, unit in _kinds(shape):
         most = max(offer.total.most(kind) for offer in offers)
         if getattr(shape, kind) > most:
             # A job file writes `memory: 4GB`.
             field, wanted = kind.removesuffix("_mb"), getattr(spec, kind)
             fault = f"{wanted} {unit} are asked for, the largest slot of its queues has {most}"
             return Misfit(field, fault)
+    if shape.gpu_share and not any(offer.total.most_of_a_gpu() for offer in offers):
+        wanted = part_of_a_gpu(shape.gpu_share)
+        return Misfit(
+            "gpus", f"{wanted} is asked for, and no slot of its queues lets jobs share one"
+        )
     if shape.nodes > 1:
         most = max(offer.total.nodes_for(shape) for offer in offers)
         if most < shape.nodes:
@@ -185,9 +210,14 @@ def waiting(
             Outlook.NEVER,
             f"It can never start: {misfit.fault}.",
             sorted({f"{offer.name}: {offer.lacks(shape)}" for offer in offers}),
-            _remedy(misfit.field),
+            _remedy(misfit.field, shape),
         )
     foreign = sum(offer.foreign for offer in offers)
+    if foreign == len(offers) and (shape.machine or shape.gpu_share):
+        what = "a share of a GPU" if shape.gpu_share else "a kind of machine"
+        sentence = f"Only PanDA pilots serve {queue}, and they get no job that needs {what}"
+        remedy = "start a pilot of ours for this queue, or submit to another one"
+        return answer(Outlook.LATER, f"{sentence}; {place}.", remedy=remedy)
     if foreign == len(offers):
         sentence = f"{foreign} PanDA pilots serve {queue}, which ask when they can take a job"
         return answer(Outlook.LATER, f"{sentence}; {place}.")
@@ -209,7 +239,9 @@ def _wrong_ones(shape: Shape, offers: Sequence[Offer]) -> list[str]:
     return sorted({f"{offer.name}: {offer.lacks(shape)}" for offer in there})[:20]
 
 
-def _remedy(field: str) -> str:
+def _remedy(field: str, shape: Shape) -> str:
+    if field == "gpus" and shape.gpu_share:
+        return "ask for a whole one, `gpus: 1`, or let a site say `pilot: {gpus: {share: 2}}`"
     if field in machine.FIELDS:
         return f"ask for another `{field}`, or let a site offer such machines"
     return f"ask for less `{field}`, or let a site offer a larger slot"

@@ -99,6 +99,7 @@ def _all_paths(site: Site) -> Iterator[tuple[At, str]]:
         ),
         (("pilot", "file"), site.pilot.file),
         (("pilot", "program"), site.pilot.program),
+        (("pilot", "gpus", "mps"), site.pilot.gpus.mps),
         (("relay", "token_file"), site.relay.token_file if site.relay else None),
     )
     yield from ((at, path) for at, path in maybe if path is not None)
@@ -188,7 +189,7 @@ def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
     beneath the other. Links are followed as this machine has them."""
     own = [(at, path, look(plain(path))) for at, path in _all_paths(site) if at in OWN]
     own += [(at, path, look(plain(path))) for at, path in credential_files(site)]
-    shown = [(at, path) for at, path in _all_paths(site) if at[:-1] in SHOWN]
+    shown = [(at, path) for at, path in _all_paths(site) if at[:-1] in SHOWN or at == MPS]
     roots = [(at, look(plain(path))) for at, path in shown]
     system, work = [look(path) for path in SYSTEM], look(plain(site.paths.work))
     for at, path, place in own:
@@ -206,6 +207,7 @@ def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
             yield tree.fault(("paths", "work"), "E027", message, "a directory of its own")
 
 
+MPS: At = ("pilot", "gpus", "mps")
 SHOWN: tuple[At, ...] = (
     ("storage", "roots"), ("software",), ("container", "show"), ("container", "images"),
 )  # fmt: skip

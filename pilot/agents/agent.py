@@ -410,7 +410,7 @@ def _made(
             remedy="give the pilot a --workdir on a file system that all nodes share",
         )
     container = container_of(welcome.site, directory, spawner, str(Path(path).parent))
-    found = machine.look(directory)
+    found = machine.look(directory, mps=welcome.site.pilot.gpus.mps)
     held = claims.claim(found.gpus, welcome.gpus)
     groups = groups_of(welcome.site, directory.name.rpartition("-")[2], spawner)
     node = LocalNode(

@@ -164,7 +164,8 @@ class Allocated:
     def _joined(self, node: RemoteNode, joined: Joined) -> None:
         share = next(share for share in self._shares if share.name == node.name)
         seen = joined.resources
-        total = within(total_of(self._around.slot, seen, len(joined.gpus)), share)
+        sharing = self._around.site.pilot.gpus
+        total = within(total_of(self._around.slot, seen, len(joined.gpus), sharing), share)
         whole = total.cores == seen.cores == len(joined.cpus)
         pin = joined.cpus if self._around.site.pilot.pin and whole else ()
         self.nodes[node.name] = node
@@ -190,5 +191,6 @@ def within(total: Resources, share: Share) -> Resources:
         memory_mb=total.memory_mb if share.memory_mb is None else share.memory_mb,
         disk_mb=total.disk_mb,
         gpus=total.gpus if share.gpus is None else share.gpus,
+        gpu_share=total.gpu_share,
     )
     return total.at_most(given)

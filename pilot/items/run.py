@@ -322,7 +322,7 @@ class _Run:
         slot = placement[0]
         spec = self._attempt.spec
         script = self._script if spec.script else ()
-        fixed = gpus.visible(slot.gpus)
+        fixed = gpus.visible(slot.gpus, spec.gpu_share)
         return Task(
             argv=argv(item.lease.spec, spec.command, script),
             environment=environment(item.lease, self._attempt.name, fixed),
@@ -396,7 +396,7 @@ class _Run:
         self._attempt.note(f"goes on with {slot.node}, too")
 
     def _use(self, slot: Slot) -> None:
-        room = replace(slot.need, disk_mb=0)
+        room = replace(slot.need, disk_mb=0, gpu_share=0)
         self._packer.join(slot.node, room, topology.alone(slot.pinned), slot.gpus)
 
     def _lose(self, node: str) -> None:

@@ -53,6 +53,9 @@ class Gpu(Struct, frozen=True, kw_only=True):
     model: str = ""
     memory_mb: int = 0
     """0: its driver does not tell."""
+    mps: str = ""
+    """The pipe directory of the MPS by which payloads share it; empty: the driver lets them take
+    turns."""
 
 
 class Seen(Struct, frozen=True, kw_only=True):
@@ -147,13 +150,27 @@ def uuids(gpus: Sequence[Gpu]) -> tuple[str, ...]:
     return tuple(gpu.name for gpu in gpus if gpu.name.startswith(("GPU-", "MIG-")) and not gpu.amd)
 
 
-def visible(gpus: Sequence[Gpu]) -> dict[str, str]:
-    """The variables that show a payload its GPUs and no other: empty ones show none."""
+def visible(gpus: Sequence[Gpu], share: int = 0) -> dict[str, str]:
+    """The variables that show a payload its GPUs and no other: empty ones show none. `share`: how
+    much of its one GPU is its own, in hundredths; 0: all of each."""
+    mps = {}
+    if share and gpus and gpus[0].mps:
+        mps["CUDA_MPS_PIPE_DIRECTORY"] = gpus[0].mps
+        mps["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(share)
     return {
+        **mps,
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "CUDA_VISIBLE_DEVICES": ",".join(gpu.name for gpu in gpus if not gpu.amd),
         "ROCR_VISIBLE_DEVICES": ",".join(gpu.name for gpu in gpus if gpu.amd),
     }
+
+
+def files(gpus: Sequence[Gpu], share: int = 0) -> tuple[str, ...]:
+    """What a payload needs to use its GPUs, each path once; with a `share` of one, the pipes of its
+    MPS."""
+    paths = [file for gpu in gpus for file in gpu.files]
+    paths += [gpu.mps for gpu in gpus if share and gpu.mps]
+    return tuple(dict.fromkeys(paths))
 
 
 class _File(NamedTuple):

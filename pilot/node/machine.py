@@ -15,7 +15,7 @@ from ailurus.protocol.resources import Resources
 from pilot.node import gpus, topology
 from pilot.node.gpus import Gpu
 from pilot.node.topology import Cpu
-from pilot.site import Site, SlotChoice, megabytes
+from pilot.site import GpusChoice, Site, SlotChoice, megabytes
 
 ROOT = Path("/")
 
@@ -31,11 +31,16 @@ class Inventory(Struct, frozen=True, kw_only=True):
 
 
 def look(
-    workdir: Path, *, environment: Mapping[str, str] = os.environ, root: Path = ROOT
+    workdir: Path,
+    *,
+    mps: str = "",
+    environment: Mapping[str, str] = os.environ,
+    root: Path = ROOT,
 ) -> Inventory:
     """What the batch system gave: affinity (which is within the cpuset), cgroups and the
-    environment before what the hardware has. Raises OSError if `workdir` is on no disk. `root`:
-    where /proc, /sys and /dev are."""
+    environment before what the hardware has. Raises OSError if `workdir` is on no disk. `mps`: the
+    pipe directory of the MPS by which NVIDIA's GPUs are shared; `root`: where /proc, /sys and /dev
+    are."""
     disk = os.statvfs(workdir)
     cpus = tuple(sorted(os.sched_getaffinity(0)))
     seen = gpus.find(environment, root)
@@ -50,7 +55,8 @@ def look(
         driver=seen.driver,
         cuda=seen.cuda,
     )
-    return Inventory(resources=resources, cpus=cpus, gpus=seen.gpus, hardware=hardware)
+    devices = tuple(gpu if gpu.amd else replace(gpu, mps=mps) for gpu in seen.gpus)
+    return Inventory(resources=resources, cpus=cpus, gpus=devices, hardware=hardware)
 
 
 def hardware_with(seen: Inventory, devices: Sequence[Gpu]) -> Hardware:
@@ -73,13 +79,14 @@ def _flags(root: Path) -> list[str]:
     return flags.partition(":")[2].split()
 
 
-def total_of(slot: SlotChoice, seen: Resources, gpus: int) -> Resources:
+def total_of(slot: SlotChoice, seen: Resources, gpus: int, sharing: GpusChoice) -> Resources:
     """What there is for jobs on a node: as the slot says, else as the machine shows."""
     return Resources(
         cores=seen.cores if slot.cores is None else slot.cores,
         memory_mb=megabytes(slot.memory, seen.memory_mb),
         disk_mb=megabytes(slot.disk, seen.disk_mb),
         gpus=gpus,
+        gpu_share=sharing.least if gpus else 0,
     )
 
 

@@ -34,10 +34,10 @@ from pilot.node.shares import (
     Placement,
     Slot,
     amount_of,
-    changed,
     fits,
     free_of,
     share,
+    tightest,
 )
 from pilot.node.topology import Cpu
 
@@ -263,10 +263,12 @@ class Packer(Generic[T]):
         """Take back what an item holds."""
         held = self._held.pop(item)
         for node, slot in zip(held.nodes, held.placement, strict=True):
-            self._change(node, slot.need, 1)
-            node.unbind(slot.pinned)
-            node.gpus += slot.gpus
             if node.open:
+                self._unindex(node)
+            node.take_back(slot)
+            node.unbind(slot.pinned)
+            if node.open:
+                self._index(node)
                 self._grown[node] = None
         return held.placement
 
@@ -329,8 +331,8 @@ class Packer(Generic[T]):
                 if fits(lane.want, free):
                     found[free] = [n for n in nodes if n not in barred] if barred else nodes
         if lane.nodes == 1:
-            tightest = min((free for free, nodes in found.items() if nodes), default=None)
-            return [] if tightest is None else [next(iter(found[tightest]))]
+            best = tightest(lane.want, (free for free, nodes in found.items() if nodes))
+            return [] if best is None else [next(iter(found[best]))]
         chosen: list[FreeNode] = []
         for free in sorted(found, reverse=True):
             chosen += list(found[free])[: lane.nodes - len(chosen)]
@@ -358,8 +360,10 @@ class Packer(Generic[T]):
         return placement
 
     def _slot(self, node: FreeNode, need: Resources) -> Slot:
-        self._change(node, need, -1)
-        return node.slot(need)
+        self._unindex(node)
+        slot = node.take(need)
+        self._index(node)
+        return slot
 
     # whose turn it is ----------------------------------------------------------------------------
 
@@ -370,7 +374,7 @@ class Packer(Generic[T]):
         if claim.nodes or claim.passed < PATIENCE * len(self._nodes):
             return
         times = sorted(
-            (self._free_at(node, first.need), -node.free[1], rank, node)
+            (self._free_at(node, first.need), -node.free[2], rank, node)
             for rank, node in enumerate(self._nodes.values())
             if node.open and first.need.within(node.total)
         )[: first.nodes]
@@ -379,12 +383,13 @@ class Packer(Generic[T]):
 
     def _free_at(self, node: FreeNode, need: Resources) -> float:
         """When a node will probably have so much free."""
-        want, free, at = free_of(need), node.free, 0.0
+        want, then, at = free_of(need), node.like(), 0.0
         there = [held for held in self._held.values() if node in held.nodes]
         for held in sorted(there, key=attrgetter("ends")):
-            if fits(want, free):
+            if fits(want, then.free):
                 break
-            free, at = changed(free, free_of(held.placement[0].need), 1), held.ends
+            then.take_back(held.placement[held.nodes.index(node)])
+            at = held.ends
         return at
 
     def _reopen(self) -> None:
@@ -431,14 +436,6 @@ class Packer(Generic[T]):
         else:
             del self._lanes[lane.need, lane.nodes]
             self._order.remove(lane)
-
-    def _change(self, node: FreeNode, need: Resources, sign: int) -> None:
-        if not node.open:
-            node.free = changed(node.free, free_of(need), sign)
-            return
-        self._unindex(node)
-        node.free = changed(node.free, free_of(need), sign)
-        self._index(node)
 
     def _index(self, node: FreeNode) -> None:
         self._groups.setdefault(node.free, {})[node] = None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from ailurus.protocol.resources import Resources
+from ailurus.protocol.resources import WHOLE, Resources
 from pilot.node.gpus import Gpu
 from pilot.node.topology import Cpu, choose
 
 OWN = ""
 """The name of the node on which the pilot itself runs, where it has no other."""
-Free = tuple[int, int, int, int]
-"""GPUs, cores, MB of memory and of disk: in this order the tightest node is the least."""
+Free = tuple[int, tuple[int, ...], int, int, int, int]
+"""GPUs, parts of shared ones, cores, MB of memory and of disk: in this order the tightest node is
+the least. Last the share of a GPU, as in `Resources`."""
 NEVER = float("inf")
 
 
@@ -38,11 +39,13 @@ Placement = tuple[Slot, ...]
 class FreeNode:
     """A node, and what is free there."""
 
-    __slots__ = ("cpus", "free", "gpus", "name", "open", "total")
+    __slots__ = ("cpus", "free", "gpus", "name", "open", "shared", "total")
 
     def __init__(self, name: str, total: Resources, cpus: list[Cpu], gpus: list[Gpu]) -> None:
         self.name, self.total, self.cpus, self.gpus = name, total, cpus, gpus
         self.free = free_of(total)
+        # How much is free of each device that payloads share.
+        self.shared: dict[Gpu, int] = {}
         # Whether anything may start there.
         self.open = True
 
@@ -55,16 +58,61 @@ class FreeNode:
         self.cpus = [cpu for cpu in self.cpus if cpu.number not in taken]
         return chosen
 
-    def slot(self, need: Resources) -> Slot:
-        """A share of the node. What is `free` is the caller's affair."""
-        gpus = tuple(self.gpus[: need.gpus])
-        del self.gpus[: len(gpus)]
+    def take(self, need: Resources) -> Slot:
+        """A share of the node, which has so much free."""
+        self.free = changed(self.free, free_of(need), -1)
+        if need.gpu_share:
+            gpus: tuple[Gpu, ...] = (self._take_part(need),)
+        else:
+            gpus = tuple(self.gpus[: need.gpus])
+            del self.gpus[: len(gpus)]
         return Slot(need, self.bind(need.cores), gpus, self.name)
+
+    def take_back(self, slot: Slot) -> None:
+        """Count what a payload held as free again. Its CPUs are for `unbind`."""
+        self.free = changed(self.free, free_of(slot.need), 1)
+        if not slot.need.gpu_share:
+            self.gpus += slot.gpus
+            return
+        gpu = slot.gpus[0]
+        free = self.shared.pop(gpu) + self._taken(slot.need)
+        if free == WHOLE:
+            self.gpus.append(gpu)
+        else:
+            self.shared[gpu] = free
+        self._count_parts(whole=int(free == WHOLE))
 
     def unbind(self, cpus: Sequence[Cpu]) -> None:
         """Take back what `bind` returned."""
         if cpus:
             self.cpus = sorted([*self.cpus, *cpus], key=attrgetter("number"))
+
+    def like(self) -> FreeNode:
+        """Another one, with so much free, to try on."""
+        other = FreeNode(self.name, self.total, [], [*self.gpus])
+        other.free, other.shared = self.free, {**self.shared}
+        return other
+
+    def _take_part(self, need: Resources) -> Gpu:
+        """A device of which so much is free: the one with the least, or else a whole one."""
+        taken = self._taken(need)
+        fitting = [gpu for gpu, free in self.shared.items() if free >= taken]
+        if fitting:
+            gpu = min(fitting, key=self.shared.__getitem__)
+            self.shared[gpu] -= taken
+        else:
+            gpu = self.gpus.pop(0)
+            self.shared[gpu] = WHOLE - taken
+        self._count_parts(whole=-int(not fitting))
+        return gpu
+
+    def _taken(self, need: Resources) -> int:
+        return max(need.gpu_share, self.total.gpu_share)
+
+    def _count_parts(self, whole: int) -> None:
+        """Note what is free of shared devices, and that so many whole ones have become free."""
+        parts = sorted((free for free in self.shared.values() if free), reverse=True)
+        self.free = (self.free[0] + whole, tuple(parts), *self.free[2:])
 
 
 class Holding(NamedTuple):
@@ -80,30 +128,73 @@ class Holding(NamedTuple):
 
 
 def free_of(amount: Resources) -> Free:
-    return amount.gpus, amount.cores, amount.memory_mb, amount.disk_mb
+    return (
+        amount.gpus,
+        amount.gpu_parts,
+        amount.cores,
+        amount.memory_mb,
+        amount.disk_mb,
+        amount.gpu_share,
+    )
 
 
 def amount_of(free: Free) -> Resources:
-    gpus, cores, memory_mb, disk_mb = free
-    return Resources(cores=cores, memory_mb=memory_mb, disk_mb=disk_mb, gpus=gpus)
+    gpus, gpu_parts, cores, memory_mb, disk_mb, gpu_share = free
+    return Resources(
+        cores=cores,
+        memory_mb=memory_mb,
+        disk_mb=disk_mb,
+        gpus=gpus,
+        gpu_share=gpu_share,
+        gpu_parts=gpu_parts,
+    )
 
 
 def fits(want: Free, free: Free) -> bool:
-    return want[1] <= free[1] and want[2] <= free[2] and want[0] <= free[0] and want[3] <= free[3]
+    return (
+        want[2] <= free[2]
+        and want[3] <= free[3]
+        and (_has_part(want, free) if want[5] else want[0] <= free[0])
+        and want[4] <= free[4]
+    )
+
+
+def tightest(want: Free, there: Iterable[Free]) -> Free | None:
+    """Of nodes on which it fits, the one to take: for a share of a GPU first one on which no whole
+    GPU is needed for it. None: there are none."""
+    if not want[5]:
+        return min(there, default=None)
+    return min(there, key=lambda free: (not _in_a_part(want, free), free), default=None)
+
+
+def _has_part(want: Free, free: Free) -> bool:
+    return free[5] > 0 and (free[0] > 0 or _in_a_part(want, free))
+
+
+def _in_a_part(want: Free, free: Free) -> bool:
+    return bool(free[1]) and free[1][0] >= max(want[5], free[5])
 
 
 def changed(free: Free, need: Free, sign: int) -> Free:
-    """What is free when `need` is given back, or with a negative `sign` taken."""
+    """What is free when `need` is given back, or with a negative `sign` taken. A share of a GPU is
+    of a certain one, and so its node's affair."""
     return (
-        free[0] + sign * need[0],
-        free[1] + sign * need[1],
+        free[0] if need[5] else free[0] + sign * need[0],
+        free[1],
         free[2] + sign * need[2],
         free[3] + sign * need[3],
+        free[4] + sign * need[4],
+        free[5],
     )
 
 
 def share(want: Free, total: Free) -> float:
     """The largest part of any resource of a node that is wanted; more than 1 if it has too
     little."""
-    parts = zip(want, total, strict=True)
+    gpus = (want[0], total[0])
+    if want[5]:
+        if not fits(want, total):
+            return NEVER
+        gpus = (max(want[5], total[5]), WHOLE * total[0] + sum(total[1]))
+    parts = (gpus, *zip(want[2:5], total[2:5], strict=True))
     return max((need / there if there else NEVER for need, there in parts if need), default=0.0)

@@ -346,12 +346,18 @@ def _rounded(free: Resources) -> Resources:
         memory_mb=free.memory_mb // MEMORY_STEP_MB * MEMORY_STEP_MB,
         disk_mb=free.disk_mb // DISK_STEP_MB * DISK_STEP_MB,
         gpus=free.gpus,
+        gpu_share=free.gpu_share,
+        gpu_parts=free.gpu_parts,
     )
 
 
 def _asked(spec: JobSpec) -> Resources:
     return Resources(
-        cores=spec.cores, memory_mb=spec.memory_mb, disk_mb=spec.disk_mb, gpus=spec.gpus
+        cores=spec.cores,
+        memory_mb=spec.memory_mb,
+        disk_mb=spec.disk_mb,
+        gpus=spec.gpus,
+        gpu_share=spec.gpu_share,
     )
 
 
@@ -366,6 +372,7 @@ def _shape(need: Resources, nodes: int) -> Shape:
         memory_mb=need.memory_mb,
         disk_mb=need.disk_mb,
         gpus=need.gpus,
+        gpu_share=need.gpu_share,
         nodes=nodes,
     )
 

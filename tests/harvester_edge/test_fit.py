@@ -201,3 +201,31 @@ def test_the_cost_does_not_grow_with_the_nodes():
     large = {"head": Bin("a", replace(HEAD.room, nodes=10_000))}
     assert fit([ask(10_000_000, memory_mb=1000)], large, []).wanted["head"] == 250
     assert fit([ask(10_000, memory_mb=1000, nodes=5000)], large, []).wanted["head"] == 1250
+
+
+SHARED = {"g": Bin("a", Room(cores=16, memory_mb=64_000, gpus=2, gpu_share=25))}
+
+
+def half(jobs, share=50):
+    return ask(jobs, cores=1, memory_mb=1000, gpus=1, gpu_share=share)
+
+
+def test_jobs_that_share_gpus_get_as_many_workers_as_there_are_parts_for():
+    assert fit([half(9)], SHARED, []).wanted == {"g": 3}
+    assert fit([half(9, share=90)], SHARED, []).wanted == {"g": 5}
+    # However little they ask for: four may be on a device.
+    assert fit([half(9, share=10)], SHARED, []).wanted == {"g": 2}
+
+
+def test_a_part_that_is_free_is_filled_before_a_worker_is_started():
+    free = [Bin("a", Room(cores=9, memory_mb=9000, gpus=0, gpu_share=25, gpu_parts=(60, 40)))]
+    assert fit([half(1)], SHARED, free).wanted == {"g": 0}
+    assert fit([half(2)], SHARED, free).wanted == {"g": 1}
+
+
+def test_where_no_gpu_is_shared_no_worker_is_started_for_a_share():
+    slots = {"g": SHARED["g"]._replace(room=replace(SHARED["g"].room, gpu_share=0))}
+    found = fit([half(4)], slots, [])
+    assert found.wanted == {"g": 0}
+    assert "0.5 of a GPU" in found.never[0]
+    assert found.never[0].endswith("the slots offer no GPU that jobs share")
