@@ -41,6 +41,7 @@ from pilot.process.kill import (
 )
 from pilot.process.orders import Cgroups, Enter, Message, Spawn, Started, Until, boot_s
 from pilot.process.starting import IGNORED, NotPrepared, ProgramStarter
+from pilot.process.stopped import Stopped
 from pilot.process.strangers import Strangers
 from pilot.workdir import remove_tree
 
@@ -134,8 +135,19 @@ def deaths() -> int:
 class Guardian:
     """The loop of a guardian's process."""
 
-    def __init__(self, link: socket.socket, proc: Proc, strangers: Strangers) -> None:
+    def __init__(
+        self,
+        link: socket.socket,
+        proc: Proc,
+        strangers: Strangers,
+        stopped: Stopped | None = None,
+    ) -> None:
+        """`stopped`: of one in a room, whose programs may stop each other."""
         self._link, self._proc, self._strangers = link, proc, strangers
+        self._stopped = stopped
+        self._waits_for = os.WNOHANG
+        if stopped is not None:
+            self._waits_for |= os.WUNTRACED | os.WCONTINUED
         self._starter = ProgramStarter()
         # What runs, by process id.
         self._running: dict[int, Spawn] = {}
@@ -193,6 +205,8 @@ class Guardian:
                 return
             if rung or not events or 0 < self._again_at <= time.monotonic():
                 self._reap()
+            if self._stopped is not None and self._stopped.left_s() <= 0:
+                self._stopped.resume()
             if self._answers or (self._started and not events):
                 self._out += frame(self._started + self._answers)
                 self._answers, self._started = [], []
@@ -220,6 +234,8 @@ class Guardian:
         if self._started:
             return NEWS_S
         left = self._again_at - time.monotonic() if self._again_at else float("inf")
+        if self._stopped is not None:
+            left = min(left, self._stopped.left_s())
         if self._until is not None:
             left = min(left, self._until.at - boot_s(), LEASE_LOOK_S)
         return -1 if left == float("inf") else max(0.0, left)
@@ -297,7 +313,7 @@ class Guardian:
 
         rooms.enter(order, namespaces)
         link.sendall(frame([Started(0, os.getpid())]))
-        Guardian(link, self._proc, strangers).serve()
+        Guardian(link, self._proc, strangers, Stopped(self._proc)).serve()
         os._exit(0)
 
     def _taken(self, count: int) -> list[int]:
@@ -326,11 +342,13 @@ class Guardian:
         usages: dict[int, resource.struct_rusage] = {}
         while True:
             try:
-                pid, status, used = os.wait4(-1, os.WNOHANG)
+                pid, status, used = os.wait4(-1, self._waits_for)
             except ChildProcessError:
                 break
             if pid == 0:
                 break
+            if self._stopped is not None and self._stopped.note(pid, status):
+                continue
             self._strangers.forget(pid)
             usages[pid] = used
             if (order := self._running.pop(pid, None)) is not None:

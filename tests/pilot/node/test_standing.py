@@ -15,7 +15,7 @@ from ailurus.protocol.payloads import Payloads
 from pilot.node.local import LocalNode
 from pilot.node_ports import Finish, MemoryLoss, Order, Standing, Task
 from pilot.ports import PATH, Sandbox
-from pilot.process import cgroup, proc
+from pilot.process import cgroup, proc, stopped
 from pilot.workdir import Workdir
 from plugins.container.bubblewrap import Bubblewrap
 from tests.pilot.attempts import container_setup
@@ -118,3 +118,30 @@ def test_many_with_cgroups_are_started_at_once(node: LocalNode, tmp_path: Path) 
     )
     assert {ends.get(timeout=30).process.errno for _ in range(130)} == {0}
     standing.close()
+
+
+def test_one_that_stops_all_others_stops_them_for_a_moment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(stopped, "STOPPED_S", 0.2)
+    ends: SimpleQueue[tuple[int, Finish]] = SimpleQueue()
+    with guarded() as spawner:
+        node = LocalNode(Bubblewrap(container_setup()), spawner)
+        standing = box_of(node, tmp_path, 20)
+        ready = "for n in 2 3; do until test -e $n; do sleep 0.01; done; done"
+        # Where processes of others are seen it would stop these, too.
+        alone = f"test ! -e /proc/{os.getpid()}"
+        lines = {1: f"{ready}; {alone} && kill -STOP -1"}
+        lines |= {n: f": > {n}; until test -e go; do sleep 0.01; done" for n in (2, 3)}
+        standing.start_all([(task(n, line), partial(_put, ends, n)) for n, line in lines.items()])
+        number, end = ends.get(timeout=20)
+        assert (number, end.process.exit_code) == (1, 0)
+        (Workdir(tmp_path / "1.1").directory / "go").touch()
+        rest = [ends.get(timeout=20) for _ in range(2)]
+        assert {(n, end.process.exit_code) for n, end in rest} == {(2, 0), (3, 0)}
+        standing.close()
+        node.close()
+
+
+def _put(ends: SimpleQueue[tuple[int, Finish]], number: int, end: Finish) -> None:
+    ends.put((number, end))

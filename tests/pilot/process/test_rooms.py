@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pilot.ports import ProcessEnd, ProcessSpec
-from pilot.process import cgroup, proc
+from pilot.process import cgroup, proc, stopped
 from pilot.process.spawner import GuardedSpawner
 from pilot.room_ports import (
     Bind,
@@ -191,3 +191,14 @@ def test_a_room_that_has_ended_costs_nothing_more(spawner: GuardedSpawner) -> No
         spawner.signal(room, signal.SIGKILL)
         until(lambda: not spawner._listeners)
     assert not spawner._rooms
+
+
+def test_a_program_that_is_stopped_in_a_room_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nobody else in there could let it."""
+    monkeypatch.setattr(stopped, "STOPPED_S", 0.05)
+    with guarded() as spawner, made(spawner) as room:
+        out = tmp_path / "out"
+        assert run(spawner, room, "kill -STOP $$; echo on; exit 4", out) == 4
+        assert out.read_text() == "on\n"
