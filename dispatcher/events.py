@@ -65,6 +65,19 @@ class StateChanged(Event, frozen=True):
     """Of a lease: nothing else is to run beside it."""
     by: str | None = None
     """Who cancelled it."""
+    task_id: int | None = None
+    """Of an end: the task whose job it is."""
+
+
+class TaskChanged(Event, frozen=True):
+    """A task has begun, or changed its state."""
+
+    kind = "task"
+    task_id: int
+    name: str
+    state: str
+    user: str
+    reason: str = ""
 
 
 class ChildrenDue(Event, frozen=True):
@@ -190,6 +203,7 @@ KINDS: dict[str, type[Event]] = {
     for one in (
         Submitted,
         StateChanged,
+        TaskChanged,
         ChildrenDue,
         Retried,
         RetryOf,

@@ -104,6 +104,21 @@ class ItemQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     index: Annotated[int, Meta(ge=0, le=2**62)]
 
 
+class TasksQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which tasks to list, newest first."""
+
+    state: Annotated[str, Meta(max_length=20)] = ""
+    user: Annotated[str, Meta(max_length=200)] = ""
+    before: Whole | None = None
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+
+
+class TaskQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One task."""
+
+    task_id: Whole
+
+
 class SamplesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job's resource curves after a time."""
 
@@ -229,6 +244,21 @@ ROUTES: tuple[Route, ...] = (
         m.Reregister,
         m.Reregistered,
         "Have refused outputs registered again",
+    ),
+    Route("submit_task", P, "/tasks", Scope.CREATE, m.SubmitTask, m.TaskSubmitted, "Submit a task"),
+    Route("tasks", G, "/tasks", Scope.READ, TasksQuery, m.TaskPage, "List tasks, newest first"),
+    Route("task", G, "/task", Scope.READ, TaskQuery, m.TaskDetail, "All about one task"),
+    Route(
+        "steer_task",
+        P,
+        "/tasks/steer",
+        Scope.CREATE,
+        m.SteerTask,
+        m.TaskRow,
+        "Pause, resume, retry or finish a task",
+    ),
+    Route(
+        "cancel_task", P, "/tasks/cancel", Scope.CANCEL, m.CancelTask, m.TaskRow, "Cancel a task"
     ),
     Route("queues", G, "/queues", Scope.READ, NoQuery, QueueRows, "Queues and what waits in them"),
     Route("workers", G, "/workers", Scope.READ, WorkersQuery, WorkerRows, "Workers and heartbeats"),

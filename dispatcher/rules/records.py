@@ -51,6 +51,8 @@ class JobRecord(Progress, frozen=True):
     parents_left: int
     items: int
     """How many it carries."""
+    task_id: int
+    """Whose job it is; 0: a user submitted it."""
     job_id: int
 
 
@@ -235,7 +237,20 @@ def get_job(tx: Tx, job_id: int) -> JobRecord:
 
 
 def _job(row: Row, job_id: int) -> JobRecord:
-    state, attempt_nr, most, retry_all, queue, shape_id, worker_id, owner, name, left, items = row
+    (
+        state,
+        attempt_nr,
+        most,
+        retry_all,
+        queue,
+        shape_id,
+        worker_id,
+        owner,
+        name,
+        left,
+        items,
+        task_id,
+    ) = row
     return JobRecord(
         _STATES[state],
         attempt_nr,
@@ -248,6 +263,7 @@ def _job(row: Row, job_id: int) -> JobRecord:
         name,
         left,
         items,
+        task_id,
         job_id,
     )
 

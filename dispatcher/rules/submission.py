@@ -62,6 +62,8 @@ class Request(Struct, frozen=True, kw_only=True):
     group: str
     retries: tuple[int, ...] = ()
     """The final jobs that these are new tries of, in their order; none: they are new."""
+    task_id: int = 0
+    """The task that makes them; 0: a user submits them."""
 
 
 class Known(Struct, frozen=True):
@@ -207,6 +209,7 @@ def add(
     owner: str,
     ranks: Sequence[float],
     now: float,
+    task_id: int = 0,
 ) -> None:
     """Store some jobs of a request, of which `first` is the id of the first; nobody sees them yet,
     and what they wait for is stored by `link`. `ranks`: when each job's turn comes, among the users
@@ -226,6 +229,7 @@ def add(
             "spec": job.body,
             "wants": job.wants,
             "items": job.spec.payloads.count if job.spec.payloads else 0,
+            "task_id": task_id,
         }
         for job_id, (job, rank) in enumerate(zip(jobs, ranks, strict=True), start=first)
     ]

@@ -229,7 +229,10 @@ def _end(
         code=code,
         user=before.owner,
         by=by,
+        task_id=before.task_id or None,
     )
+    if before.task_id:
+        tx.run("unit.end", job_id=before.job_id, state=after.state)
     _tell(tx, before, event, now=now)
     return after
 

@@ -28,6 +28,7 @@ from dispatcher.service.relays import Relays
 from dispatcher.service.seals import Seals
 from dispatcher.service.shared import Shared
 from dispatcher.service.state import Settings, State
+from dispatcher.service.tasks import Tasks
 from dispatcher.service.timelines import Timelines
 from dispatcher.service.upkeep import Upkeep
 from dispatcher.service.users import Users
@@ -61,6 +62,7 @@ class Service:
         self.figures = Figures(state, self.registrar)
         self.timelines = Timelines(state)
         self.intake = Intake(state, self.peers)
+        self.tasks = Tasks(state, self.peers, self.intake)
         self.users = Users(
             state, self.peers, self.intake, Reasons(state, self.figures, self.registrar)
         )
@@ -81,6 +83,7 @@ class Service:
         service = cls(store, **arguments)
         await service.upkeep.start()
         service.registrar.start()
+        service.tasks.start()
         return service
 
     async def close(self) -> None:
@@ -109,6 +112,7 @@ class Service:
             self.figures,
             self.registrar,
             self.timelines,
+            self.tasks,
         )
         parts = (*of_users, *of_workers, self.relays, self.edges)
         for route in ROUTES:

@@ -28,14 +28,13 @@ from dispatcher.rules import (
     retention,
     retries,
     submission,
-    user_turns,
     why,
 )
 from dispatcher.rules.group_turns import group_of
-from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.submission import Prepared, Request
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import State
+from dispatcher.service.storing import Storing
 from dispatcher.switch_interval import short_interval
 
 # Jobs whose turns are reckoned on the event loop.
@@ -83,6 +82,13 @@ class Intake:
         )
         await free_in_parts(jobs)
         return answer
+
+    async def check(self, jobs: Sequence[JobSpec], caller: Caller) -> None:
+        """Raise Rejected for jobs that would be refused if the caller submitted them."""
+        ask = m.Submit(request_id=uuid.uuid4().hex, jobs=tuple(jobs))
+        await asyncio.to_thread(self._prepared, ask, known=False)
+        await self._has_credentials(ask, caller.subject)
+        self._registrable(ask.jobs, caller.subject)
 
     async def _read(
         self, ask: m.Submit, caller: Caller
@@ -229,10 +235,10 @@ class Intake:
 
     def _begun(
         self, jobs: Sequence[Prepared], request: Request
-    ) -> tuple[_Storing, list[submission.ParentLink], Iterator[submission.ParentLink]]:
+    ) -> tuple[Storing, list[submission.ParentLink], Iterator[submission.ParentLink]]:
         """A request on its way, and what its jobs wait for: what fits a commit, and what is
         left."""
-        storing = _Storing(self._state, self._peers.name, request, jobs)
+        storing = Storing(self._state, self._peers.name, request, jobs)
         links = storing.links()
         return storing, list(islice(links, submission.LINKS + 1)), links
 
@@ -296,88 +302,3 @@ class Intake:
                     remedy="see `dispatcher jobs`",
                 )
         return m.JobStates(states=states)
-
-
-class _Storing:
-    """A request on its way into the store; its methods are the changes, in the order in which they
-    are made."""
-
-    def __init__(
-        self, state: State, process: str, request: Request, jobs: Sequence[Prepared]
-    ) -> None:
-        self._state, self._process = state, process
-        self._request, self._jobs = request, list(jobs)
-        self._now = state.now()
-        self._ends, self._takes = user_turns.turns(
-            ((job.spec.queue, job.shape.cores) for job in jobs),
-            state.settings.shares.get(request.owner, 1.0),
-        )
-        self._begins: dict[str, float] = {}
-        self._carrying = any(job.spec.payloads for job in jobs)
-        self._filled: dict[int, Prepared] = {}
-        self._first = 0
-
-    def links(self) -> Iterator[submission.ParentLink]:
-        """What the jobs wait for."""
-        places = {job.spec.name: nr for nr, job in enumerate(self._jobs)}
-        return submission.links(self._jobs, places)
-
-    def at_once(self, tx: Tx, links: Sequence[submission.ParentLink]) -> m.Submitted:
-        """All of it in one commit."""
-        self.begin(tx)
-        self.add(tx, 0)
-        if links:
-            self.link(tx, links)
-        return self.finish(tx)
-
-    def begin(self, tx: Tx) -> None:
-        """Set ids and turns aside."""
-        state, request = self._state, self._request
-        self._first = submission.begin(
-            tx, request, len(self._jobs), process=self._process, now=self._now
-        )
-        self._begins = user_turns.begin(tx, request.owner, self._takes, request.group, state.turns)
-
-    def add(self, tx: Tx, at: int) -> None:
-        """Store the jobs of one commit, from place `at` on."""
-        state, request = self._state, self._request
-        part = self._jobs[at : at + submission.TOGETHER]
-        ends = self._ends[at : at + submission.TOGETHER]
-        submission.still_ours(tx, request, self._first)
-        submission.add(
-            tx,
-            part,
-            Lanes(tx, request.owner, request.group, state.turns, state.shapes, self._now),
-            first=self._first + at,
-            owner=request.owner,
-            ranks=[self._begins[job.spec.queue] + end for job, end in zip(part, ends, strict=True)],
-            now=self._now,
-        )
-
-    def link(self, tx: Tx, links: Sequence[submission.ParentLink]) -> None:
-        """Store some of what the jobs wait for."""
-        submission.still_ours(tx, self._request, self._first)
-        sees = self._request.sees
-        submission.link(tx, links, self._jobs, self._filled, first=self._first, sees=sees)
-
-    def finish(self, tx: Tx) -> m.Submitted:
-        """Let all jobs begin."""
-        submission.still_ours(tx, self._request, self._first)
-        submission.use_datasets(tx, self._jobs, self._first)
-        if self._carrying:
-            submission.carry_items(tx, self._request, self._jobs, self._first)
-        return submission.open_up(tx, self._request, self._first, len(self._jobs), now=self._now)
-
-    def let_go(self) -> None:
-        """Hold none of the jobs any more."""
-        self._jobs.clear()
-        self._filled.clear()
-
-    def clear(self, tx: Tx, first: int, last: int) -> None:
-        """Forget the jobs at these places of a request that was refused."""
-        submission.clear(tx, self._first + first, self._first + last)
-
-    def drop(self, tx: Tx) -> None:
-        """Forget the request itself."""
-        by, request_id = self._request.by, self._request.request_id
-        submission.drop(tx, by, request_id, self._first, len(self._jobs))

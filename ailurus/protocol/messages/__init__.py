@@ -77,6 +77,16 @@ from ailurus.protocol.messages.relays import (
     RelayedRelease,
     RelayItems,
 )
+from ailurus.protocol.messages.tasks import (
+    CancelTask,
+    SteerTask,
+    StepRow,
+    SubmitTask,
+    TaskDetail,
+    TaskPage,
+    TaskRow,
+    TaskSubmitted,
+)
 from ailurus.protocol.messages.timeline import Bar, NodeLanes, Timeline
 from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.messages.users import (
@@ -150,6 +160,7 @@ __all__ = [
     "Bootstraps",
     "Bye",
     "Cancel",
+    "CancelTask",
     "Cancelled",
     "Command",
     "Counted",
@@ -241,9 +252,16 @@ __all__ = [
     "SiteRow",
     "SlotShape",
     "Staging",
+    "SteerTask",
+    "StepRow",
     "StrictRequest",
     "Submit",
+    "SubmitTask",
     "Submitted",
+    "TaskDetail",
+    "TaskPage",
+    "TaskRow",
+    "TaskSubmitted",
     "Timeline",
     "Token",
     "TraceRequest",

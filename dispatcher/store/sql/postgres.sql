@@ -95,7 +95,7 @@ select pg_notify(:channel, :text)
 -- reads: job
 -- locks: job
 select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name,
-    parents_left, items
+    parents_left, items, task_id
     from job where job_id in {ids} order by job_id
 
 -- name: job.ready_whole
@@ -104,7 +104,7 @@ select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, work
 -- locks: job skip locked
 select job.job_id, priority, rank, spec, wants,
     state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left,
-    items
+    items, task_id
     from job join body on body.job_id = job.job_id
     where queue = :queue and shape_id = :shape_id and state = 'activated'
     order by priority desc, rank, job.job_id limit :most

@@ -3,16 +3,10 @@ exist for it."""
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import re
-from collections import defaultdict
-from functools import cache
-from pathlib import Path
 
 import pytest
 
-import dispatcher
 from ailurus.envelope import Reader
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
@@ -23,126 +17,15 @@ from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
+from ailurus.protocol.task import Verb, task_from
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.console.live import Live
 from dispatcher.refusal import Rejected
-from dispatcher.rules import records, views, worker_records
-from dispatcher.store.queries import statements
 from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, Worker, bench, job, token
 
 pytestmark = pytest.mark.field("A4")
 
-# --- statements -----------------------------------------------------------------------------------
-
-KEYS = {
-    "job_id", "ids", "worker_id", "intent", "instance", "request_id", "parent", "child", "command_id",
-    "site", "harvester",
-}  # fmt: skip
-DOORS = {
-    "delegation", "users", "workers", "registration", "liveness", "heartbeats", "conclusions", "nodes", "edges",
-    "relays", "feeds", "live", "acquire", "calls", "commands", "files", "figures", "harvester",
-    "legacy", "payload_logs", "reasons", "registrar", "retries", "updates", "uploads",
-}  # fmt: skip
-"""Modules that answer callers: what they look up by a key, a caller may have named."""
-READERS = (records, worker_records, views)
-COMPARED = {
-    "user": r"\bowner = :owner\b|\bowner, request_id\b",
-    "site": r"\bsite = :site\b|on conflict \(site\)",
-    "harvester": r"\bharvester = :harvester\b|intent like 'harvester:%'|on conflict \(harvester, command\)",
-}
-
-
-@cache
-def declared() -> dict[str, str]:
-    return {name: one.owner for name, one in statements().items() if one.owner}
-
-
-@cache
-def callers() -> dict[str, set[tuple[str, str]]]:
-    """By statement the modules, and there the classes and functions, in which it is named."""
-    found = defaultdict(set)
-    reading = readers()
-
-    def walk(node: ast.AST, module: str, names: tuple[str, ...]) -> None:
-        for child in ast.iter_child_nodes(node):
-            inner = names
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                inner = (*names, child.name)
-            if isinstance(child, ast.Constant) and child.value in statements():
-                found[child.value].add((module, inner))
-            if isinstance(child, ast.Attribute):
-                for name in reading[ast.unparse(child)]:
-                    found[name].add((module, inner))
-            walk(child, module, inner)
-
-    for file in Path(dispatcher.__file__).parent.rglob("*.py"):
-        walk(ast.parse(file.read_text()), file.stem, ())
-    return found
-
-
-def readers() -> dict[str, set[str]]:
-    """By function that reads records the statements that it names: who calls it calls them."""
-    names = defaultdict(set)
-    for module in READERS:
-        for function in ast.parse(Path(module.__file__).read_text("utf-8")).body:
-            for node in ast.walk(function):
-                if isinstance(node, ast.Constant) and node.value in statements():
-                    short = module.__name__.rpartition(".")[2]
-                    names[f"{short}.{function.name}"].add(node.value)
-    return names
-
-
-def keyed() -> list[str]:
-    """The statements that find something by a key which a caller may name, where one may."""
-    looked = []
-    for name, one in statements().items():
-        made = one.text.startswith("insert") and "on conflict" not in one.text
-        keys = KEYS & one.parameters
-        if keys and not made and any(module in DOORS for module, _ in callers()[name]):
-            looked.append(name)
-    return looked
-
-
-OWN = {
-    "worker.register": "the caller has just claimed or made it",
-    "worker.state": "of the worker's own token",
-    "worker.describe": "of the worker's own token",
-    "worker.home": "whose site the relay compares",
-    "worker.phase": "of the worker's own token, or found with its site or its Harvester",
-    "worker.fill": "of a Harvester's worker that was found by it",
-    "worker.serve": "of a Harvester's worker that was found by it",
-    "worker.row": "of the worker's own token",
-    "worker.place": "of an attempt that was found, to compare its queue",
-}
-"""Keyed by the id of a worker that a token, or the statement before, has given."""
-
-
-@pytest.mark.parametrize("name", keyed())
-def test_a_statement_with_a_key_of_the_callers_says_how_its_owner_is_compared(name):
-    if name in OWN:
-        return
-    assert name in declared(), f"{name}: say in store/sql how its owner is compared"
-    how = declared()[name]
-    if how.startswith("checked by "):
-        checking = set(how.removeprefix("checked by ").split(", "))
-        for module, functions in callers()[name]:
-            if module in DOORS:
-                assert checking & set(functions), f"{name} in {module}: {functions} is not declared"
-    elif not how.startswith("in the key"):
-        assert re.search(COMPARED[how], statements()[name].text), (
-            f"{name} does not compare its {how}"
-        )
-
-
-def test_the_walk_sees_the_statements_that_matter():
-    seen = set(keyed())
-    assert {"job.row", "job.standing", "worker.planned", "worker.drain", "attempt.get"} <= seen
-    assert not set(OWN) - seen
-    assert not set(declared()) - set(statements())
-
-
-# --- calls ----------------------------------------------------------------------------------------
 
 ADMIN = Caller(subject="boss", scopes=frozenset({Scope.ADMIN}))
 PILOT = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
@@ -177,6 +60,9 @@ class World:
         await self.worker.exchange(self.got, 1)
         await self.worker.beat(self.got)
         (self.parent,) = await b.submit(job("parent", queue="elsewhere"))
+        self.task_id = (await b.service.tasks.submit_task(self.a_task(), ALICE)).task_id
+        while (await b.service.tasks.advance(self.task_id)).more:
+            pass
         self.their_epoch = await self.hello("there", THEIR_EDGE)
         self.stranger = await b.worker("q2", site="there")
         self.held = m.AttemptKey(job_id=self.job, attempt_nr=1)
@@ -203,6 +89,7 @@ class World:
                 "log": "select count(*) from log",
                 "credential": "select * from credential where owner = 'alice'",
                 "site": "select site, instance, epoch, online from site",
+                "task": "select * from task where owner = 'alice'",
             }
             return {name: tx.connection.execute(text).fetchall() for name, text in tables.items()}
 
@@ -256,6 +143,35 @@ class World:
 
     async def submit(self):
         await self.b.submit(job("child", depends_on=(self.parent,)), caller=BOB)
+
+    def a_task(self) -> m.SubmitTask:
+        """A task that waits at its gate for a job that nobody runs."""
+        first, then = ({"queue": "elsewhere", "command": "true"},) * 2
+        steps = [
+            {"name": "one", "over": {"list": [1]}, "job": first},
+            {"name": "two", "over": {"outputs": "one"}, "job": then},
+        ]
+        return m.SubmitTask(request_id="t", task=task_from({"task": "mine", "steps": steps}))
+
+    async def submit_task(self):
+        """A request of the same name is another."""
+        theirs = await self.service.tasks.submit_task(self.a_task(), BOB)
+        assert not theirs.repeated
+        assert theirs.task_id != self.task_id
+
+    async def tasks(self):
+        assert not (await self.service.tasks.tasks(api.TasksQuery(), BOB)).tasks
+        assert not (await self.service.tasks.tasks(api.TasksQuery(user="alice"), BOB)).tasks
+
+    async def task(self):
+        await self.service.tasks.task(api.TaskQuery(task_id=self.task_id), BOB)
+
+    async def steer_task(self):
+        ask = m.SteerTask(task_id=self.task_id, verb=Verb.PAUSE)
+        await self.service.tasks.steer_task(ask, BOB)
+
+    async def cancel_task(self):
+        await self.service.tasks.cancel_task(m.CancelTask(task_id=self.task_id), BOB)
 
     async def events(self):
         await self.service.users.events(api.EventsQuery(job_id=self.job), BOB)
@@ -394,7 +310,7 @@ class World:
 NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out", "bye"}
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
-    "reregister": 404,
+    **dict.fromkeys(("reregister", "task", "steer_task", "cancel_task"), 404),
     **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),
     **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
     "submit": 422,

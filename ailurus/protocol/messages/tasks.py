@@ -1,0 +1,82 @@
+"""Messages about tasks."""
+
+from __future__ import annotations
+
+from ailurus.protocol.fields import Key, Whole
+from ailurus.protocol.messages.base import Answer, StrictRequest
+from ailurus.protocol.task import Task, TaskState, Verb
+
+
+class SubmitTask(StrictRequest):
+    """Submits a task. The caller makes `request_id`; a repeated one returns the first answer."""
+
+    request_id: Key
+    task: Task
+
+
+class TaskSubmitted(Answer):
+    task_id: int
+    # The request had been accepted before.
+    repeated: bool = False
+
+
+class SteerTask(StrictRequest):
+    """Does something to a task of the caller."""
+
+    task_id: Whole
+    verb: Verb
+
+
+class CancelTask(StrictRequest):
+    """Makes no more jobs of a task, and cancels those that it has made."""
+
+    task_id: Whole
+
+
+class StepRow(Answer):
+    """How far a step is, in items."""
+
+    name: str
+    items: int
+    """How many are known."""
+    closed: bool
+    """No more become known."""
+    waiting: int
+    """How many wait for a job."""
+    open: int
+    """How many are in jobs that are not final."""
+    finished: int
+    failed: int
+    jobs: int
+    """How many jobs' worth of items there were: another job for the same items is not counted."""
+    open_jobs: int
+    sentence: str
+    """Where it stands, and what it waits for."""
+
+
+class TaskRow(Answer):
+    """A task, and how far its steps are."""
+
+    task_id: int
+    name: str
+    user: str
+    state: TaskState
+    created: float
+    changed: float
+    steps: tuple[StepRow, ...]
+    reason: str = ""
+    """Why it failed, or why of some items no job could be made."""
+
+
+class TaskPage(Answer):
+    tasks: tuple[TaskRow, ...]
+    # Pass as `before` for the page after this one.
+    next: int | None = None
+
+
+class TaskDetail(Answer):
+    """All about a task."""
+
+    row: TaskRow
+    task: Task
+    """What was submitted; of each list only the first item."""

@@ -1,0 +1,254 @@
+"""Users' tasks, and the loop that brings them forward: at the leader, when something has happened
+to one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from ailurus.loops import Loop
+from ailurus.protocol import api
+from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.task import TaskState, check_task, sample
+from dispatcher.auth.caller import Caller
+from dispatcher.events import Entry, StateChanged, TaskChanged
+from dispatcher.ports import Tx, Unavailable
+from dispatcher.refusal import Rejected
+from dispatcher.rules import submission
+from dispatcher.rules.group_turns import group_of
+from dispatcher.rules.submission import Request
+from dispatcher.service.intake import Intake
+from dispatcher.service.peers import Peers
+from dispatcher.service.state import State, log
+from dispatcher.service.storing import Storing
+from dispatcher.tasks import intake, records, verbs, views
+from dispatcher.tasks.advance import Advanced, advance, catch_up, change
+from dispatcher.tasks.records import TaskRecord
+
+LOOK_S = 5.0
+"""How often a dispatcher looks whether it leads by now."""
+STUCK_S = 60.0
+
+
+class Tasks:
+    """The part of the service that has tasks."""
+
+    def __init__(self, state: State, peers: Peers, jobs: Intake) -> None:
+        self._state = state
+        self._peers = peers
+        self._jobs = jobs
+        self._led = False
+        # In the order in which they get their turn.
+        self._due: dict[int, None] = {}
+        self._wake = asyncio.Event()
+
+    def start(self) -> None:
+        """Begin to bring tasks forward."""
+        self._state.store.listen(self._heed)
+        self._state.loops.task("tasks", self._run, turn_s=STUCK_S)
+
+    # --- what users ask ---
+
+    async def submit_task(self, ask: m.SubmitTask, caller: Caller) -> m.TaskSubmitted:
+        """Accept a task, once, however often it is sent."""
+        store, owner, now = self._state.store, caller.subject, self._state.now()
+        digest = await asyncio.to_thread(intake.digest_of, ask.task)
+        known = await store.read(lambda tx: records.find_request(tx, owner, ask.request_id))
+        if known is not None:
+            if known.digest != digest:
+                raise submission.id_reused(ask.request_id)
+            if known.state != TaskState.SUBMITTING:
+                return m.TaskSubmitted(task_id=known.task_id, repeated=True)
+        else:
+            await self._check(ask, caller)
+        group = group_of(caller.groups, self._state.settings.groups)
+        task_id = await store.write(
+            lambda tx: intake.begin(
+                tx,
+                ask.task,
+                owner=owner,
+                group=group,
+                request_id=ask.request_id,
+                digest=digest,
+                now=now,
+            )
+        )
+        for rows in intake.parts(ask.task, task_id):
+            await store.write(partial(_add_slices, rows=rows))
+        await store.write(lambda tx: intake.open_up(tx, task_id, now=now))
+        return m.TaskSubmitted(task_id=task_id)
+
+    async def _check(self, ask: m.SubmitTask, caller: Caller) -> None:
+        """Raise Rejected for a task whose jobs would be refused, if a user submitted them."""
+
+        def look() -> list[JobSpec]:
+            check_task(ask.task)
+            return [sample(ask.task, nr) for nr in range(len(ask.task.steps))]
+
+        try:
+            jobs = await asyncio.to_thread(look)
+        except AilurusError as error:
+            field = f"task.{error.field}"
+            raise Rejected(422, error.message, field=field, remedy=error.remedy) from None
+        for nr, job in enumerate(jobs):
+            try:
+                await self._jobs.check([job], caller)
+            except Rejected as error:
+                error.field = f"task.steps[{nr}].job" + error.field.removeprefix("jobs[0]")
+                raise
+
+    async def tasks(self, ask: api.TasksQuery, caller: Caller) -> m.TaskPage:
+        """Tasks, newest first."""
+        owner = ask.user if caller.may(api.Scope.ADMIN) else caller.subject
+        if ask.user and ask.user != owner:
+            return m.TaskPage(tasks=())
+
+        def look(tx: Tx) -> tuple[m.TaskRow, ...]:
+            found = records.page(
+                tx, owner=owner, state=ask.state, before=ask.before or 2**62, most=ask.limit
+            )
+            return tuple(views.row(tx, one) for one in found)
+
+        rows = await self._state.store.read(look)
+        *_, last = rows or (None,)
+        after = last.task_id if last is not None and len(rows) == ask.limit else None
+        return m.TaskPage(tasks=rows, next=after)
+
+    async def task(self, ask: api.TaskQuery, caller: Caller) -> m.TaskDetail:
+        """All about a task."""
+
+        def look(tx: Tx) -> m.TaskDetail:
+            found = _found(tx, ask.task_id, caller)
+            return m.TaskDetail(row=views.row(tx, found), task=found.task)
+
+        return await self._state.store.read(look)
+
+    async def steer_task(self, ask: m.SteerTask, caller: Caller) -> m.TaskRow:
+        """Pause, resume, retry or finish a task."""
+        return await self._changed(
+            ask.task_id,
+            caller,
+            lambda tx, one: verbs.steer(tx, one, ask.verb, now=self._state.now()),
+        )
+
+    async def cancel_task(self, ask: m.CancelTask, caller: Caller) -> m.TaskRow:
+        """Cancel a task."""
+        by = caller.subject
+        return await self._changed(
+            ask.task_id, caller, lambda tx, one: verbs.cancel(tx, one, by, now=self._state.now())
+        )
+
+    async def _changed(
+        self, task_id: int, caller: Caller, verb: Callable[[Tx, TaskRecord], TaskRecord]
+    ) -> m.TaskRow:
+        def write(tx: Tx) -> m.TaskRow:
+            return views.row(tx, verb(tx, _found(tx, task_id, caller)))
+
+        row = await self._state.store.write(write)
+        # A task whose state is the same says nothing, and may have work all the same.
+        self._needs_turn(task_id)
+        return row
+
+    # --- the loop ---
+
+    def _heed(self, entries: Sequence[Entry]) -> None:
+        for one in entries:
+            match one.event:
+                case StateChanged(task_id=int(task_id)) | TaskChanged(task_id=task_id):
+                    self._needs_turn(task_id)
+
+    def _needs_turn(self, task_id: int) -> None:
+        self._due.setdefault(task_id)
+        self._wake.set()
+
+    async def _run(self, loop: Loop) -> None:
+        while True:
+            loop.turned()
+            await self._look()
+            if self._led and self._due:
+                await self._turn()
+                continue
+            self._due.clear()
+            loop.turned(LOOK_S)
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+
+    async def _look(self) -> None:
+        """Read which tasks there are once we begin to lead: those before us may have ended in
+        between."""
+        if self._peers.leads and not self._led:
+            rows = await self._state.store.read(lambda tx: tx.all("task.active"))
+            for (task_id,) in rows:
+                while await self._state.store.write(partial(catch_up, task_id=task_id)):
+                    pass
+                self._due.setdefault(task_id)
+        self._led = self._peers.leads
+
+    async def _turn(self) -> None:
+        """Do a slice of the work of the first task; it is the last then, if it has more."""
+        task_id = next(iter(self._due))
+        del self._due[task_id]
+        try:
+            done = await self.advance(task_id)
+        except Unavailable:
+            self._due.setdefault(task_id)
+            raise
+        # A bug of ours: it stops this task, and no other.
+        except Exception:  # noqa: BLE001
+            log.error("task_broke", trace=True, task_id=task_id)
+            await self._state.store.write(lambda tx: self._stop(tx, task_id))
+            return
+        if done.more:
+            self._due.setdefault(task_id)
+
+    async def advance(self, task_id: int) -> Advanced:
+        """Do the next slice of a task's work. Raises Unavailable."""
+        done = await self._state.store.write(
+            lambda tx: advance(tx, task_id, self._make, now=self._state.now())
+        )
+        for job_id in done.cancelled:
+            self._state.leases.drop(job_id)
+            self._state.log_arrived(job_id)
+        return done
+
+    def _make(self, tx: Tx, task: TaskRecord, name: str, jobs: Sequence[JobSpec]) -> int:
+        """Store jobs of a task, as its owner would submit them."""
+        request = Request(
+            by=task.owner,
+            request_id=name,
+            digest="",
+            owner=task.owner,
+            sees=task.owner,
+            group=task.user_group,
+            task_id=task.task_id,
+        )
+        prepared = submission.prepare(jobs)
+        return Storing(self._state, self._peers.name, request, prepared).at_once(tx, ()).job_ids[0]
+
+    def _stop(self, tx: Tx, task_id: int) -> None:
+        task = records.find_task(tx, task_id)
+        if task is not None and task.state is TaskState.RUNNING:
+            reason = "a bug of the dispatcher stopped it: its trace is in the log"
+            change(tx, task, self._state.now(), state=TaskState.PAUSED, reason=reason)
+
+
+def _add_slices(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
+    tx.many("task_slice.add", rows)
+
+
+def _found(tx: Tx, task_id: int, caller: Caller) -> TaskRecord:
+    """A task that the caller may see. Others' do not exist for it: raises Rejected."""
+    task = records.find_task(tx, task_id)
+    if task is None or not caller.owns(task.owner):
+        raise Rejected(
+            404, f"there is no task {task_id}", field="task_id", remedy="see `dispatcher task list`"
+        )
+    return task

@@ -1,0 +1,137 @@
+-- name: task.find
+-- A task by the request that made it.
+-- owner: user
+-- reads: task
+-- locks: task
+select task_id, digest, state from task where owner = :owner and request_id = :request_id
+
+-- name: task.add
+-- Begin a task; no answer if it was begun before.
+-- owner: user
+-- writes: task
+insert into task (owner, user_group, request_id, digest, name, state, active, finishing, retrying,
+                  reason, created, changed, spec)
+    values (:owner, :user_group, :request_id, :digest, :name, :state, 0, 0, 0, '', :now, :now, :spec)
+    on conflict do nothing returning task_id
+
+-- name: task.get
+-- A task, with what it says.
+-- owner: checked by _found
+-- reads: task
+-- locks: task
+select task_id, owner, user_group, name, state, active, finishing, retrying, reason, created, changed,
+    spec from task where task_id = :task_id
+
+-- name: task.put
+-- How far a task is.
+-- writes: task
+update task set state = :state, active = :active, finishing = :finishing, retrying = :retrying,
+    reason = :reason, changed = :now where task_id = :task_id
+
+-- name: task.active
+-- Tasks that may have something to do.
+-- reads: task
+select task_id from task where active = 1 order by task_id
+
+-- name: task.count_active
+-- How many tasks of an owner are not at their end.
+-- owner: user
+-- reads: task
+select count(*) from task where owner = :owner and active = 1
+
+-- name: task.page
+-- Tasks of an owner, or of all if it is blank, in a state, or in any if it is blank; newest first.
+-- owner: user
+-- reads: task
+select task_id, owner, user_group, name, state, active, finishing, retrying, reason, created, changed,
+    spec from task
+    where task_id < :before and (:owner = '' or owner = :owner) and (:state = '' or state = :state)
+    order by task_id desc limit :most
+
+-- name: step.add
+-- A step of a new task.
+-- writes: step
+insert into step (task_id, nr, items, fresh, ready, open, finished, failed, jobs, open_jobs)
+    values (:task_id, :nr, :items, 0, 0, 0, 0, 0, 0, 0)
+    on conflict do nothing
+
+-- name: step.all
+-- How far the steps of a task are.
+-- reads: step
+select nr, items, fresh, ready, open, finished, failed, jobs, open_jobs from step
+    where task_id = :task_id order by nr
+
+-- name: step.put
+-- How far a step is.
+-- writes: step
+update step set items = :items, fresh = :fresh, ready = :ready, open = :open, finished = :finished,
+    failed = :failed, jobs = :jobs, open_jobs = :open_jobs where task_id = :task_id and nr = :nr
+
+-- name: task_slice.add
+-- Some items of a step.
+-- writes: task_slice
+insert into task_slice (task_id, step, first, items, body)
+    values (:task_id, :step, :first, :items, :body)
+    on conflict do nothing
+
+-- name: task_slice.at
+-- The slices from the one with this item on, up to an item.
+-- reads: task_slice
+select first, body from task_slice where task_id = :task_id and step = :step and first <= :last
+    and first >= (select max(first) from task_slice
+        where task_id = :task_id and step = :step and first <= :first)
+    order by first
+
+-- name: unit.add
+-- Items that go through a job together.
+-- writes: unit
+insert into unit (task_id, step, first, items, nr, tries, job_id, state, outcome, reason)
+    values (:task_id, :step, :first, :items, :nr, :tries, :job_id, :state, '', :reason)
+
+-- name: unit.put
+-- What becomes of such items.
+-- writes: unit
+update unit set state = :state, tries = :tries, job_id = :job_id, reason = :reason
+    where task_id = :task_id and step = :step and first = :first
+
+-- name: unit.end
+-- Note in the commit in which a job ends that its task is to be told.
+-- writes: unit
+update unit set state = 'ended', outcome = :state where job_id = :job_id and state = 'open'
+
+-- name: unit.ended
+-- Units whose jobs have ended.
+-- reads: unit
+select step, first, items, nr, tries, job_id, state, outcome from unit
+    where task_id = :task_id and state = 'ended' limit :most
+
+-- name: unit.ready
+-- Units of a step that wait for another job.
+-- reads: unit
+select step, first, items, nr, tries, job_id, state, outcome from unit
+    where task_id = :task_id and step = :step and state = 'ready' and state in ('ready', 'failed')
+    order by first limit :most
+
+-- name: unit.failed
+-- Units that have failed for good.
+-- reads: unit
+select step, first, items, nr, tries, job_id, state, outcome from unit
+    where task_id = :task_id and state = 'failed' and state in ('ready', 'failed')
+    order by step, first limit :most
+
+-- name: unit.open
+-- The jobs of a task that are not final.
+-- reads: unit
+select job_id from unit where task_id = :task_id and state = 'open' limit :most
+
+-- name: unit.missed
+-- Units whose jobs were ended by a dispatcher that knew of no tasks.
+-- reads: job, unit
+select unit.job_id, job.state from unit join job on job.job_id = unit.job_id
+    where unit.task_id = :task_id and unit.state = 'open'
+    and job.state in ('finished', 'failed', 'cancelled', 'closed') limit :most
+
+-- name: unit.files
+-- What the jobs `ids` have left.
+-- reads: file
+select job_id, name, url, size, adler32, md5 from file where job_id in {ids} order by job_id, name

@@ -1,0 +1,270 @@
+"""Brings a task forward: a slice of its work a commit, until there is nothing to do for now.
+
+All that is known stands in the tables, so a crash anywhere costs nothing: an item is in one unit,
+a unit has one job at a time, and both are written in the commit that makes the job. What became of
+a job is noted in the commit of its report (`transitions`), and read here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.states import JobState
+from ailurus.protocol.task import Item, TaskState, is_item, job_of
+from dispatcher.events import TaskChanged
+from dispatcher.ports import Tx
+from dispatcher.rules import attempts
+from dispatcher.tasks import records, standing
+from dispatcher.tasks.records import Source, StepRecord, TaskRecord, UnitRecord
+
+# Jobs that are made, told or cancelled in one commit, and items of them.
+JOBS, ITEMS = 200, 5000
+Make = Callable[[Tx, TaskRecord, str, Sequence[JobSpec]], int]
+"""Stores jobs of a task in the transaction, under the name of a request; returns the first id."""
+
+
+class Advanced(Struct, frozen=True):
+    """What was done in a commit."""
+
+    more: bool
+    """Whether there may be more to do now."""
+    cancelled: tuple[int, ...] = ()
+    """Jobs that nobody need run any more."""
+
+
+REST = Advanced(more=False)
+
+
+def advance(tx: Tx, task_id: int, make: Make, *, now: float) -> Advanced:
+    """Do the next slice of a task's work."""
+    task = records.find_task(tx, task_id)
+    if task is None or not task.active:
+        return REST
+    work = _Work(tx, task, make, now)
+    if work.settle():
+        return Advanced(more=True)
+    if task.retrying:
+        work.retry()
+        return Advanced(more=True)
+    if task.state in (TaskState.CANCELLED, TaskState.FAILED):
+        return work.cancel()
+    if task.state is not TaskState.RUNNING:
+        return REST
+    return Advanced(more=work.make_jobs() or work.end())
+
+
+def catch_up(tx: Tx, task_id: int) -> bool:
+    """Note which jobs of a task a dispatcher has ended that knew of no tasks. Whether there may be
+    more."""
+    missed = tx.all("unit.missed", task_id=task_id, most=JOBS)
+    tx.many("unit.end", ({"job_id": job_id, "state": state} for job_id, state in missed))
+    return len(missed) == JOBS
+
+
+def change(tx: Tx, task: TaskRecord, now: float, **news: Any) -> TaskRecord:
+    """Write a task with some fields changed; says so where that is its state."""
+    after = replace(task, **news)
+    records.put_task(tx, after, now)
+    if after.state is not task.state:
+        event = TaskChanged(
+            task_id=task.task_id,
+            name=task.name,
+            state=after.state,
+            user=task.owner,
+            reason=after.reason,
+        )
+        tx.tell(event, at=now)
+    return after
+
+
+class _Work:
+    """A task in a transaction."""
+
+    def __init__(self, tx: Tx, task: TaskRecord, make: Make, now: float) -> None:
+        self._tx, self._task, self._make, self._now = tx, task, make, now
+        self._spec = task.task
+        self._steps = records.steps(tx, task.task_id)
+
+    def settle(self) -> bool:
+        """Tell units what became of their jobs, and let the files of those that finished be items
+        of other steps. Whether there was any."""
+        ended = records.ended(self._tx, self._task.task_id, JOBS)
+        if not ended:
+            return False
+        rows = []
+        for unit in ended:
+            step, count = self._spec.steps[unit.step], self._steps[unit.step]
+            count = replace(count, open=count.open - unit.items, open_jobs=count.open_jobs - 1)
+            if unit.outcome == JobState.FINISHED:
+                state, word = "finished", "finished"
+            elif unit.outcome == JobState.FAILED and unit.tries < step.failed.attempts:
+                state, word = "ready", "ready"
+            else:
+                state, word = "failed", "failed"
+            self._steps[unit.step] = replace(count, **{word: getattr(count, word) + unit.items})
+            rows.append(records.unit_row(self._task.task_id, replace(unit, state=state)))
+        self._tx.many("unit.put", rows)
+        self._add_outputs([unit for unit in ended if unit.outcome == JobState.FINISHED])
+        self._write(*self._steps)
+        return True
+
+    def _add_outputs(self, ended: Sequence[UnitRecord]) -> None:
+        readers = defaultdict(list)
+        for nr, step in enumerate(self._spec.steps):
+            if step.over.outputs is not None:
+                readers[step.over.outputs].append(nr)
+        jobs = {
+            unit.job_id: readers[self._spec.steps[unit.step].name]
+            for unit in ended
+            if unit.job_id is not None
+        }
+        if not any(jobs.values()):
+            return
+        new: dict[int, list[Item]] = defaultdict(list)
+        for job_id, files in records.files_of(self._tx, [one for one in jobs if jobs[one]]).items():
+            for nr in jobs[job_id]:
+                step = self._spec.steps[nr]
+                new[nr] += [item for name, item in files if is_item(step, name)]
+        for nr, items in new.items():
+            count = self._steps[nr]
+            slices = records.slices(self._task.task_id, nr, count.items, items)
+            self._tx.many("task_slice.add", slices)
+            self._steps[nr] = replace(count, items=count.items + len(items))
+
+    def retry(self) -> None:
+        """Have items tried again that failed."""
+        failed = records.failed(self._tx, self._task.task_id, JOBS)
+        for unit in failed:
+            count = self._steps[unit.step]
+            self._steps[unit.step] = replace(
+                count, failed=count.failed - unit.items, ready=count.ready + unit.items
+            )
+        again = (replace(unit, state="ready", tries=0) for unit in failed)
+        self._tx.many("unit.put", (records.unit_row(self._task.task_id, one) for one in again))
+        self._write(*self._steps)
+        if len(failed) < JOBS:
+            change(self._tx, self._task, self._now, retrying=0)
+
+    def cancel(self) -> Advanced:
+        """Cancel jobs of a task that is at its end."""
+        rows = self._tx.all("unit.open", task_id=self._task.task_id, most=JOBS)
+        for (job_id,) in rows:
+            attempts.cancel(self._tx, job_id=job_id, by=f"task {self._task.task_id}", now=self._now)
+        if not rows:
+            change(self._tx, self._task, self._now, active=0)
+        return Advanced(more=bool(rows), cancelled=tuple(job_id for (job_id,) in rows))
+
+    def make_jobs(self) -> bool:
+        """Make jobs of the first step that may. Whether there were any."""
+        finishing = bool(self._task.finishing)
+        if finishing:
+            self._cut()
+        found = standing.standings(self._spec, self._steps, finishing=finishing)
+        for nr, (one, count) in enumerate(zip(found, self._steps, strict=True)):
+            step = self._spec.steps[nr]
+            if standing.aborts(step, count, one):
+                self._fail(f"step {step.name}: {count.failed} of {count.items} items have failed")
+                return True
+            if one.waits:
+                continue
+            if one.closed and standing.too_many(step, count):
+                self._fail(f"step {step.name}: {count.items} items are too many for one job")
+                return True
+            units = self._next(nr, count, one)
+            if units:
+                self._start(nr, units)
+                return True
+        return False
+
+    def _cut(self) -> None:
+        """Let no more items of lists and ranges begin."""
+        for nr, (step, count) in enumerate(zip(self._spec.steps, self._steps, strict=True)):
+            if step.over.outputs is None and count.items > count.fresh:
+                self._steps[nr] = replace(count, items=count.fresh)
+                self._write(self._steps[nr])
+
+    def _next(self, nr: int, count: StepRecord, one: standing.Standing) -> list[UnitRecord]:
+        most = min(JOBS, standing.MOST_OPEN - count.open_jobs)
+        by = self._spec.steps[nr].by
+        if isinstance(by, int):
+            most = min(most, max(1, ITEMS // by))
+        if most <= 0:
+            return []
+        if count.ready:
+            return records.ready(self._tx, self._task.task_id, nr, most)
+        groups = standing.groups(self._spec.steps[nr], count, one, most)
+        return [
+            UnitRecord(nr, first, items, count.jobs + at, 0, None, "", "")
+            for at, (first, items) in enumerate(groups)
+        ]
+
+    def _start(self, nr: int, units: Sequence[UnitRecord]) -> None:
+        """Make the jobs of some units; one of which none can be made has failed."""
+        step, task_id = self._spec.steps[nr], self._task.task_id
+        source = Source(self._tx, task_id, nr, step.over.range)
+        specs, rows = [], []
+        for unit in units:
+            items = source.items(unit.first, unit.items)
+            tried, reason = replace(unit, tries=unit.tries + 1), ""
+            try:
+                specs.append(job_of(self._spec, nr, unit.nr, items))
+                tried = replace(tried, state="open")
+            except AilurusError as error:
+                tried, reason = replace(tried, state="failed"), f"{error.field}: {error.message}"
+            rows.append((tried, reason))
+        job_id = 0
+        if specs:
+            # As each of its jobs is made once.
+            name = f"task {task_id} {nr} {units[0].first} {units[0].job_id or 0}"
+            job_id = self._make(self._tx, self._task, name, specs)
+        again, count = bool(units[0].state), self._steps[nr]
+        written = []
+        for unit, reason in rows:
+            made = unit.state == "open"
+            written.append(
+                records.unit_row(task_id, replace(unit, job_id=job_id if made else None), reason)
+            )
+            job_id += made
+            count = replace(
+                count,
+                fresh=count.fresh + unit.items * (not again),
+                ready=count.ready - unit.items * again,
+                open=count.open + unit.items * made,
+                failed=count.failed + unit.items * (not made),
+                jobs=count.jobs + (not again),
+                open_jobs=count.open_jobs + made,
+            )
+        self._tx.many("unit.put" if again else "unit.add", written)
+        self._steps[nr] = count
+        self._write(count)
+        reason = next((reason for _, reason in rows if reason), "")
+        if reason and not self._task.reason:
+            self._task = change(self._tx, self._task, self._now, reason=reason)
+
+    def end(self) -> bool:
+        """End a task that is over. Whether it still has work."""
+        found = standing.standings(self._spec, self._steps, finishing=bool(self._task.finishing))
+        if not all(one.over for one in found):
+            return False
+        bad = next((nr for nr, one in enumerate(found) if not one.good), None)
+        if bad is None:
+            change(self._tx, self._task, self._now, state=TaskState.FINISHED, active=0)
+            return False
+        count = self._steps[bad]
+        reason = found[bad].waits or f"{count.failed} of {count.items} items have failed"
+        self._fail(f"step {self._spec.steps[bad].name}: {reason}")
+        return True
+
+    def _fail(self, reason: str) -> None:
+        change(self._tx, self._task, self._now, state=TaskState.FAILED, reason=reason)
+
+    def _write(self, *steps: StepRecord) -> None:
+        for step in steps:
+            records.put_step(self._tx, self._task.task_id, step)

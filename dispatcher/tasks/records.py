@@ -1,0 +1,212 @@
+"""Rows of tasks with names and types: see `dispatcher.rules.records`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol.job import LOG
+from ailurus.protocol.task import Item, Range, Task, TaskState
+from dispatcher.ports import Tx
+
+TOGETHER = 1000
+"""Items of one slice."""
+_encode = msgspec.json.Encoder().encode
+_task = msgspec.json.Decoder(Task).decode
+_items = msgspec.json.Decoder(list[Item]).decode
+
+
+class TaskRecord(Struct, frozen=True):
+    """A task: `task.get`."""
+
+    task_id: int
+    owner: str
+    user_group: str
+    name: str
+    state: TaskState
+    active: int
+    """Whether it may have work for `advance`, now or later."""
+    finishing: int
+    retrying: int
+    reason: str
+    created: float
+    changed: float
+    spec: Any
+
+    @property
+    def task(self) -> Task:
+        """What it says; of each list only the first item."""
+        return _task(self.spec)
+
+
+class StepRecord(Struct, frozen=True):
+    """How far a step is, in items: `step.all`."""
+
+    nr: int
+    items: int
+    """How many are known."""
+    fresh: int
+    """Items from here on were never in a job."""
+    ready: int
+    """Were in a job that failed, and wait for another."""
+    open: int
+    """Are in jobs that are not final."""
+    finished: int
+    failed: int
+    jobs: int
+    open_jobs: int
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a job."""
+        return self.items - self.fresh + self.ready
+
+
+class UnitRecord(Struct, frozen=True):
+    """Items that go through a job together: `unit.ended`, `unit.ready`, `unit.failed`."""
+
+    step: int
+    first: int
+    items: int
+    nr: int
+    tries: int
+    job_id: int | None
+    state: str
+    outcome: str
+    """The state in which its job ended."""
+
+
+class FoundTask(Struct, frozen=True):
+    """A task that a request made: `task.find`."""
+
+    task_id: int
+    digest: str
+    state: str
+
+
+def find_request(tx: Tx, owner: str, request_id: str) -> FoundTask | None:
+    """The task that a request made."""
+    row = tx.one("task.find", owner=owner, request_id=request_id)
+    return None if row is None else FoundTask(*row)
+
+
+def find_task(tx: Tx, task_id: int) -> TaskRecord | None:
+    """A task."""
+    row = tx.one("task.get", task_id=task_id)
+    return None if row is None else _record(row)
+
+
+def page(tx: Tx, *, owner: str, state: str, before: int, most: int) -> list[TaskRecord]:
+    """Tasks, newest first."""
+    rows = tx.all("task.page", owner=owner, state=state, before=before, most=most)
+    return [_record(row) for row in rows]
+
+
+def _record(row: Sequence[Any]) -> TaskRecord:
+    task_id, owner, group, name, state, *rest = row
+    return TaskRecord(task_id, owner, group, name, TaskState(state), *rest)
+
+
+def put_task(tx: Tx, task: TaskRecord, now: float) -> None:
+    """Write how far a task is."""
+    tx.run(
+        "task.put",
+        task_id=task.task_id,
+        state=task.state,
+        active=task.active,
+        finishing=task.finishing,
+        retrying=task.retrying,
+        reason=task.reason,
+        now=now,
+    )
+
+
+def steps(tx: Tx, task_id: int) -> list[StepRecord]:
+    """How far the steps of a task are, in their order."""
+    return [StepRecord(*row) for row in tx.all("step.all", task_id=task_id)]
+
+
+def put_step(tx: Tx, task_id: int, step: StepRecord) -> None:
+    """Write how far a step is."""
+    tx.run("step.put", task_id=task_id, **msgspec.structs.asdict(step))
+
+
+def ended(tx: Tx, task_id: int, most: int) -> list[UnitRecord]:
+    """Units whose jobs have ended."""
+    return [UnitRecord(*row) for row in tx.all("unit.ended", task_id=task_id, most=most)]
+
+
+def ready(tx: Tx, task_id: int, step: int, most: int) -> list[UnitRecord]:
+    """Units of a step that wait for another job, in their order."""
+    rows = tx.all("unit.ready", task_id=task_id, step=step, most=most)
+    return [UnitRecord(*row) for row in rows]
+
+
+def failed(tx: Tx, task_id: int, most: int) -> list[UnitRecord]:
+    """Units that have failed for good, in their order."""
+    return [UnitRecord(*row) for row in tx.all("unit.failed", task_id=task_id, most=most)]
+
+
+def unit_row(task_id: int, unit: UnitRecord, reason: str = "") -> dict[str, Any]:
+    """A unit for `unit.add` and `unit.put`."""
+    return {"task_id": task_id, "reason": reason, **msgspec.structs.asdict(unit)}
+
+
+def slices(task_id: int, step: int, first: int, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """Rows of items of which the first has that number."""
+    return [
+        {
+            "task_id": task_id,
+            "step": step,
+            "first": first + at,
+            "items": len(part),
+            "body": _encode(part),
+        }
+        for at in range(0, len(items), TOGETHER)
+        if (part := list(items[at : at + TOGETHER]))
+    ]
+
+
+class Source:
+    """The items of a step, read as they are asked for."""
+
+    def __init__(self, tx: Tx, task_id: int, step: int, numbers: Range | None) -> None:
+        self._tx, self._task_id, self._step, self._numbers = tx, task_id, step, numbers
+        # What was read last, from one item to another.
+        self._first, self._read = 0, list[Item]()
+
+    def items(self, first: int, count: int) -> list[Item]:
+        """So many, from that number on."""
+        if (numbers := self._numbers) is not None:
+            start = numbers.first + first * numbers.step
+            return list(range(start, start + count * numbers.step, numbers.step))
+        if not self._first <= first <= first + count <= self._first + len(self._read):
+            rows = self._tx.all(
+                "task_slice.at",
+                task_id=self._task_id,
+                step=self._step,
+                first=first,
+                last=first + count - 1,
+            )
+            self._first = rows[0][0]
+            self._read = [item for _, body in rows for item in _items(body)]
+        at = first - self._first
+        return self._read[at : at + count]
+
+
+def files_of(tx: Tx, job_ids: Sequence[int]) -> Mapping[int, list[tuple[str, Item]]]:
+    """What jobs have left, by job: each file's name there, and the file as an item."""
+    found: dict[int, list[tuple[str, Item]]] = defaultdict(list)
+    rows = tx.all("unit.files", ids=_encode(job_ids).decode())
+    for job_id, name, url, size, adler32, md5 in rows:
+        if name == LOG:
+            continue
+        known = {"size": size, "adler32": adler32 or None, "md5": md5}
+        # Jobs of one step leave files of one name.
+        item = {"name": f"{job_id}.{name.replace('/', '.')}", "url": url}
+        found[job_id].append((name, item | {k: v for k, v in known.items() if v is not None}))
+    return found

@@ -1,0 +1,54 @@
+"""What users do to tasks."""
+
+from __future__ import annotations
+
+from ailurus.protocol.task import ENDED, TaskState, Verb
+from dispatcher.ports import Tx
+from dispatcher.refusal import Rejected
+from dispatcher.tasks import records
+from dispatcher.tasks.advance import change
+from dispatcher.tasks.records import TaskRecord
+
+_ALLOWED = {
+    Verb.PAUSE: (TaskState.RUNNING, TaskState.PAUSED),
+    Verb.RESUME: (TaskState.RUNNING, TaskState.PAUSED),
+    Verb.FINISH: (TaskState.RUNNING, TaskState.PAUSED),
+    Verb.RETRY: tuple(one for one in TaskState if one is not TaskState.SUBMITTING),
+}
+
+
+def steer(tx: Tx, task: TaskRecord, verb: Verb, *, now: float) -> TaskRecord:
+    """Do that to a task. Raises Rejected where its state does not allow it."""
+    if task.state not in _ALLOWED[verb]:
+        allowed = " or ".join(_ALLOWED[verb])
+        raise Rejected(
+            409,
+            f"task {task.task_id} is {task.state}",
+            field="verb",
+            remedy=f"only if it is {allowed}",
+        )
+    match verb:
+        case Verb.PAUSE:
+            return change(tx, task, now, state=TaskState.PAUSED)
+        case Verb.RESUME:
+            return change(tx, task, now, state=TaskState.RUNNING)
+        case Verb.FINISH:
+            return change(tx, task, now, state=TaskState.RUNNING, finishing=1)
+    ended = task.state in (TaskState.FAILED, TaskState.CANCELLED)
+    if not ended and not any(step.failed for step in records.steps(tx, task.task_id)):
+        raise Rejected(
+            409,
+            f"nothing of task {task.task_id} has failed",
+            field="verb",
+            remedy=f"see `dispatcher task show {task.task_id}`",
+        )
+    state = task.state if task.state is TaskState.PAUSED else TaskState.RUNNING
+    return change(tx, task, now, state=state, retrying=1, active=1, reason="")
+
+
+def cancel(tx: Tx, task: TaskRecord, by: str, *, now: float) -> TaskRecord:
+    """Cancel a task for the user `by`; one that is at its end stays as it is."""
+    if task.state in ENDED:
+        return task
+    reason = f"cancelled by {by}"
+    return change(tx, task, now, state=TaskState.CANCELLED, active=1, reason=reason)

@@ -1,0 +1,45 @@
+"""Tasks are brought forward when something happens to them, and by a dispatcher that starts."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ailurus.protocol import api
+from ailurus.protocol import messages as m
+from ailurus.protocol.task import TaskState, task_from
+from tests.dispatcher.helpers import ALICE, bench, new_id
+
+JOB = {"command": "true", "queue": "q", "outputs": ["out"]}
+STEPS = [
+    {"name": "one", "over": {"range": {"from": 1, "to": 5}}, "job": JOB},
+    {"name": "two", "over": {"outputs": "one"}, "job": JOB},
+]
+
+
+async def submit(b) -> int:
+    ask = m.SubmitTask(request_id=new_id(), task=task_from({"task": "t", "steps": STEPS}))
+    return (await b.service.tasks.submit_task(ask, ALICE)).task_id
+
+
+async def row(b, task_id: int) -> m.TaskRow:
+    return (await b.service.tasks.task(api.TaskQuery(task_id=task_id), ALICE)).row
+
+
+async def test_jobs_are_made_and_their_ends_are_heard(b):
+    task = await submit(b)
+    worker = await b.worker()
+    for _ in range(10):
+        (one,) = await worker.acquire(wait_s=5.0)
+        file = m.DoneFile(name="out", url=f"file:///{one.job_id}", size=1, adler32="0" * 8)
+        await worker.report(one, files=(file,))
+    while (await row(b, task)).state is not TaskState.FINISHED:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def test_a_dispatcher_that_starts_goes_on_with_tasks(place):
+    async with bench(place) as b:
+        task = await submit(b)
+    async with bench(place) as b:
+        worker = await b.worker()
+        assert len([await worker.acquire(wait_s=5.0) for _ in range(5)]) == 5
+        assert (await row(b, task)).steps[0].open == 5
