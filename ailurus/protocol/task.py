@@ -63,6 +63,21 @@ class Verb(StrEnum):
     """Let no more items of lists and ranges begin, and be content with what finishes."""
 
 
+class UnitState(StrEnum):
+    """How items are that go through a job together."""
+
+    READY = "ready"
+    """They wait for another job: the one that they had has failed."""
+    OPEN = "open"
+    """Their job is not final."""
+    ENDED = "ended"
+    """It is, and its task does not know yet."""
+    FINISHED = "finished"
+    FAILED = "failed"
+
+
+UNITS_LEFT = frozenset({UnitState.READY, UnitState.FAILED})
+"""What a retry, or another try, begins with."""
 ENDED = frozenset({TaskState.FINISHED, TaskState.FAILED, TaskState.CANCELLED})
 _NOT_YET = {
     "": ("code", "labels"),

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import JobState
-from ailurus.protocol.task import Item, TaskState, is_item, job_of
+from ailurus.protocol.task import Item, TaskState, UnitState, is_item, job_of
 from dispatcher.events import TaskChanged
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts
@@ -103,12 +103,14 @@ class _Work:
             step, count = self._spec.steps[unit.step], self._steps[unit.step]
             count = replace(count, open=count.open - unit.items, open_jobs=count.open_jobs - 1)
             if unit.outcome == JobState.FINISHED:
-                state, word = "finished", "finished"
+                state = UnitState.FINISHED
             elif unit.outcome == JobState.FAILED and unit.tries < step.failed.attempts:
-                state, word = "ready", "ready"
+                state = UnitState.READY
             else:
-                state, word = "failed", "failed"
-            self._steps[unit.step] = replace(count, **{word: getattr(count, word) + unit.items})
+                state = UnitState.FAILED
+            # A step has a counter by that name.
+            more = {state.value: getattr(count, state) + unit.items}
+            self._steps[unit.step] = replace(count, **more)
             rows.append(records.unit_row(self._task.task_id, replace(unit, state=state)))
         self._tx.many("unit.put", rows)
         self._add_outputs([unit for unit in ended if unit.outcome == JobState.FINISHED])
@@ -146,7 +148,7 @@ class _Work:
             self._steps[unit.step] = replace(
                 count, failed=count.failed - unit.items, ready=count.ready + unit.items
             )
-        again = (replace(unit, state="ready", tries=0) for unit in failed)
+        again = (replace(unit, state=UnitState.READY, tries=0) for unit in failed)
         self._tx.many("unit.put", (records.unit_row(self._task.task_id, one) for one in again))
         self._write(*self._steps)
         if len(failed) < JOBS:
@@ -201,7 +203,7 @@ class _Work:
             return records.ready(self._tx, self._task.task_id, nr, most)
         groups = standing.groups(self._spec.steps[nr], count, one, most)
         return [
-            UnitRecord(nr, first, items, count.jobs + at, 0, None, "", "")
+            UnitRecord(nr, first, items, count.jobs + at, 0, None, None, "")
             for at, (first, items) in enumerate(groups)
         ]
 
@@ -215,19 +217,22 @@ class _Work:
             tried, reason = replace(unit, tries=unit.tries + 1), ""
             try:
                 specs.append(job_of(self._spec, nr, unit.nr, items))
-                tried = replace(tried, state="open")
+                tried = replace(tried, state=UnitState.OPEN)
             except AilurusError as error:
-                tried, reason = replace(tried, state="failed"), f"{error.field}: {error.message}"
+                tried, reason = (
+                    replace(tried, state=UnitState.FAILED),
+                    f"{error.field}: {error.message}",
+                )
             rows.append((tried, reason))
         job_id = 0
         if specs:
             # As each of its jobs is made once.
             name = f"task {task_id} {nr} {units[0].first} {units[0].job_id or 0}"
             job_id = self._make(self._tx, self._task, name, specs)
-        again, count = bool(units[0].state), self._steps[nr]
+        again, count = units[0].state is not None, self._steps[nr]
         written = []
         for unit, reason in rows:
-            made = unit.state == "open"
+            made = unit.state is UnitState.OPEN
             written.append(
                 records.unit_row(task_id, replace(unit, job_id=job_id if made else None), reason)
             )

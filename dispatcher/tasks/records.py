@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from ailurus.protocol.job import LOG
-from ailurus.protocol.task import Item, Range, Task, TaskState
+from ailurus.protocol.task import Item, Range, Task, TaskState, UnitState
 from dispatcher.ports import Tx
 
 TOGETHER = 1000
@@ -75,7 +75,8 @@ class UnitRecord(Struct, frozen=True):
     nr: int
     tries: int
     job_id: int | None
-    state: str
+    state: UnitState | None
+    """None: it is not stored yet."""
     outcome: str
     """The state in which its job ended."""
 
@@ -137,18 +138,23 @@ def put_step(tx: Tx, task_id: int, step: StepRecord) -> None:
 
 def ended(tx: Tx, task_id: int, most: int) -> list[UnitRecord]:
     """Units whose jobs have ended."""
-    return [UnitRecord(*row) for row in tx.all("unit.ended", task_id=task_id, most=most)]
+    return [_unit(row) for row in tx.all("unit.ended", task_id=task_id, most=most)]
 
 
 def ready(tx: Tx, task_id: int, step: int, most: int) -> list[UnitRecord]:
     """Units of a step that wait for another job, in their order."""
     rows = tx.all("unit.ready", task_id=task_id, step=step, most=most)
-    return [UnitRecord(*row) for row in rows]
+    return [_unit(row) for row in rows]
 
 
 def failed(tx: Tx, task_id: int, most: int) -> list[UnitRecord]:
     """Units that have failed for good, in their order."""
-    return [UnitRecord(*row) for row in tx.all("unit.failed", task_id=task_id, most=most)]
+    return [_unit(row) for row in tx.all("unit.failed", task_id=task_id, most=most)]
+
+
+def _unit(row: Sequence[Any]) -> UnitRecord:
+    step, first, items, nr, tries, job_id, state, outcome = row
+    return UnitRecord(step, first, items, nr, tries, job_id, UnitState(state), outcome)
 
 
 def unit_row(task_id: int, unit: UnitRecord, reason: str = "") -> dict[str, Any]:

@@ -35,6 +35,7 @@ LOOPS = (
     "issuers",
     "watchdog",
     "catalogue",
+    "tasks",
 )
 
 
@@ -49,6 +50,7 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
     monkeypatch.setattr("dispatcher.cli.running.LOOK_S", 0.01)
     monkeypatch.setattr("dispatcher.auth.oidc.HOURLY_S", 0.01)
     monkeypatch.setattr("dispatcher.service.registrar.LOOK_S", 0.01)
+    monkeypatch.setattr("dispatcher.service.tasks.LOOK_S", 0.01)
     monkeypatch.setattr("dispatcher.store.postgres.LOOK_S", 0.01)
     turns = Turns(monkeypatch)
 

@@ -9,6 +9,7 @@ import pytest
 
 from ailurus.protocol import states
 from ailurus.protocol.states import AttemptState, JobState, RegistrationState
+from ailurus.protocol.task import UNITS_LEFT, UnitState
 from dispatcher.store.queries import postgres_statements, statements
 
 ALL = {**statements(), **postgres_statements()}
@@ -23,6 +24,7 @@ SETS = [
     states.UNSUCCESSFUL_ATTEMPT,
     # From when on an attempt has run.
     states.STAGES[RAN:],
+    UNITS_LEFT,
 ]
 
 
@@ -40,7 +42,7 @@ def test_a_list_of_states_in_a_statement_is_a_set_that_the_table_has(name: str) 
 def test_a_statement_names_no_state_that_there_is_not() -> None:
     # A command to a Harvester has states of its own.
     ours = [one.text for one in ALL.values() if "harvester" not in one.text]
-    there = {*JobState, *AttemptState, *RegistrationState}
+    there = {*JobState, *AttemptState, *RegistrationState, *UnitState}
     named = {word for text in ours for word in ONE.findall(text)}
     assert named
     assert named <= there
