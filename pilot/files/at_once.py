@@ -14,6 +14,8 @@ from pilot.ports import Check
 T = TypeVar("T")
 SLOW_S = 0.02
 """What takes longer waits for others more than for this node's CPU."""
+SLOW_IN_A_ROW = 2
+"""One may be by itself: the first, which connects, or any in a busy moment of this node."""
 
 
 class AnotherFailed(Exception):
@@ -28,9 +30,9 @@ def at_once(
     slow: bool = False,
     clock: Clock = SYSTEM,
 ) -> None:
-    """Do `act` with each item: one by one until one was slow, then up to `most` in threads; `slow`
-    says that the first will be. After a failure none is begun, and the check that `act` got ends
-    those under way. Raises what failed first."""
+    """Do `act` with each item: one by one until two in a row were slow, then up to `most` in
+    threads; `slow` says that the first will be. After a failure none is begun, and the check that
+    `act` got ends those under way. Raises what failed first."""
     todo = deque(items)
     failed: list[BaseException] = []
 
@@ -49,10 +51,11 @@ def at_once(
             except BaseException as error:  # noqa: BLE001 - raised in the caller's thread
                 failed.append(error)
 
-    while todo and not slow:
+    in_a_row = SLOW_IN_A_ROW if slow else 0
+    while todo and in_a_row < SLOW_IN_A_ROW:
         began = clock.monotonic()
         act(todo.popleft(), check)
-        slow = clock.monotonic() - began > SLOW_S
+        in_a_row = in_a_row + 1 if clock.monotonic() - began > SLOW_S else 0
     threads: list[threading.Thread] = []
     for nr in range(min(most, len(todo)) - 1):
         thread = threading.Thread(target=work, name=f"files-{nr}", daemon=True)

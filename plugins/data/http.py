@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ REDIRECTS = 5
 DELETE_S = 60.0
 # How long a server may take for the sum of a file that it got, beside what it takes to read it.
 DIGEST_S, DIGEST_BYTES_S = 5.0, 100e6
+# How often a file that waits for its turn to ask looks whether its job stops.
+TURN_S = 0.2
 # How often a download that broke off is continued.
 CONTINUED = 5
 # Bytes of an answer that are read for its connection's sake.
@@ -80,6 +83,8 @@ class Http:
         self._anonymous = self._connect()
         # Those by the newest proxy.
         self._known: tuple[str, Connections] | None = None
+        # One sum is asked for at a time, see decision 0310.
+        self._asking = threading.Lock()
         # URLs of files that were sent whole, perhaps in vain.
         self._unanswered: set[str] = set()
         # And of those that may be there in part.
@@ -178,7 +183,7 @@ class Http:
                     answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
                 _finish(answer)
                 if body.size == body.length:
-                    compared = dav and self._compared(url, body)
+                    compared = dav and self._compared(url, body, check)
                     if not compared and _says_more(answer):
                         self._look_for(url, body.length)
             except Exists:
@@ -186,7 +191,7 @@ class Http:
                     raise
                 self._check_arrived(url, body)
                 if dav:
-                    self._compared(url, body)
+                    self._compared(url, body, check)
             except JobError as error:
                 if body.size == body.length:
                     self._unanswered.add(url.sent)
@@ -220,10 +225,15 @@ class Http:
             _finish(self._answer("MKCOL", parent, None, Code.STAGE_OUT_FAILED))
             # 405: it exists. What else a server says, the upload that follows tells.
 
-    def _compared(self, url: Url, body: Measured) -> bool:
+    def _compared(self, url: Url, body: Measured, check: Check) -> bool:
         """Compare a file with what the server has of it; whether it told its adler32. One that
         differs is removed. Raises JobError(PUT_ADLER_MISMATCH)."""
-        told = self._told(url, DIGEST_S + body.length / DIGEST_BYTES_S)
+        while not self._asking.acquire(timeout=TURN_S):
+            check()
+        try:
+            told = self._told(url, DIGEST_S + body.length / DIGEST_BYTES_S)
+        finally:
+            self._asking.release()
         if told is None or told == body.adler:
             return told is not None
         self._delete(url)

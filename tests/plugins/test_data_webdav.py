@@ -7,6 +7,7 @@ import ssl
 import threading
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import trustme
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from pilot.ports import JobError
+from pilot.files.at_once import at_once
+from pilot.ports import Check, JobError
 from plugins.data import http
 from plugins.data.http import Http, _adler32
 
@@ -32,6 +34,8 @@ class Dav(BaseHTTPRequestHandler):
     words = b""
     """What a success says."""
     looks = 0
+    two = threading.Barrier(1)
+    together = False
     by: list[tuple[str, int]]
     """The port of the client's end of each request."""
 
@@ -67,6 +71,9 @@ class Dav(BaseHTTPRequestHandler):
         self.by.append(("HEAD", self.client_address[1]))
         if self.silent_s and self.looks == 1:
             self.over.wait(self.silent_s)
+        with suppress(threading.BrokenBarrierError):
+            self.two.wait(0.2)
+            type(self).together = True
         assert self.headers["Want-Digest"] == "adler32"
         self._answer(200, self.digest.format(f"{zlib.adler32(data):08x}"), len(data))
 
@@ -159,6 +166,36 @@ def test_a_sum_whose_answer_is_lost_is_asked_for_again(dav, tmp_path, monkeypatc
         put(dav, tmp_path, "out")
     assert raised.value.code is Code.PUT_ADLER_MISMATCH
     assert dav.looks == 2
+
+
+def test_one_sum_is_asked_for_at_a_time(dav, tmp_path):
+    """Or a server that computes few at a time loses answers (decision 0310)."""
+    dav.two = threading.Barrier(2)
+    made = Http(http_allow=[f"davs://{dav.at}"], ca=dav.ca)
+    (tmp_path / "out").write_bytes(b"result")
+
+    def act(name: int, check: Check) -> None:
+        with (tmp_path / "out").open("rb") as source:
+            made.put(source.fileno(), Url.parse(f"davs://{dav.at}/{name}"), check)
+
+    at_once(range(8), act, 4, slow=True)
+    assert dav.looks == 8
+    assert not dav.together
+    made._anonymous.clear()
+
+
+def test_a_job_that_stops_waits_for_no_turn(dav, tmp_path):
+    made = Http(http_allow=[f"davs://{dav.at}"], ca=dav.ca)
+    (tmp_path / "out").write_bytes(b"result")
+
+    def check() -> None:
+        if dav.files:
+            raise JobError(Code.KILLED_BY_SERVER, "stopped")
+
+    with made._asking, (tmp_path / "out").open("rb") as source, pytest.raises(JobError) as raised:
+        made.put(source.fileno(), Url.parse(f"davs://{dav.at}/out"), check)
+    assert raised.value.code is Code.KILLED_BY_SERVER
+    made._anonymous.clear()
 
 
 def test_the_sites_token_goes_to_its_own_storage_alone(dav, tmp_path):

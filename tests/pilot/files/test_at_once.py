@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pilot.files.at_once import SLOW_S, AnotherFailed, at_once
+from pilot.files.at_once import SLOW_IN_A_ROW, SLOW_S, AnotherFailed, at_once
 from tests.pilot.fakes import FakeClock
 
 
@@ -25,11 +25,22 @@ def test_slow_ones_go_in_as_many_threads_as_may_be(slow):
     def act(item: int, check: Any) -> None:
         clock.forward(2 * SLOW_S)
         by.add(threading.current_thread())
-        if slow or item:
+        if slow or item >= SLOW_IN_A_ROW:
             barrier.wait(5)
 
-    at_once(range(8 if slow else 9), act, 4, slow=slow, clock=clock)
+    at_once(range(8 if slow else 8 + SLOW_IN_A_ROW), act, 4, slow=slow, clock=clock)
     assert len(by) == 4
+
+
+def test_now_and_then_a_slow_one_makes_no_threads():
+    clock, by = FakeClock(), set()
+
+    def act(item: int, check: Any) -> None:
+        clock.forward(2 * SLOW_S if item % 2 else 0)
+        by.add(threading.current_thread())
+
+    at_once(range(9), act, 4, clock=clock)
+    assert by == {threading.current_thread()}
 
 
 def test_the_first_failure_ends_those_under_way_and_is_told():
