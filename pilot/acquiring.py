@@ -176,6 +176,7 @@ class Acquirer:
             wait_s=round(wait_s, 3),
             ahead=vacancy.ahead,
             items=True,
+            item_files=True,
             hardware=slots.hardware(),
         )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from enum import IntEnum
 
 from ailurus.protocol.messages import GroupRow
 from ailurus.protocol.resources import Shape
@@ -24,9 +25,19 @@ from dispatcher.rules import records
 
 # Numbers of lanes begin here, those of shapes never get there.
 FIRST_LANE = 10**9
-ITEMS = "\t"
-"""What the names of groups end in where lanes hold jobs that carry items: no group's name has a
-tab."""
+_CARRIED = "\t"
+"""Names of groups end in so many of it as what the jobs of the lane carry says: no group's name has
+a tab."""
+
+
+class Carried(IntEnum):
+    """What a job carries that not every pilot can run: each can run what stands before, too."""
+
+    NOTHING = 0
+    ITEMS = 1
+    FILES = 2
+    """Items with inputs or outputs of their own."""
+
 
 Ready = tuple[str, int, int]
 """How many jobs are ready: queue, lane, number (`counter.ready`)."""
@@ -71,11 +82,17 @@ class Turns:
         return self.shares.get(group, 1.0)
 
     def lane(
-        self, tx: Tx, shape_id: int, group: str, owner: str = "", *, items: bool = False
+        self,
+        tx: Tx,
+        shape_id: int,
+        group: str,
+        owner: str = "",
+        *,
+        carried: Carried = Carried.NOTHING,
     ) -> int:
         """The number of a shape in a group; of an `owner` one for jobs of many sizes, see
-        `variety`; `items`: for jobs that carry items, which not every pilot can run."""
-        group = group + ITEMS if items else group
+        `variety`; `carried`: what the jobs carry."""
+        group += _CARRIED * carried
         name = f"{group}\n{owner}" if owner else group
         if not name:
             return shape_id
@@ -88,11 +105,11 @@ class Turns:
 
     def group(self, tx: Tx, number: int) -> str:
         """The group of a lane; of a shape's own number it is the one without a name."""
-        return self._name(tx, number).partition("\n")[0].removesuffix(ITEMS)
+        return self._name(tx, number).partition("\n")[0].rstrip(_CARRIED)
 
-    def carries_items(self, tx: Tx, number: int) -> bool:
-        """Whether the jobs of a lane carry items."""
-        return self._name(tx, number).partition("\n")[0].endswith(ITEMS)
+    def carried(self, tx: Tx, number: int) -> Carried:
+        """What the jobs of a lane carry."""
+        return Carried(self._name(tx, number).partition("\n")[0].count(_CARRIED))
 
     def mixed(self, tx: Tx, number: int) -> bool:
         """Whether a lane holds jobs of many sizes."""

@@ -20,6 +20,7 @@ from ailurus.protocol.program import LONGEST_CHARACTER, LONGEST_IN_ALL
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_records, item_views, records
+from dispatcher.rules.group_turns import Carried
 from dispatcher.rules.item_records import ListRecord, Redo
 
 MOST_UNUSED = 100
@@ -46,6 +47,7 @@ class Slice(Struct, frozen=True):
     memory_mb: int
     gpus: int
     outputs: int
+    inputs: int
     body: bytes
     digest: str
 
@@ -62,6 +64,7 @@ def prepare(ask: m.AddItems) -> Slice:
         memory_mb=max(item.memory_mb or 0 for item in ask.items),
         gpus=max(item.gpus for item in ask.items),
         outputs=sum(len(item.outputs) for item in ask.items),
+        inputs=sum(len(item.inputs) for item in ask.items),
         body=body,
         digest=hashlib.sha256(body).hexdigest(),
     )
@@ -214,6 +217,7 @@ def add(tx: Tx, owner: str, name: str, part: Slice, *, now: float) -> int:
         memory_mb=max(found.memory_mb, part.memory_mb),
         gpus=max(found.gpus, part.gpus),
         outputs=part.outputs,
+        inputs=part.inputs,
         bytes=len(part.body),
         now=now,
     )
@@ -274,6 +278,15 @@ def fits(tx: Tx, owner: str, job: JobSpec) -> None:
                 field=field,
                 remedy="payloads share what their job takes: let it ask for more",
             )
+
+
+def carried(tx: Tx, owner: str, job: JobSpec) -> Carried:
+    """What a job carries."""
+    if job.payloads is None:
+        return Carried.NOTHING
+    found = item_records.find_list(tx, owner, job.payloads.list)
+    files = found is not None and (found.inputs or found.outputs)
+    return Carried.FILES if files else Carried.ITEMS
 
 
 def carry(tx: Tx, job_id: int, job: JobSpec, owner: str, retry_of: int | None) -> None:

@@ -38,6 +38,7 @@ class ListRecord(Struct, frozen=True):
     gpus: int
     outputs: int
     """How many all of them name."""
+    inputs: int
 
 
 class ClusterRecord(Struct, frozen=True):

@@ -14,7 +14,7 @@ from ailurus.protocol.resources import Room, Shape
 from dispatcher.memory.waiting import LEAST
 from dispatcher.ports import Tx
 from dispatcher.rules import records
-from dispatcher.rules.group_turns import Turns
+from dispatcher.rules.group_turns import Carried, Turns
 
 MOST = 32
 LOOKED_AT = 100
@@ -39,11 +39,11 @@ class Lanes:
         self._shapes, self._now = shapes, now
         # Lanes, by queue.
         self._left: dict[str, int] = {}
-        self._known: dict[tuple[str, Shape, bool], int] = {}
+        self._known: dict[tuple[str, Shape, Carried], int] = {}
 
-    def number(self, queue: str, shape: Shape, items: bool = False) -> int:
-        """The number under which a job is counted and found; `items`: one that carries items."""
-        kind = (queue, shape, items)
+    def number(self, queue: str, shape: Shape, carried: Carried = Carried.NOTHING) -> int:
+        """The number under which a job is counted and found; `carried`: by it."""
+        kind = (queue, shape, carried)
         found = self._known.get(kind)
         if found is None:
             found = self._known[kind] = self._found(*kind)
@@ -53,25 +53,25 @@ class Lanes:
         """Whether the job's own size is to be kept beside it."""
         return self._turns.mixed(self._tx, number)
 
-    def _found(self, queue: str, shape: Shape, items: bool) -> int:
+    def _found(self, queue: str, shape: Shape, carried: Carried) -> int:
         tx, mine = self._tx, {"queue": queue, "owner": self._owner}
         if (found := records.find_shape(tx, shape)) is not None:
-            number = self._lane(found, items)
+            number = self._lane(found, carried)
             if tx.one("variety.has", **mine, shape_id=number) is not None:
                 tx.assign(self._shapes, number, shape)
                 return number
         if self._room(queue) <= 0:
-            number = self._lane(_shape_id(tx, LEAST), items, self._owner)
+            number = self._lane(_shape_id(tx, LEAST), carried, self._owner)
             tx.assign(self._shapes, number, LEAST)
             return number
-        number = self._lane(_shape_id(tx, shape), items)
+        number = self._lane(_shape_id(tx, shape), carried)
         tx.run("variety.add", **mine, shape_id=number, now=self._now)
         self._left[queue] -= 1
         tx.assign(self._shapes, number, shape)
         return number
 
-    def _lane(self, shape_id: int, items: bool, owner: str = "") -> int:
-        return self._turns.lane(self._tx, shape_id, self._group, owner, items=items)
+    def _lane(self, shape_id: int, carried: Carried, owner: str = "") -> int:
+        return self._turns.lane(self._tx, shape_id, self._group, owner, carried=carried)
 
     def _room(self, queue: str) -> int:
         """How many more lanes of their own the user's jobs may have in a queue."""

@@ -16,7 +16,7 @@ from ailurus.protocol.states import JobState, Refusal
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts, lanes, records, specs, transitions
 from dispatcher.rules.attempts import SUSPECT, OpenAttempt, WorkerAttempt
-from dispatcher.rules.group_turns import Candidate, Turns
+from dispatcher.rules.group_turns import Candidate, Carried, Turns
 from dispatcher.rules.records import JobRecord
 from dispatcher.rules.specs import Unfit
 
@@ -52,8 +52,8 @@ class LeaseRequest(Struct, frozen=True, kw_only=True):
     """Whether a worker on another host could run the shape."""
     busy: bool = False
     """Whether the worker has jobs that a suspect job must not take with it."""
-    items: bool = False
-    """Whether the worker can run jobs that carry items."""
+    carries: Carried = Carried.NOTHING
+    """The most that a job may carry for the worker."""
     silent: bool = False
     """Whether the worker was taken for lost and has not said yet what it still has."""
 
@@ -241,7 +241,7 @@ def _fitting(tx: Tx, request: LeaseRequest, memory: Memory) -> Iterator[tuple[st
     at."""
     for name, shape_id, _ in tx.all("counter.ready", queue=request.queue):
         shape = _shape(tx, memory, shape_id)
-        if not request.items and memory.turns.carries_items(tx, shape_id):
+        if memory.turns.carried(tx, shape_id) > request.carries:
             continue
         if memory.turns.mixed(tx, shape_id) or (shape.fits(request.room) and request.suits(shape)):
             yield name, shape_id, shape

@@ -218,7 +218,9 @@ def add(
         {
             "job_id": job_id,
             "queue": job.spec.queue,
-            "shape_id": lanes.number(job.spec.queue, job.shape, job.spec.payloads is not None),
+            "shape_id": lanes.number(
+                job.spec.queue, job.shape, item_lists.carried(tx, owner, job.spec)
+            ),
             "priority": job.spec.priority,
             "max_attempts": job.spec.max_attempts or DEFAULT_ATTEMPTS,
             "retry_all": job.spec.max_attempts is not None,

@@ -15,6 +15,7 @@ from ailurus.protocol.messages import FileRecord, GroupRow, JobRow, Trouble, Why
 from ailurus.protocol.resources import KINDS, Resources, Room, Shape, part_of_a_gpu
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Outlook, RegistrationState
 from dispatcher.rules import remedies
+from dispatcher.rules.group_turns import Carried
 
 
 class Offer(Struct, frozen=True, kw_only=True):
@@ -30,6 +31,8 @@ class Offer(Struct, frozen=True, kw_only=True):
     """A PanDA pilot: what others of its queue can hold, only its own site knows."""
     hardware: Hardware | None = None
     """None: of a slot, not known; a worker did not tell."""
+    carries: Carried = Carried.FILES
+    """The most that a job may carry for it."""
 
     def lacks(self, shape: Shape) -> str:
         """The first thing that it can never give a job of this shape, as a phrase; empty if it can
@@ -180,8 +183,10 @@ def waiting(
     ahead: int,
     group: GroupRow | None = None,
     troubles: Sequence[Trouble] = (),
+    carried: Carried = Carried.NOTHING,
 ) -> Why:
-    """Why an activated job has not started. `troubles`: of those that serve its queue."""
+    """Why an activated job has not started. `troubles`: of those that serve its queue; `carried`:
+    by the job."""
     wrong = [trouble.sentence for trouble in troubles]
     helps = next((trouble.remedy for trouble in troubles if trouble.remedy), "")
 
@@ -213,9 +218,8 @@ def waiting(
             _remedy(misfit.field, shape),
         )
     foreign = sum(offer.foreign for offer in offers)
-    if foreign == len(offers) and (shape.machine or shape.gpu_share):
-        what = "a share of a GPU" if shape.gpu_share else "a kind of machine"
-        sentence = f"Only PanDA pilots serve {queue}, and they get no job that needs {what}"
+    if foreign == len(offers) and (what := _not_for_panda(shape, carried)):
+        sentence = f"Only PanDA pilots serve {queue}, and they get no job that {what}"
         remedy = "start a pilot of ours for this queue, or submit to another one"
         return answer(Outlook.LATER, f"{sentence}; {place}.", remedy=remedy)
     if foreign == len(offers):
@@ -223,14 +227,42 @@ def waiting(
         return answer(Outlook.LATER, f"{sentence}; {place}.")
     fitting = [one for one in offers if not (one.foreign or one.lacks(shape))]
     workers = [offer for offer in fitting if offer.free is not None]
-    if not workers:
+    able = [offer for offer in workers if offer.carries >= carried]
+    if workers and not able:
+        sentence, older = _of_earlier_versions(workers, carried)
+        return answer(
+            Outlook.LATER,
+            f"{sentence}; {place}.",
+            older,
+            "let the sites of this queue start pilots of this version",
+        )
+    if not able:
         held = {trouble.site for trouble in troubles if trouble.site}
         names = sorted({offer.name for offer in fitting if offer.site not in held})
         can = f"{', '.join(names)} can provision one" if names else "nobody provisions one now"
         sentence = f"No pilot that could hold it is running; {can}; {place}."
         return answer(Outlook.LATER, sentence, _wrong_ones(shape, offers))
-    outlook, sentence, busy = _busy(shape, [one.free for one in workers if one.free is not None])
+    outlook, sentence, busy = _busy(shape, [one.free for one in able if one.free is not None])
     return answer(outlook, f"{sentence}; {place}.", busy)
+
+
+def _not_for_panda(shape: Shape, carried: Carried) -> str:
+    """What of a job no PanDA pilot is given, as a phrase; empty: it may have it."""
+    if shape.gpu_share:
+        return "needs a share of a GPU"
+    if shape.machine:
+        return "needs a kind of machine"
+    return "carries payloads" if carried else ""
+
+
+def _of_earlier_versions(workers: Sequence[Offer], carried: Carried) -> tuple[str, list[str]]:
+    """That none of these knows what a job carries, and which they are."""
+    files = " with files of their own" if carried is Carried.FILES else ""
+    names = sorted(offer.name for offer in workers)[:20]
+    return (
+        f"None of the {len(workers)} pilots that could hold it knows payloads{files}",
+        [f"{name}: its pilot is of an earlier version" for name in names],
+    )
 
 
 def _wrong_ones(shape: Shape, offers: Sequence[Offer]) -> list[str]:

@@ -11,6 +11,7 @@ from ailurus.protocol.job import JobSpec, shape_of
 from ailurus.protocol.states import OPEN, UNSUCCESSFUL, WITH_WORKER, JobState
 from dispatcher.ports import Tx
 from dispatcher.rules import item_views, records, specs, views, why
+from dispatcher.rules.group_turns import Carried
 from dispatcher.rules.records import JobRecord
 from dispatcher.service.figures import LATE, Figures
 from dispatcher.service.registrar import Registrar
@@ -66,7 +67,7 @@ class Reasons:
     async def _waiting(self, job: m.JobRow) -> m.Why:
         supply = await self._figures.supply()
 
-        def gather(tx: Tx) -> tuple[JobSpec, int, m.GroupRow | None]:
+        def gather(tx: Tx) -> tuple[JobSpec, int, m.GroupRow | None, Carried]:
             record = records.find_job(tx, job.job_id)
             number = record.shape_id if record is not None else 0
             place = {"queue": job.queue, "shape_id": number}
@@ -77,12 +78,13 @@ class Reasons:
             )
             groups = self._state.turns.rows(tx, job.queue, counts)
             group = next((one for one in groups if one.name == mine), None)
-            return specs.specification(tx, job.job_id, job.name), records.value(ahead, 0), group
+            spec = specs.specification(tx, job.job_id, job.name)
+            return spec, records.value(ahead, 0), group, self._state.turns.carried(tx, number)
 
-        spec, ahead, group = await self._state.store.read(gather)
+        spec, ahead, group, carried = await self._state.store.read(gather)
         wrong = self._figures.troubles_of(job.queue, supply)
         offers = self._state.offers(job.queue)
-        return why.waiting(job, spec, shape_of(spec), offers, ahead, group, wrong)
+        return why.waiting(job, spec, shape_of(spec), offers, ahead, group, wrong, carried)
 
     async def _stuck(self, job_id: int) -> list[why.Stuck]:
         """The jobs for which this one waits and that can never start, with what is wrong with

@@ -89,6 +89,7 @@ class Relays:
             wait_s=wait_s,
             ahead=one.ask.ahead,
             items=one.ask.items,
+            item_files=one.ask.item_files,
             hardware=one.ask.hardware,
         )
         got = await self._for(site, one.worker_id, self._workers.acquire, ask)

@@ -29,7 +29,7 @@ from dispatcher.ports import Store, Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import views, worker_records
 from dispatcher.rules.attempts import OpenAttempt
-from dispatcher.rules.group_turns import Turns
+from dispatcher.rules.group_turns import Carried, Turns
 from dispatcher.rules.views import StoredJob
 from dispatcher.rules.why import Offer
 from dispatcher.rules.worker_records import SiteRecord, WorkerRecord
@@ -89,6 +89,8 @@ class LiveWorker(Struct):
     occupancy: m.Occupancy | None = None
     hardware: Hardware | None = None
     """None: its pilot did not tell."""
+    carries: Carried = Carried.FILES
+    """The most that a job may carry for it: all, as long as it has not asked."""
 
     def suits(self, shape: Shape) -> bool:
         """Whether it is the machine for a job of this shape."""
@@ -303,6 +305,7 @@ class State:
                 free=live.room,
                 foreign=live.worker_id in self.panda_silence_s,
                 hardware=live.hardware,
+                carries=live.carries,
             )
             for live in list(self.live.values())
             if queue in ("", live.queue) and not live.draining

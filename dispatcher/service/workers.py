@@ -19,6 +19,7 @@ from dispatcher.memory.waiting import until
 from dispatcher.ports import Ahead, Asks, Tx
 from dispatcher.rules import attempts, payload_logs, queue
 from dispatcher.rules.attempts import WorkerAttempt
+from dispatcher.rules.group_turns import Carried
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
 from dispatcher.service.liveness import Liveness
 from dispatcher.service.peers import Peers
@@ -42,6 +43,7 @@ class Workers:
         worker = await self._liveness.worker_of(caller)
         if not ask.ahead:
             worker.room = ask.room
+        worker.carries = _carries(ask)
         if ask.hardware not in (None, worker.hardware):
             await self._describe(worker, ask.hardware)
         worker.draining |= (
@@ -130,7 +132,7 @@ class Workers:
                 elsewhere=lambda shape: self._elsewhere(worker, shape),
                 busy=busy,
                 silent=worker.silent,
-                items=ask.items,
+                carries=worker.carries,
             )
             return queue.lease(
                 tx, request, Memory(self._state.shapes, self._state.turns), now=self._state.now()
@@ -248,3 +250,10 @@ class Workers:
         await self._give_back([lease for lease in held if lease.state is JobState.SENT], then)
         self._state.forget_worker(caller.worker_id)
         return m.Done()
+
+
+def _carries(ask: m.Acquire) -> Carried:
+    """The most that a job may carry for a worker that asks so."""
+    if not ask.items:
+        return Carried.NOTHING
+    return Carried.FILES if ask.item_files else Carried.ITEMS

@@ -145,7 +145,8 @@ class Pilots:
                 break
             spec = job.assignment.spec
             # Its credentials cannot be had while the dispatcher is away.
-            able = (ask.items or spec.payloads is None) and (
+            # Whether the payloads of another's job have files is not known here.
+            able = (ask.item_files or job.owner is pilot or spec.payloads is None) and (
                 self._dispatcher.up or not spec.credentials
             )
             able = able and machine.met(job.shape.machine, ask.hardware or pilot.ask.hardware)

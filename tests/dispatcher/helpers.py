@@ -68,9 +68,15 @@ class Worker:
         wait_s: float = 0.0,
         request: str = "",
         items: bool = True,
+        item_files: bool = True,
     ):
         ask = m.Acquire(
-            request_id=request or new_id(), room=room, count=count, wait_s=wait_s, items=items
+            request_id=request or new_id(),
+            room=room,
+            count=count,
+            wait_s=wait_s,
+            items=items,
+            item_files=item_files,
         )
         return list((await self.service.workers.acquire(ask, self.caller)).jobs)
 

@@ -53,7 +53,8 @@ class Acquire(LenientRequest):
     """Asks for up to `count` jobs that fit in `room` together; waits up to `wait_s` for the first.
 
     `ahead`: the room is not free yet; the pilot stages the job in meanwhile. `items`: it can run
-    jobs that carry items; it gets none else. `hardware`: what all of its nodes have in common, of a
+    jobs that carry items, `item_files`: those, too, whose items have files of their own; it gets
+    none else. `hardware`: what all of its nodes have in common, of a
     pilot that had not met them all when it registered.
     """
 
@@ -63,6 +64,7 @@ class Acquire(LenientRequest):
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
     ahead: bool = False
     items: bool = False
+    item_files: bool = False
     hardware: Hardware | None = None
 
 

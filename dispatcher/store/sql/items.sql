@@ -3,7 +3,7 @@
 -- owner: user
 -- reads: item_list
 -- locks: item_list
-select list_id, items, bare, cores, memory_mb, gpus, outputs from item_list
+select list_id, items, bare, cores, memory_mb, gpus, outputs, inputs from item_list
     where owner = :owner and name = :name
 
 -- name: list.add
@@ -18,7 +18,7 @@ insert into item_list (owner, name, items, bare, cores, memory_mb, gpus, changed
 -- Note that a list has one slice more.
 -- writes: item_list
 update item_list set items = :items, bare = :bare, cores = :cores, memory_mb = :memory_mb,
-    gpus = :gpus, outputs = outputs + :outputs, bytes = bytes + :bytes, changed = :now
+    gpus = :gpus, outputs = outputs + :outputs, inputs = inputs + :inputs, bytes = bytes + :bytes, changed = :now
     where list_id = :list_id
 
 -- name: list.unused
