@@ -9,8 +9,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec.structs import replace
+
 from ailurus.protocol.errors import Code
 from ailurus.protocol.messages import Assignment, Credential, Held, ItemEnd, Usage
+from ailurus.protocol.messages.usage import NodeUsage
 from ailurus.protocol.states import JobState
 from pilot.clock import SYSTEM, Clock
 from pilot.ports import Image, JobError
@@ -50,6 +53,8 @@ class Attempt:
         self.state = JobState.SENT
         self.since = clock.time()
         self.usage = Usage()
+        # Of each of several nodes.
+        self.used_on_nodes: Callable[[], tuple[NodeUsage, ...]] = tuple
         # The answer to a `tail` command, for the next heartbeat.
         self.tail: str | None = None
         # Of its user, as they were fetched last.
@@ -117,6 +122,10 @@ class Attempt:
     def pause(self, seconds: float) -> None:
         """Wait for so long, or until the attempt is to stop."""
         self._clock.wait(self._stopped, seconds)
+
+    def used(self) -> Usage:
+        """What its payload has used so far, in all and on each of several nodes."""
+        return replace(self.usage, nodes=nodes) if (nodes := self.used_on_nodes()) else self.usage
 
     def check(self) -> None:
         """Raise the JobError that stops this attempt, if one does."""

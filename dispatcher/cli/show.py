@@ -12,7 +12,10 @@ from dispatcher.cli import items
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ailurus.protocol.messages import Attempt, JobDetail, Staging, Usage
+    from ailurus.protocol.messages.usage import NodeUsage
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -106,16 +109,21 @@ def _show(job: JobDetail, out: Output) -> None:
 
 
 def _nodes(usage: Usage, out: Output) -> None:
-    """What a payload on several nodes used on each."""
-    if not usage.nodes:
-        return
-    out.line()
+    """What a payload uses on each node, where its pilot has several."""
+    if usage.nodes:
+        out.line()
+        used_on(usage.nodes, out)
+
+
+def used_on(nodes: Sequence[NodeUsage], out: Output) -> None:
+    """What payloads use on each node."""
     out.table(
-        ["node", "CPU", "peak memory", "read", "written", "GPU busy"],
+        ["node", "CPU", "memory", "peak memory", "processes", "read", "written", "GPU busy"],
         (
-            (one.node, span(one.cpu_s), size(1024 * one.max_rss_kb), size(one.read_bytes),
-             size(one.write_bytes), span(one.gpu_s) if one.gpu_s else "")
-            for one in usage.nodes
+            (one.node, span(one.cpu_s), size(1024 * one.rss_kb), size(1024 * one.max_rss_kb),
+             one.processes or "", size(one.read_bytes), size(one.write_bytes),
+             span(one.gpu_s) if one.gpu_s else "")
+            for one in nodes
         ),
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ailurus.output import Output, ago, clock, span
 from ailurus.protocol.hardware import in_words
-from dispatcher.cli import lanes, words
+from dispatcher.cli import lanes, show, words
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ def main(args: Namespace, out: Output) -> int:
         return 0
     _facts(seen, out)
     lanes.show(seen, out)
+    if seen.used:
+        out.line("\nwhat its jobs have used so far:")
+        show.used_on(seen.used, out)
     return 0
 
 

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.protocol.messages import Sample, Staging, Usage
 from ailurus.protocol.states import JobState
@@ -76,11 +77,12 @@ class Lease(Struct):
     panda: OfPanda = OfPanda()
 
     def sample(self, at: float, usage: Usage) -> None:
-        """Keep a point of the curve; a long job's curve is thinned, not cut."""
+        """Keep a point of the curve; a long job's curve is thinned, not cut. What it used on each
+        of its nodes is no part of that."""
         self.usage = usage
         if len(self.curve) >= CURVE:
             self.curve = self.curve[::2]
-        self.curve.append(Sample(at=at, usage=usage))
+        self.curve.append(Sample(at=at, usage=replace(usage, nodes=()) if usage.nodes else usage))
 
 
 class Leases:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.messages.usage import NodeUsage
 from dispatcher.rules.worker_records import RunRecord
 
 MOST_BARS = 2000
@@ -30,6 +31,43 @@ class Run(Struct, frozen=True, gc=False):
     cores: int
     bar: m.Bar
     gpus: tuple[str, ...] = ()
+
+
+def used_on(usages: Iterable[m.Usage], host: str) -> tuple[NodeUsage, ...]:
+    """What payloads have used together, on each node. `host`: where those run of which it is not
+    told."""
+    found: dict[str, list[NodeUsage]] = {}
+    for usage in usages:
+        for one in usage.nodes or (_on(host, usage),):
+            found.setdefault(one.node, []).append(one)
+    return tuple(
+        NodeUsage(
+            node=name,
+            cpu_s=round(sum(one.cpu_s for one in several), 3),
+            rss_kb=sum(one.rss_kb for one in several),
+            processes=sum(one.processes for one in several),
+            gpu_memory_mb=sum(one.gpu_memory_mb for one in several),
+            max_rss_kb=sum(one.max_rss_kb for one in several),
+            read_bytes=sum(one.read_bytes for one in several),
+            write_bytes=sum(one.write_bytes for one in several),
+            gpu_s=round(sum(one.gpu_s for one in several), 3),
+        )
+        for name, several in sorted(found.items())[:MOST_NODES]
+    )
+
+
+def _on(host: str, usage: m.Usage) -> NodeUsage:
+    return NodeUsage(
+        node=host,
+        cpu_s=usage.cpu_s,
+        rss_kb=usage.rss_kb,
+        processes=usage.processes,
+        gpu_memory_mb=usage.gpu_memory_mb,
+        max_rss_kb=usage.max_rss_kb,
+        read_bytes=usage.read_bytes,
+        write_bytes=usage.write_bytes,
+        gpu_s=usage.gpu_s,
+    )
 
 
 def timeline(

@@ -60,7 +60,7 @@ class Service:
         self.registrar = Registrar(state, self.peers, catalogue)
         self.known_data = KnownData(state, catalogue)
         self.figures = Figures(state, self.registrar)
-        self.timelines = Timelines(state)
+        self.timelines = Timelines(state, self.peers)
         self.intake = Intake(state, self.peers)
         self.tasks = Tasks(state, self.peers, self.intake)
         self.users = Users(

@@ -89,8 +89,8 @@ class Peers(Protocol):
     async def tail_of(self, job_id: int, since: float) -> str | None:
         """The end of a file that a pilot has sent to another dispatcher since then."""
 
-    async def want_curve(self, job_id: int) -> None:
-        """Have whoever hears the job's pilot store its curve."""
+    async def want_curves(self, job_ids: Sequence[int]) -> None:
+        """Have whoever hears the pilots of jobs store their curves."""
 
 
 class Alone:
@@ -151,7 +151,7 @@ class Alone:
     async def tail_of(self, job_id: int, since: float) -> str | None:
         return None
 
-    async def want_curve(self, job_id: int) -> None:
+    async def want_curves(self, job_ids: Sequence[int]) -> None:
         pass
 
 

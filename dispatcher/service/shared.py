@@ -325,8 +325,8 @@ class Shared:
         tail = await self._state.store.read(lambda tx: records.find_tail(tx, job_id))
         return tail.text if tail is not None and tail.at >= since else None
 
-    async def want_curve(self, job_id: int) -> None:
-        await self.send(CurveRequest(job_ids=(job_id,)))
+    async def want_curves(self, job_ids: Sequence[int]) -> None:
+        await self.send(CurveRequest(job_ids=tuple(job_ids)))
 
     async def _show_curve(self, lease: Lease) -> None:
         curve = _encode(lease.curve).decode()

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.item import FINAL_ITEM
+from ailurus.protocol.messages.usage import NodeUsage
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
@@ -19,20 +20,22 @@ from dispatcher.rules import item_records, items, timeline, worker_records
 from dispatcher.rules.item_records import ClusterRecord
 from dispatcher.rules.timeline import Run
 from dispatcher.rules.worker_records import RunRecord
+from dispatcher.service.peers import Peers
 from dispatcher.service.state import State
 
 # Rows of one read, between which others are served, and in all; jobs, which tell more each.
 PART, MOST_ROWS, JOBS = 5000, 100_000, 1000
 _held = msgspec.json.Decoder(m.Held).decode
 _occupancy = msgspec.json.Decoder(m.Occupancy).decode
+_usage = msgspec.json.Decoder(m.Usage).decode
 _timing = msgspec.json.Decoder(dict[str, float]).decode
 
 
 class Timelines:
     """The part of the service that shows use over time."""
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(self, state: State, peers: Peers) -> None:
+        self._state, self._peers = state, peers
 
     async def worker_timeline(self, ask: api.WorkerTimelineQuery, caller: Caller) -> m.Timeline:
         """The lanes of a worker, be it alive or not. Jobs of others have no names in it."""
@@ -66,15 +69,26 @@ class Timelines:
             parts=ask.parts,
             cut=cut,
         )
+        found = replace(found, worker=row, used=await self._used(row))
         if told is None:
-            return replace(found, worker=row)
+            return found
         return replace(
             found,
-            worker=row,
             since=told.since,
             busy_core_s=told.busy_core_s,
             idle_core_s=told.idle_core_s,
         )
+
+    async def _used(self, row: m.WorkerRow) -> tuple[NodeUsage, ...]:
+        """What the jobs that a worker runs have used so far on each node: as its pilot told here,
+        or at the dispatcher that hears it, which stores it for the next look."""
+        leases = self._state.leases.of_worker(row.worker_id)
+        told = [lease.usage for lease in leases if lease.usage is not None]
+        if len(told) < len(leases):
+            # For the next look.
+            await self._peers.want_curves([one.job_id for one in leases if one.usage is None])
+            told = await self._state.store.read(partial(_shown, worker_id=row.worker_id))
+        return timeline.used_on(told, row.host)
 
     async def _runs(self, row: m.WorkerRow, caller: Caller) -> tuple[list[Run], bool]:
         """The runs of jobs on a worker; whether there are more than were looked at."""
@@ -131,6 +145,10 @@ class Timelines:
             parts=ask.parts,
             cut=rows >= MOST_ROWS,
         )
+
+
+def _shown(tx: Tx, *, worker_id: int) -> list[m.Usage]:
+    return [_usage(text) for (text,) in tx.all("attempt.shown", worker_id=worker_id)]
 
 
 class _Asked(Struct):

@@ -76,7 +76,7 @@ class Users:
         lease = self._state.leases.of(job_id)
         if lease is not None and lease.usage is None and lease.staging is None:
             # For the next look.
-            await self._peers.want_curve(job_id)
+            await self._peers.want_curves([job_id])
         if lease is None or not detail.attempts or not (lease.usage or lease.staging):
             return detail
         live = msgspec.structs.replace(

@@ -121,6 +121,11 @@ class _Watched:
             if (part := self.parts.get(node)) is not None:
                 part.lost()
 
+    def used_on_nodes(self) -> tuple[NodeUsage, ...]:
+        """What was used on each, where the pilot has several."""
+        with self.lock:
+            return _each({name: part for name, part in self.parts.items() if name})
+
     def take(self, node: str, sample: Sample) -> _Part | None:
         """What was measured on a node; None: on one that is lost."""
         with self.lock:
@@ -175,6 +180,7 @@ class Supervisor:
         for node, names in zip(nodes, gpus or [()] * len(nodes), strict=True):
             watched.watch(node, names)
         self._watched[attempt.name] = watched
+        attempt.used_on_nodes = watched.used_on_nodes
         self.wake_by(min(watched.deadline, watched.began + SHORTEST_S))
         try:
             yield
@@ -360,8 +366,7 @@ class Supervisor:
         """What the payload left counts, too, however short it ran."""
         for part in one.parts.values():
             part.gone()
-        if len(one.parts) > 1:
-            one.attempt.usage = replace(one.attempt.usage, nodes=_each(one.parts))
+        one.attempt.usage = one.attempt.used()
         disk = one.disk.anew()
         one.work.empty = disk.step(FINAL_ENTRIES) and not disk.entries
         self._disk_limit(one, disk)
@@ -406,6 +411,9 @@ def _each(parts: Mapping[str, _Part]) -> tuple[NodeUsage, ...]:
         NodeUsage(
             node=name,
             cpu_s=round(part.cpu_s, 3),
+            rss_kb=part.last.rss_kb,
+            processes=part.last.processes,
+            gpu_memory_mb=part.last.gpu_memory_mb,
             max_rss_kb=part.max_rss_kb,
             read_bytes=part.read_bytes,
             write_bytes=part.write_bytes,

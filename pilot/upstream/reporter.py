@@ -330,7 +330,7 @@ class Reporter:
             attempt_nr=attempt.id[1],
             state=attempt.state,
             since=attempt.since,
-            usage=attempt.usage,
+            usage=attempt.used(),
             tail=tail_text,
             staging=None if staging is None else staging.now(),
             held=attempt.held,

@@ -6,6 +6,7 @@ from msgspec import field
 
 from ailurus.protocol.messages.base import Answer
 from ailurus.protocol.messages.edges import WorkerRow
+from ailurus.protocol.messages.usage import NodeUsage
 
 
 class Bar(Answer, kw_only=True, gc=False, omit_defaults=True):
@@ -56,6 +57,8 @@ class Timeline(Answer, kw_only=True):
     # There are so many runs that not all of them were looked at.
     cut: bool = False
     worker: WorkerRow | None = None
+    # What the jobs that it runs now have used so far, of each of its nodes; () of a job's lanes.
+    used: tuple[NodeUsage, ...] = ()
     # The next three as the pilot counts them, over its whole life; None: an older one.
     since: float | None = None
     busy_core_s: float | None = None

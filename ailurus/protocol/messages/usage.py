@@ -17,6 +17,10 @@ class NodeUsage(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     node: Label
     cpu_s: float = 0.0
+    # What it has now.
+    rss_kb: Whole = 0
+    processes: Whole = 0
+    gpu_memory_mb: Whole = 0
     max_rss_kb: Whole = 0
     read_bytes: Whole = 0
     write_bytes: Whole = 0
@@ -42,5 +46,5 @@ class Usage(Struct, frozen=True, kw_only=True, omit_defaults=True):
     # Bytes written to each stream, known when the payload has ended.
     stdout_bytes: Whole = 0
     stderr_bytes: Whole = 0
-    # Of a payload on several nodes, known when it has ended.
+    # Where its pilot has several nodes, of each on which it runs.
     nodes: Annotated[tuple[NodeUsage, ...], Meta(max_length=MOST_NODES)] = ()

@@ -85,6 +85,13 @@ select job_id, attempt_nr, heard from attempt where job_id in {ids} and ended is
 update attempt set curve = :curve, usage = :usage, staging = :staging where job_id = :job_id
     and attempt_nr = :attempt_nr and ended is null
 
+-- name: attempt.shown
+-- What the running payloads of a worker use, as far as it was stored for users to see; nobody is told
+-- whose they are.
+-- owner: checked by _used
+-- reads: attempt
+select usage from attempt where worker_id = :worker_id and ended is null and usage is not null
+
 -- name: attempt.traced_job
 -- The attempts of a job at a site, for `harvester-edge trace`.
 -- owner: site

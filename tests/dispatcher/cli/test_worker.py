@@ -10,6 +10,7 @@ import pytest
 
 from ailurus.output import Output
 from ailurus.protocol import messages as m
+from ailurus.protocol.messages.usage import NodeUsage
 from ailurus.protocol.resources import Room
 from ailurus.protocol.worker import Phase
 from dispatcher.cli import lanes, show, words, worker
@@ -47,6 +48,14 @@ def test_a_worker_is_shown_with_what_its_cores_did(monkeypatch):
     assert "n1\t4\t1\t38 %\t·▁▄█\n" in text
     assert "busy\t30s\t30 %\nnothing to do\t60s\t60 %\nof_tomorrow\t10s\t10 %\n" in text
     assert "\n5\tfive\trunning\tn1\t2\tG0\t" in text
+
+
+def test_what_its_jobs_use_on_each_node_is_shown(monkeypatch):
+    used = (NodeUsage(node="n1", cpu_s=90.0, rss_kb=2048, max_rss_kb=4096, processes=3, gpu_s=5.0),)
+    text = said(seen(used=used), monkeypatch)
+    assert "so far:" in text
+    assert "\nn1\t90s\t2.1 MB\t4.2 MB\t3\t" in text
+    assert "so far:" not in said(seen(), monkeypatch)
 
 
 def test_an_older_pilots_idle_time_is_not_made_up(monkeypatch):

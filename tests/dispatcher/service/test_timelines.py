@@ -8,8 +8,9 @@ import msgspec
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import Scope, TimelineQuery, WorkerTimelineQuery
+from ailurus.protocol.api import NoQuery, SamplesQuery, Scope, TimelineQuery, WorkerTimelineQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
+from ailurus.protocol.messages.usage import NodeUsage
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.states import JobState
 from ailurus.protocol.worker import Ending
@@ -206,3 +207,69 @@ def test_a_worker_that_never_was_is_not_shown(place):
 def test_a_time_is_one_that_a_clock_can_show(time: str) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"end": time}, TimelineQuery, strict=False)
+
+
+def test_what_jobs_use_on_each_node_is_shown_while_they_run(place):
+    """Whosever they are: it is of the node."""
+
+    async def test(b):
+        worker = await b.worker(host="n0")
+        await b.submit(job("wide"))
+        await b.submit(job("narrow"), caller=BOB)
+        jobs = await worker.acquire(2)
+        nodes = (
+            NodeUsage(node="n1", cpu_s=2.0, rss_kb=10, processes=1),
+            NodeUsage(node="n2", cpu_s=3.0, rss_kb=20, processes=2),
+        )
+        usages = (m.Usage(cpu_s=5.0, nodes=nodes), m.Usage(cpu_s=0.5, rss_kb=4))
+        await beat(
+            worker,
+            None,
+            *(
+                m.Update(
+                    job_id=one.job_id,
+                    attempt_nr=one.attempt_nr,
+                    state=JobState.RUNNING,
+                    since=0.0,
+                    usage=usage,
+                )
+                for one, usage in zip(jobs, usages, strict=True)
+            ),
+        )
+        seen = await look(b, worker)
+        assert seen.used == (NodeUsage(node="n0", cpu_s=0.5, rss_kb=4), *nodes)
+        detail = await b.service.users.show(NoQuery(), ALICE, job_id=jobs[0].job_id)
+        assert detail.attempts[-1].usage.nodes == nodes
+        # Not of each point of the curve.
+        ask = SamplesQuery()
+        curve = (await b.service.users.samples(ask, ALICE, job_id=jobs[0].job_id)).samples
+        assert [one.usage for one in curve] == [m.Usage(cpu_s=5.0)]
+        for one in jobs:
+            await worker.report(one)
+        assert (await look(b, worker)).used == ()
+
+    run(test, place)
+
+
+def test_another_dispatcher_shows_what_is_used_on_each_node_too(postgres_server):
+    async def test():
+        url = postgres_server.database()
+        async with bench(url) as one, bench(url) as other:
+            worker = await one.worker(host="n0")
+            await one.submit(job("a"))
+            (got,) = await worker.acquire(1)
+            usage = m.Usage(nodes=(NodeUsage(node="n1", cpu_s=2.0),))
+            update = m.Update(
+                job_id=got.job_id,
+                attempt_nr=got.attempt_nr,
+                state=JobState.RUNNING,
+                since=0.0,
+                usage=usage,
+            )
+            await beat(worker, None, update)
+            used: tuple[NodeUsage, ...] = ()
+            while not used:
+                used = (await look(other, worker)).used
+            assert used == usage.nodes
+
+    asyncio.run(asyncio.wait_for(test(), 60))

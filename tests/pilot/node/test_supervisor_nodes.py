@@ -29,6 +29,20 @@ def test_usage_is_the_sum_over_nodes(watched):
     assert (usage.cpu_s, usage.rss_kb, usage.max_rss_kb, usage.processes) == (7.0, 50, 110, 1)
 
 
+def test_what_is_used_on_each_node_is_told_while_it_runs(watched):
+    watch = watched(nodes=2)
+    told(watch, "n1", cpu_s=3.0, rss_kb=50, gpu_s=1.0, gpu_memory_mb=7)
+    told(watch, "n2", cpu_s=4.0, rss_kb=60)
+    told(watch, "n2", cpu_s=5.0, rss_kb=40)
+    assert watch.attempt.used().cpu_s == 8.0
+    assert watch.attempt.used().nodes == (
+        NodeUsage(
+            node="n1", cpu_s=3.0, rss_kb=50, max_rss_kb=50, processes=1, gpu_s=1.0, gpu_memory_mb=7
+        ),
+        NodeUsage(node="n2", cpu_s=5.0, rss_kb=40, max_rss_kb=60, processes=1),
+    )
+
+
 def test_memory_is_limited_on_each_node(watched):
     watch = watched(nodes=2, memory_mb=100)
     assert told(watch, "n1", used_kb=90 * MB) is None

@@ -11,6 +11,7 @@ import { Timeline } from "./lanes.js";
 import { Curves } from "./curves.js";
 import { LogView } from "./logview.js";
 import { Items } from "./items.js";
+import { Nodes } from "./nodes.js";
 
 /** @param {{id: number, params: Record<string, string>, go: (to: any) => void}} props */
 export function Job({ id, params, go }) {
@@ -61,7 +62,7 @@ export function Job({ id, params, go }) {
     <${Timeline} detail=${detail} />
     <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} whole=${detail.files.find((/** @type {any} */ file) => file.name === "log.tgz")?.url ?? ""} />
     <${Curves} samples=${samples} spec=${spec} />
-    <${Nodes} nodes=${attempts[attempts.length - 1]?.usage?.nodes ?? []} />
+    <${Nodes} title="On each node" nodes=${attempts[attempts.length - 1]?.usage?.nodes ?? []} />
     <div class="columns">
       <${Asked} spec=${spec} />
       <${Files} detail=${detail} />
@@ -152,18 +153,12 @@ const Asked = ({ spec }) => html`<${Card} title="What it asked for">
     <div><dt>cores</dt><dd>${spec.cores ?? 1}</dd></div>
     <div><dt>memory</dt><dd>${megabytes(spec.memory_mb ?? 2000)}</dd></div>
     <div><dt>disk</dt><dd>${megabytes(spec.disk_mb ?? 2000)}</dd></div>
-    ${spec.gpus > 0 && html`<div><dt>GPUs</dt><dd>${spec.gpus}</dd></div>`}
+    ${spec.gpus > 0 && html`<div><dt>GPUs</dt><dd>${spec.gpu_share ? `${spec.gpu_share / 100} of one` : spec.gpus}</dd></div>`}
     <div><dt>walltime</dt><dd>${spec.walltime_s ? duration(spec.walltime_s) : "no limit"}</dd></div>
     ${spec.container && html`<div><dt>container</dt><dd>${spec.container}</dd></div>`}
   </dl>
   ${(spec.script || spec.command) && html`<pre class="script" tabindex="0" aria-label="Command">${spec.script || spec.command}</pre>`}
 </${Card}>`;
-
-/** Use on each of several nodes. @param {{nodes: any[]}} props */
-const Nodes = ({ nodes }) => nodes.length > 0 && html`<${Card} title="On each node">
-  <div class="scroll" tabindex="0" role="region" aria-label="Use on each node"><table class="plain"><thead><tr><th>Node</th><th class="n">CPU</th><th class="n">Peak memory</th><th class="n">Read</th><th class="n">Written</th><th class="n">GPUs busy</th></tr></thead>
-  <tbody>${nodes.map((one) => html`<tr key=${one.node}><th scope="row">${one.node}</th><td class="n">${duration(one.cpu_s ?? 0)}</td><td class="n">${bytes(1024 * (one.max_rss_kb ?? 0))}</td>
-    <td class="n">${bytes(one.read_bytes ?? 0)}</td><td class="n">${bytes(one.write_bytes ?? 0)}</td><td class="n">${one.gpu_s ? duration(one.gpu_s) : "–"}</td></tr>`)}</tbody></table></div></${Card}>`;
 
 /** @param {{detail: any}} props */
 function Files({ detail }) {

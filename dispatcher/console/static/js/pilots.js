@@ -72,7 +72,7 @@ const together = (room) => [room, ...(room.more ?? [])].reduce((sum, group) => (
   cores: sum.cores + group.cores * group.nodes,
   memory_mb: sum.memory_mb + group.memory_mb * group.nodes,
   disk_mb: sum.disk_mb + group.disk_mb * group.nodes,
-  gpus: sum.gpus + group.gpus * group.nodes,
+  gpus: sum.gpus + (group.gpus + (group.gpu_parts ?? []).reduce((/** @type {number} */ all, /** @type {number} */ part) => all + part / 100, 0)) * group.nodes,
 }), { nodes: 0, cores: 0, memory_mb: 0, disk_mb: 0, gpus: 0 });
 /** @param {any} room */
 const cores = (room) => together(room).cores;

@@ -4,6 +4,7 @@ import { useState } from "preact/hooks";
 import { count, duration, moment } from "./format.js";
 import { html, Ago, Bar, Card, Command, Trouble } from "./parts.js";
 import { Gantt, useLanes } from "./gantt.js";
+import { Nodes } from "./nodes.js";
 
 /** Colour and words of each reason. @type {Record<string, [string, string]>} */
 const REASONS = {
@@ -40,5 +41,6 @@ export function Worker({ id }) {
     </${Card}>
     <${Card} title="What ran where" note=${`${duration(seen.end - seen.begin)} on ${count(seen.nodes.length)} ${seen.nodes.length === 1 ? "node" : "nodes"}`}>
       <${Gantt} seen=${seen} zoom=${zoom} zoomed=${span !== null} /></${Card}>
+    <${Nodes} title="What its jobs have used so far" nodes=${seen.used ?? []} />
     <p class="aside"><${Command} text=${`dispatcher worker ${id}`} /></p>`;
 }
