@@ -205,11 +205,9 @@ def waiting(
     queue = f"queue {row.queue}" if row.queue else "any queue"
     place = _place(ahead, group)
     if not offers:
-        return answer(
-            Outlook.LATER,
-            f"No pilot serves {queue} and no site offers one; {place}.",
-            remedy=helps or "start a pilot or an edge for this queue, or submit to another one",
-        )
+        sentence = f"No pilot serves {queue} and no site offers one; {place}."
+        remedy = "start a pilot or an edge for this queue, or submit to another one"
+        return answer(Outlook.LATER, sentence, remedy=helps or remedy)
     if (misfit := impossible(spec, shape, offers)) is not None:
         return answer(
             Outlook.NEVER,
@@ -230,12 +228,8 @@ def waiting(
     able = [offer for offer in workers if offer.carries >= carried]
     if workers and not able:
         sentence, older = _of_earlier_versions(workers, carried)
-        return answer(
-            Outlook.LATER,
-            f"{sentence}; {place}.",
-            older,
-            "let the sites of this queue start pilots of this version",
-        )
+        remedy = "let the sites of this queue start pilots of this version"
+        return answer(Outlook.LATER, f"{sentence}; {place}.", older, remedy)
     if not able:
         held = {trouble.site for trouble in troubles if trouble.site}
         names = sorted({offer.name for offer in fitting if offer.site not in held})
