@@ -86,22 +86,31 @@ class HorovodOptions(Options, frozen=True):
     python: Python = "python3"
 
     def fault(self, nodes: int) -> tuple[str, str] | None:
-        if not self.elastic:
-            told = self.min_nodes != 1, self.max_nodes is not None
-            name = "min_nodes" if told[0] else "max_nodes"
-            return (name, "it is for an elastic training: elastic: true") if any(told) else None
-        if self.controller != "gloo":
+        if self.elastic and self.controller != "gloo":
             return "controller", "an elastic training is by gloo"
-        if nodes < 2:
-            return (
-                "elastic",
-                "its first node is never replaced, so the job needs `nodes: 2` or more",
-            )
-        if self.min_nodes > nodes:
-            return "min_nodes", f"the job begins with {nodes} nodes"
-        if self.max_nodes is not None and self.max_nodes < nodes:
-            return "max_nodes", f"the job begins with {nodes} nodes"
+        return _elastic_fault(self, nodes, comes_and_goes=self.elastic)
+
+
+def _elastic_fault(
+    told: HorovodOptions | TorchrunOptions, nodes: int, *, comes_and_goes: bool
+) -> tuple[str, str] | None:
+    """As `fault`, of a training whose nodes may come and go."""
+    if not told.elastic:
+        blank = type(told)()
+        for name in ("min_nodes", "max_nodes"):
+            if getattr(told, name) != getattr(blank, name):
+                return name, "it is for an elastic training: elastic: true"
         return None
+    if not comes_and_goes:
+        return None
+    if nodes < 2:
+        why = "its first node is never replaced, so the job needs `nodes: 2` or more"
+        return "elastic", why
+    if told.min_nodes is not None and told.min_nodes > nodes:
+        return "min_nodes", f"the job begins with {nodes} nodes"
+    if told.max_nodes is not None and told.max_nodes < nodes:
+        return "max_nodes", f"the job begins with {nodes} nodes"
+    return None
 
 
 class RayOptions(Options, frozen=True):
@@ -123,9 +132,22 @@ class TorchrunOptions(Options, frozen=True):
     """None: one a GPU, or one where there are no GPUs."""
     elastic: bool = False
     """Whether torchrun's own agents start the workers and meet by c10d: then they restart them."""
+    min_nodes: Nodes | None = None
+    """Of an elastic training: with fewer it ends, to be tried again elsewhere; None: 1 where
+    `max_nodes` is told, else it stays on the nodes that it began with."""
+    max_nodes: Nodes | None = None
+    """Of an elastic training whose nodes come and go: it takes no more; None: those of the job."""
     max_restarts: Annotated[int, Meta(ge=0, le=1000)] = 3
-    """Of an elastic training."""
+    """Of an elastic training, on each node. Those of a lost node's workers count."""
     python: Python = "python3"
+
+    @property
+    def comes_and_goes(self) -> bool:
+        """Whether it outlives the loss of nodes, and takes some that come."""
+        return self.elastic and (self.min_nodes, self.max_nodes) != (None, None)
+
+    def fault(self, nodes: int) -> tuple[str, str] | None:
+        return _elastic_fault(self, nodes, comes_and_goes=self.comes_and_goes)
 
 
 OPTIONS: Mapping[str, type[Options]] = {

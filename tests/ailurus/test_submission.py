@@ -110,6 +110,16 @@ def test_defaults_are_shared_and_paths_are_relative_to_the_file():
             "by gloo",
         ),
         (
+            {"nodes": 2, "launcher": {"torchrun": {"elastic": True, "min_nodes": 3}}},
+            "jobs[0].launcher.torchrun.min_nodes",
+            "begins with 2 nodes",
+        ),
+        (
+            {"nodes": 3, "launcher": {"torchrun": {"min_nodes": 2}}},
+            "jobs[0].launcher.torchrun.min_nodes",
+            "elastic: true",
+        ),
+        (
             {"launcher": {"single": {"ranks_per_node": 2}}},
             "jobs[0].launcher.single.ranks_per_node",
             "no such field",

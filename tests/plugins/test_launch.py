@@ -98,6 +98,19 @@ def test_an_elastic_horovod_has_a_list_of_nodes_that_the_pilot_keeps() -> None:
         planned("horovod", {"elastic": True, "max_nodes": 2}, job)
 
 
+def test_a_torchrun_whose_nodes_come_and_go_has_a_list_of_them() -> None:
+    job = launch(Path("/job/launch"), ["./train"])
+    options = {"elastic": True, "min_nodes": 2, "max_nodes": 4, "ranks_per_node": 2}
+    plan = planned("torchrun", options, job)
+    assert plan.elastic == Elastic(least=2, most=4, listed="nodes")
+    assert plan.files["nodes"] == "q1 1\nq2 2\nq3 3\n"
+    assert {"--nnodes=2:4", "--nproc-per-node=2"} < {*plan.argv}
+    # With nothing said of its nodes it restarts workers on those that it began with.
+    assert planned("torchrun", {"elastic": True}, job).elastic is None
+    with pytest.raises(JobError, match="begins with 3 nodes"):
+        planned("torchrun", {"elastic": True, "max_nodes": 2}, job)
+
+
 def test_script_gives_lists_of_nodes_in_the_forms_that_programs_read() -> None:
     plan = planned("script", {"slots_per_node": 2}, launch(Path("/job/launch"), ["./go"]))
     assert plan.files == {

@@ -1,4 +1,4 @@
-"""A Horovod training that loses a node and gets it back, in a job of a whole pilot."""
+"""Trainings that lose a node and get it back, in jobs of a whole pilot."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from ailurus.protocol.states import JobState
+from plugins.launch.torchrun import MEETING
+from tests.plugins.test_launch_real import ROOT
 from tests.real.test_parallel_jobs import Cluster
 from tests.rig.batch_systems import FIXTURES, Slurm
 from tests.rig.nodes import Nodes
@@ -59,6 +61,11 @@ if hvd.rank() == 0:
 @pytest.fixture
 def on_three(nodes: Nodes, slurm_nodes: Slurm) -> Iterator[Cluster]:
     made = Cluster(nodes, slurm_nodes, "bubblewrap")
+    # Slurm takes a node away from its job when it has missed it for so long.
+    conf = slurm_nodes.directory / "etc/slurm.conf"
+    conf.write_text(conf.read_text().replace("SlurmdTimeout=10\n", "SlurmdTimeout=300\n"))
+    with nodes.network():
+        slurm_nodes.run("scontrol", "reconfigure")
     made.start()
     try:
         until(lambda: len(made.said("node_joined")) == 2, 30, "both agents are there")
@@ -67,7 +74,7 @@ def on_three(nodes: Nodes, slurm_nodes: Slurm) -> Iterator[Cluster]:
         made.dispatcher.kill()
 
 
-def test_a_training_loses_a_node_and_gets_it_back_and_ends_with_the_loss_of_one_without(
+def test_a_horovod_loses_a_node_and_gets_it_back_and_ends_with_the_loss_of_one_without(
     on_three: Cluster, nodes: Nodes, horovod: str
 ) -> None:
     script = on_three.software / "elastic.py"
@@ -87,9 +94,7 @@ def test_a_training_loses_a_node_and_gets_it_back_and_ends_with_the_loss_of_one_
     began(on_three, job, "world 3\n")
     nodes.kill("n3")
     began(on_three, job, "world 3 2\n")
-    nodes.boot("n3")
-    fixture = map(str, (FIXTURES / "slurm", "node", on_three.slurm.directory, "n3", "start"))
-    subprocess.run([*fixture], check=True, timeout=60)
+    boot(on_three, "n3")
     # The pilot may be in the middle of a vain start of its agent.
     on_three.final([job], 120)
     state, out, diagnosis = on_three.seen(job)
@@ -98,25 +103,90 @@ def test_a_training_loses_a_node_and_gets_it_back_and_ends_with_the_loss_of_one_
     assert worlds == "world 3 2 3", out
     trained, alone = map(float, losses.split()[1:])
     assert trained == pytest.approx(alone, rel=1e-4)
+    lost_and_found(on_three, job)
+
+
+# Runs the guide's program slowly until it is let go.
+HELD = """
+import runpy, sys, time
+from pathlib import Path
+replace = Path.replace
+def kept(self, target):
+    replace(self, target)
+    if not Path(sys.argv[1]).exists():
+        time.sleep(0.1)
+Path.replace = kept
+runpy.run_path(sys.argv[2])
+"""
+
+
+def test_a_torchrun_loses_a_node_and_gets_it_back_and_ends_with_the_loss_of_one_without(
+    on_three: Cluster, nodes: Nodes, torch: str
+) -> None:
+    held, go = on_three.software / "held.py", on_three.software / "go"
+    held.write_text(HELD)
+    program = ROOT / "examples/parallel/elastic.py"
     with nodes.network("n1"):
-        detail = on_three.dispatcher.client.show(job)
+        job = on_three.dispatcher.submit(
+            f"{torch} {held} {go} {program}",
+            queue="q",
+            nodes=3,
+            cores=2,
+            memory_mb=2000,
+            launcher="torchrun",
+            launcher_options={"elastic": True, "min_nodes": 2, "python": torch},
+            environment={"PET_RDZV_CONF": MEETING.replace("=6", "=3").replace("=5", "=3")},
+        )
+    began(on_three, job, "3 workers go on from step 0\n")
+    nodes.kill("n3")
+    began(on_three, job, "2 workers go on")
+    boot(on_three, "n3")
+    began(on_three, job, "3 workers go on", 2)
+    go.touch()
+    on_three.final([job], 60)
+    state, out, diagnosis = on_three.seen(job)
+    assert state is JobState.FINISHED, diagnosis
+    assert [line[0] for line in out.splitlines()] == ["3", "2", "3", "l"]
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "RANK": "0", "WORLD_SIZE": "1"}
+    with nodes.network("n1"):
+        alone = subprocess.run(
+            [torch, held, go, program],
+            check=True, capture_output=True, text=True, cwd=on_three.directory, env=world,
+        )  # fmt: skip
+    assert out.splitlines()[-1] == alone.stdout.splitlines()[-1]
+    lost_and_found(on_three, job)
+
+
+def boot(cluster: Cluster, name: str) -> None:
+    """Power on a machine, and what Slurm has on it."""
+    cluster.nodes.boot(name)
+    fixture = map(str, (FIXTURES / "slurm", "node", cluster.slurm.directory, name, "start"))
+    subprocess.run([*fixture], check=True, timeout=60)
+
+
+def lost_and_found(cluster: Cluster, job: int) -> None:
+    """It was one attempt, and left nothing."""
+    with cluster.nodes.network("n1"):
+        detail = cluster.dispatcher.client.show(job)
     assert detail.row.attempt_nr == 1
     assert detail.row.diagnosis.startswith("its nodes changed while it ran: n3 was lost, n3 came")
-    for name in nodes.names:
-        listed = nodes.run(name, "sh", "-c", "ps ax -o args")
-        assert "elastic.py" not in listed
+    for name in cluster.nodes.names:
+        assert "elastic.py" not in cluster.nodes.run(name, "sh", "-c", "ps ax -o args")
 
 
-def began(cluster: Cluster, job: int, line: str) -> None:
-    """Wait until the training has written this."""
+def written(cluster: Cluster, job: int, stream: str) -> str:
+    """What the job's first attempt has written until now."""
+    outputs = cluster.directory.glob(f"work/ailurus-*/{job}.1/{stream}")
+    return "".join(output.read_text() for output in outputs)
 
-    def written(stream: str) -> str:
-        outputs = cluster.directory.glob(f"work/ailurus-*/{job}.1/{stream}")
-        return "".join(output.read_text() for output in outputs)
 
+def began(cluster: Cluster, job: int, line: str, times: int = 1) -> None:
+    """Wait until the training has written this so often."""
     try:
-        until(lambda: line in written("stdout"), 60, f"it writes {line!r}", every_s=0.2)
+        found = lambda: written(cluster, job, "stdout").count(line) == times  # noqa: E731
+        until(found, 60, f"it writes {line!r}", every_s=0.2)
     except TimeoutError as error:
         with cluster.nodes.network("n1"):
             detail = cluster.dispatcher.client.show(job)
-        raise AssertionError(f"{error}: {written('stderr')[-3000:]} {detail}") from None
+        told = written(cluster, job, "stderr")[-3000:]
+        raise AssertionError(f"{error}: {told} {detail}") from None
