@@ -231,13 +231,17 @@ def waiting(
         remedy = "let the sites of this queue start pilots of this version"
         return answer(Outlook.LATER, f"{sentence}; {place}.", older, remedy)
     if not able:
-        held = {trouble.site for trouble in troubles if trouble.site}
-        names = sorted({offer.name for offer in fitting if offer.site not in held})
-        can = f"{', '.join(names)} can provision one" if names else "nobody provisions one now"
-        sentence = f"No pilot that could hold it is running; {can}; {place}."
+        sentence = f"No pilot that could hold it is running; {_can(fitting, troubles)}; {place}."
         return answer(Outlook.LATER, sentence, _wrong_ones(shape, offers))
     outlook, sentence, busy = _busy(shape, [one.free for one in able if one.free is not None])
     return answer(outlook, f"{sentence}; {place}.", busy)
+
+
+def _can(fitting: Sequence[Offer], troubles: Sequence[Trouble]) -> str:
+    """Who can provision a pilot that holds a job, as a phrase."""
+    held = {trouble.site for trouble in troubles if trouble.site}
+    names = sorted({offer.name for offer in fitting if offer.site not in held})
+    return f"{', '.join(names)} can provision one" if names else "nobody provisions one now"
 
 
 def _not_for_panda(shape: Shape, carried: Carried) -> str:
