@@ -86,6 +86,48 @@ class ChildrenDue(Event, frozen=True):
     kind = "unfolding"
 
 
+class ActionBegun(Event, frozen=True):
+    """Somebody does something to many jobs."""
+
+    kind = "action"
+    action: int
+    by: str
+    verb: str
+    query: str
+    """Of which jobs; blank where they were named."""
+    jobs: int | None = None
+    """How many were counted."""
+    to: str | None = None
+    """The queue or the priority that they get."""
+
+
+class ActionEnded(Event, frozen=True):
+    """It is complete."""
+
+    kind = "action_ended"
+    action: int
+    by: str
+    verb: str
+    done: int
+    kept: int
+    """Jobs that stayed as they were: they had ended, say."""
+
+
+class Handled(Event, frozen=True):
+    """Somebody did something to a job."""
+
+    kind = "handled"
+    by: str
+    verb: str
+    action: int
+    """The number of an `ActionBegun`, which says of which jobs."""
+    queue: str | None = None
+    """Where it is now, and its place there, after `move`."""
+    shape_id: int | None = None
+    old: str | None = None
+    new: str | None = None
+
+
 class Retried(Event, frozen=True):
     """A job was submitted once more, as `new`."""
 
@@ -205,6 +247,9 @@ KINDS: dict[str, type[Event]] = {
         StateChanged,
         TaskChanged,
         ChildrenDue,
+        ActionBegun,
+        ActionEnded,
+        Handled,
         Retried,
         RetryOf,
         Registering,

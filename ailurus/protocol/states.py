@@ -85,6 +85,7 @@ class Change(StrEnum):
     FAIL = "fail"
     ABANDON = "abandon"
     CANCEL = "cancel"
+    SET_ASIDE = "set aside"
 
 
 class Step(Struct, frozen=True):
@@ -105,8 +106,9 @@ TABLE: dict[Change, Step] = {
     C.ACTIVATE: Step(
         S.ACTIVATED,
         frozenset({S.DEFINED, S.PENDING}),
-        "its submission is complete, and all jobs that it depends on have finished",
+        "its submission is complete, all jobs that it depends on have finished, and nobody holds it",
     ),
+    C.SET_ASIDE: Step(S.PENDING, frozenset({S.ACTIVATED}), "its user holds it"),
     C.LEASE: Step(S.SENT, frozenset({S.ACTIVATED}), "a worker gets it: a new attempt begins"),
     C.START: Step(S.STARTING, frozenset({S.SENT}), "its worker says that it stages in"),
     C.RUN: Step(S.RUNNING, frozenset({S.SENT, S.STARTING}), "its worker says that it runs"),
@@ -128,7 +130,7 @@ TABLE: dict[Change, Step] = {
     ),
     C.FINISH: Step(
         S.FINISHED,
-        WITH_WORKER | {S.ACTIVATED},
+        WITH_WORKER | {S.PENDING, S.ACTIVATED},
         "an attempt has finished, were it one that had been given up",
     ),
     C.FAIL: Step(S.FAILED, WITH_WORKER, "its attempt failed or was lost, and was the last one"),
@@ -407,6 +409,11 @@ def resume(job: P, attempt_nr: int) -> P | Refusal:
     if attempt_nr != job.attempt_nr or job.state not in TABLE[C.RESUME].start:
         return Refusal.BAD_ATTEMPT
     return _changed(job, C.RESUME)
+
+
+def set_aside(job: P) -> P | Refusal:
+    """The job held by its user until it is released."""
+    return _changed(job, C.SET_ASIDE)
 
 
 def cancel(job: P) -> P | Refusal:

@@ -18,11 +18,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """Cancel what is not final yet."""
+    from ailurus.protocol.messages import Cancelled, CancelMany
+
     client = connect(args)
-    ids = selection.chosen(client, args, out, "cancel", STATES)
-    if not ids:
+    what = selection.chosen(client, args, out, "cancel", STATES)
+    if what is None:
         return 0
-    answer = client.cancel(ids)
+    if what.ids:
+        answer = client.cancel(what.ids)
+    else:
+        done = selection.carry(client, "cancel_many", what, CancelMany)
+        selection.show_reasons(done)
+        answer = Cancelled(cancelled=done.job_ids, already_done=())
     if out.as_json:
         out.document(answer)
     else:

@@ -19,11 +19,18 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """Print the new job ids, in the order of the old ones."""
+    from ailurus.protocol.messages import RetryMany, Submitted
+
     client = connect(args, patience_s=0.0)
-    ids = selection.chosen(client, args, out, "retry", STATES)
-    if not ids:
+    what = selection.chosen(client, args, out, "retry", STATES)
+    if what is None:
         return 0
-    answer = client.retry(ids)
+    if what.ids:
+        ids, answer = what.ids, client.retry(what.ids)
+    else:
+        done = selection.carry(client, "retry_many", what, RetryMany)
+        selection.show_reasons(done)
+        ids, answer = list(done.job_ids), Submitted(job_ids=done.new_ids)
     if out.as_json:
         out.document(answer)
     else:

@@ -7,6 +7,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.output import Output, clean
 from dispatcher.cli.exits import NO_INPUT, USAGE, CommandError
@@ -15,12 +16,16 @@ from dispatcher.cli.words import job_id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ailurus.protocol.messages import JobRow
+    from ailurus.protocol.messages import Acted, Counted, JobRow, Many
     from ailurus.wire.client import Client
 
 PAGE = 1000
 AT_ONCE = 100_000
 """Jobs that one request may name."""
+ANSWER_S = 10.0
+"""So long an answer may take that tells how far it is."""
+PHRASES = {"priority": "change the priority of"}
+"""Verbs that are no words for it in a sentence."""
 _FILTERS = ("query", "state", "queue", "name", "user", "code", "kind")
 
 
@@ -80,11 +85,20 @@ def listed(client: Client, args: Namespace, limit: int) -> tuple[list[JobRow], i
     return rows, before
 
 
+class Chosen(Struct):
+    """The jobs that a verb is to act on: named, or those that matched a query when they were
+    counted."""
+
+    ids: list[int]
+    query: str = ""
+    counted: Counted | None = None
+
+
 def chosen(
     client: Client, args: Namespace, out: Output, verb: str, states: Sequence[str]
-) -> list[int]:
-    """The jobs that `verb` is to act on, oldest first; none if it was a dry run, or the user said
-    no. A filter without --state means those in `states`. Raises CommandError."""
+) -> Chosen | None:
+    """The jobs that `verb` is to act on; None if it was a dry run, or the user said no. A filter
+    that does not speak of states means those in `states`. Raises CommandError."""
     ids = sorted({one for group in args.ids for one in group})
     filtered = [name for name in _FILTERS if getattr(args, name) is not None]
     for name in filtered:
@@ -102,26 +116,77 @@ def chosen(
     if len(ids) > AT_ONCE:
         raise CommandError(USAGE, f"more than {AT_ONCE:,} jobs at once", remedy="name fewer")
     if ids and not args.dry_run:
-        return ids
+        return Chosen(ids)
     if ids:
         _show_numbers(ids, out)
-        return []
+        return None
     if args.state is None and not _speaks_of_state(args.query or ""):
         args.state = ",".join(states)
-    rows, more = listed(client, args, AT_ONCE)
-    if not rows:
+    return _found(client, args, out, verb)
+
+
+def _found(client: Client, args: Namespace, out: Output, verb: str) -> Chosen | None:
+    """The jobs that the filters find, counted, and agreed to. Raises CommandError."""
+    from ailurus.protocol import filters
+    from ailurus.protocol.api import Filter
+
+    said = {name: getattr(args, name) for name in _FILTERS}
+    which = Filter(**{name: value for name, value in said.items() if value is not None})
+    counted = client.count(which)
+    if not counted.jobs:
         raise CommandError(
             NO_INPUT, f"no job to {verb} is like that", remedy="see `dispatcher jobs`"
         )
     if args.dry_run:
+        rows, more = listed(client, args, AT_ONCE)
         _show(rows, out)
-    # What is left wants the command again.
-    many = f"{'the newest ' if more else ''}{len(rows):,}"
-    users = sorted({row.user for row in rows})
-    whose = f" of {', '.join(users[:5])}{' and others' * (len(users) > 5)}" * (len(users) > 1)
-    if args.dry_run or not (args.yes or _agreed(f"{verb} {many} jobs{whose}")):
-        return []
-    return sorted(row.job_id for row in rows)
+        if more is not None:
+            sys.stderr.write(f"the newest {len(rows):,} of {counted.jobs:,} jobs\n")
+        return None
+    many = f"{'at least ' if counted.cut else ''}{counted.jobs:,}"
+    users = sorted(counted.users)
+    others = " and others" * (counted.owners > len(users))
+    whose = f" of {', '.join(users)}{others}" * (counted.owners > 1)
+    phrase = PHRASES.get(verb, verb)
+    if not (args.yes or _agreed(f"{phrase} {many} jobs{whose}")):
+        return None
+    return Chosen([], filters.text(which), counted)
+
+
+def carry(client: Client, route: str, what: Chosen, kind: type[Many], **given: object) -> Acted:
+    """Do it to what was chosen, until it is done to all; what is asked again goes on."""
+    import uuid
+
+    from ailurus.protocol.messages import Acted
+
+    counted = what.counted
+    ask = kind(
+        request_id=uuid.uuid4().hex,
+        job_ids=tuple(what.ids),
+        query=what.query,
+        last=counted.last if counted else None,
+        at=counted.at if counted else None,
+        jobs=counted.jobs if counted else None,
+        **given,
+    )
+    job_ids: tuple[int, ...] = ()
+    new_ids: tuple[int, ...] = ()
+    reasons: dict[str, None] = {}
+    while True:
+        answer = client.call(route, ask, answer=Acted, wait_s=ANSWER_S)
+        job_ids, new_ids = job_ids + answer.job_ids, new_ids + answer.new_ids
+        reasons |= dict.fromkeys(answer.reasons)
+        if answer.ended:
+            return replace(answer, job_ids=job_ids, new_ids=new_ids, reasons=tuple(reasons))
+        if sys.stderr.isatty():
+            sys.stderr.write(clean(f"{answer.verb}: {answer.done:,} jobs so far\n"))
+
+
+def show_reasons(answer: Acted) -> None:
+    """Say on stderr how many jobs stayed as they were, and why."""
+    if answer.kept:
+        why = f": {'; '.join(answer.reasons)}" if answer.reasons else ""
+        sys.stderr.write(clean(f"{answer.kept:,} jobs stayed as they were{why}\n"))
 
 
 def _speaks_of_state(text: str) -> bool:

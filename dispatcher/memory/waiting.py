@@ -13,7 +13,7 @@ from ailurus.protocol import machine
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.resources import Room, Shape
 from ailurus.protocol.states import FINAL, JobState
-from dispatcher.events import Entry, StateChanged, Submitted, WorkerChanged
+from dispatcher.events import Entry, Handled, StateChanged, Submitted, WorkerChanged
 from dispatcher.memory.losses import Losses
 
 Signal = asyncio.Future[None]
@@ -86,6 +86,8 @@ class Hub:
                     self.ready(new.queue, new.shape_id, new.jobs)
                 case StateChanged(state=JobState.ACTIVATED) as job:
                     self.ready(job.queue, job.shape_id, 1)
+                case Handled(queue=str(queue), shape_id=int(shape_id)):
+                    self.ready(queue, shape_id, 1)
                 case StateChanged() as job if job.state in FINAL and entry.job_id is not None:
                     self.flow.add(entry.at, job.state, job.user or "")
                     _release(self._jobs.pop(entry.job_id, set()))

@@ -210,7 +210,9 @@ def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:
         spec = _spec(body.spec if body is not None else b"")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise _unreadable(job_id) from None
-    spec = replace(spec, labels=records.labels(tx, job_id))
+    priority = records.value(tx.one("job.priority", job_id=job_id), spec.priority)
+    labels = records.labels(tx, job_id)
+    spec = replace(spec, labels=labels, queue=job.queue, priority=priority)
     parents = tuple(parent for parent, _ in records.parents(tx, job_id))
     return _Past(job.owner, spec, parents, turns.group(tx, job.shape_id))
 

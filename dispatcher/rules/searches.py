@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -11,8 +11,8 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol import query as q
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.query_text import parse
-from ailurus.protocol.states import WITH_WORKER, JobState
+from ailurus.protocol.filters import meaning
+from ailurus.protocol.states import WITH_WORKER
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import views
@@ -46,38 +46,11 @@ class Beginning(Struct, frozen=True):
 def wanted(ask: api.Filter, owner: str, now: float) -> Wanted:
     """What a request searches for. Raises Rejected with the field that is wrong."""
     try:
-        query = q.both(parse(ask.query), *_older(ask))
+        query = meaning(ask)
     except AilurusError as error:
         raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
     least, before = _ids(query)
     return Wanted(query, owner, now, least, before)
-
-
-def _older(ask: api.Filter) -> Iterator[q.Query]:
-    """What the fields of a request say that are older than the language."""
-    if states := [_state(word) for word in ask.state.split(",") if word]:
-        yield q.Words("state", tuple(q.Word(one) for one in dict.fromkeys(states)))
-    if ask.queue:
-        yield q.Words("queue", (q.Word(ask.queue),))
-    if ask.user:
-        yield q.Words("user", (q.Word(ask.user),))
-    if ask.name.endswith("*"):
-        yield q.Words("name", (q.Word(ask.name[:-1], q.Wild.END),))
-    elif ask.name:
-        yield q.Words("name", (q.Word(ask.name),))
-    if ask.code is not None:
-        yield q.Numbers("code", (ask.code,))
-    if ask.kind is not None:
-        yield q.Numbers("kind", (ask.kind,))
-
-
-def _state(word: str) -> JobState:
-    try:
-        return JobState(word)
-    except ValueError:
-        raise Rejected(
-            422, f"{word!r} is no state", field="state", remedy=", ".join(JobState)
-        ) from None
 
 
 def _ids(query: q.Query) -> tuple[int, int]:

@@ -83,6 +83,11 @@ def activate(tx: Tx, children: Iterable[ChildRecord], *, now: float) -> None:
         _tell(tx, child, event, now=now)
 
 
+def set_aside(tx: Tx, job: JobRecord, *, now: float) -> JobRecord | Refusal:
+    """Take a ready job out of the line of those that wait for workers."""
+    return _move(tx, job, states.set_aside(job), None, now=now)
+
+
 def lease(
     tx: Tx, job: JobRecord, worker_id: int, *, alone: bool, now: float
 ) -> JobRecord | Refusal:

@@ -327,6 +327,17 @@ def unregistered(answer: Why, files: Sequence[FileRecord], away: Trouble | None)
     )
 
 
+def held(row: JobRow) -> Why:
+    """Why a job waits that somebody holds."""
+    return Why(
+        job_id=row.job_id,
+        state=row.state,
+        verdict=Outlook.LATER,
+        sentence="It is held, and waits until it is released.",
+        remedy=f"dispatcher release {row.job_id}",
+    )
+
+
 def elsewhere(
     row: JobRow, parents: Sequence[tuple[int, str]], advice: str = "", late: bool = False
 ) -> Why:

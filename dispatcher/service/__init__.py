@@ -10,6 +10,7 @@ from ailurus.protocol.api import ROUTES
 from dispatcher.accounts.rates import Limiter
 from dispatcher.catalogue.link import Ask
 from dispatcher.ports import Store
+from dispatcher.service.actions import Actions
 from dispatcher.service.conclusions import Conclusions
 from dispatcher.service.delegation import Delegation
 from dispatcher.service.edges import Edges
@@ -66,6 +67,7 @@ class Service:
         self.users = Users(
             state, self.peers, self.intake, Reasons(state, self.figures, self.registrar)
         )
+        self.actions = Actions(state, self.intake)
         self.delegation = Delegation(state, secret)
         liveness = Liveness(state)
         self.registration = Registration(state, mint)
@@ -84,6 +86,7 @@ class Service:
         await service.upkeep.start()
         service.registrar.start()
         service.tasks.start()
+        service.actions.resume()
         return service
 
     async def close(self) -> None:
@@ -108,6 +111,7 @@ class Service:
         of_users = (
             self.users,
             self.intake,
+            self.actions,
             self.delegation,
             self.figures,
             self.registrar,

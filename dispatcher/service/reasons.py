@@ -10,7 +10,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec, shape_of
 from ailurus.protocol.states import OPEN, UNSUCCESSFUL, WITH_WORKER, JobState
 from dispatcher.ports import Tx
-from dispatcher.rules import item_views, records, specs, views, why
+from dispatcher.rules import handling, item_views, records, specs, views, why
 from dispatcher.rules.group_turns import Carried
 from dispatcher.rules.records import JobRecord
 from dispatcher.service.figures import LATE, Figures
@@ -33,6 +33,8 @@ class Reasons:
         """Why a job is where it is."""
         if job.state is JobState.ACTIVATED:
             return await self._waiting(job)
+        if job.state is JobState.PENDING and await self._is_held(job.job_id):
+            return why.held(job)
         if job.state is JobState.PENDING and (stuck := await self._stuck(job.job_id)):
             return why.hopeless(job, stuck)
 
@@ -57,6 +59,10 @@ class Reasons:
             f"failed, {counts.running} run, {counts.waiting + counts.leased} wait"
         )
         return replace(answer, blockers=(*answer.blockers, said))
+
+    async def _is_held(self, job_id: int) -> bool:
+        record = await self._state.store.read(lambda tx: records.find_job(tx, job_id))
+        return record is not None and handling.is_held(record)
 
     def _is_late(self, job: m.JobRow) -> bool:
         live = self._state.live.get(job.worker_id or 0)

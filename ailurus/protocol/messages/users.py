@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from ailurus.protocol.fields import Key, Name, Whole
+from ailurus.protocol.fields import Key, Moment, Name, QueueName, Whole
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, StrictRequest
 from ailurus.protocol.messages.files import FileRecord
@@ -206,6 +206,58 @@ class Cancel(StrictRequest):
 class Cancelled(Answer):
     cancelled: tuple[int, ...]
     already_done: tuple[int, ...]
+
+
+class Many(StrictRequest):
+    """Something is done to many jobs: to those with these numbers, or to those that match a query
+    and were there when they were counted. The caller makes `request_id`: who sends the request
+    again, until the answer says that it has ended, goes on with it."""
+
+    request_id: Key
+    query: Annotated[str, Meta(max_length=2000)] = ""
+    job_ids: Annotated[tuple[Whole, ...], Meta(max_length=100_000)] = ()
+    last: Whole | None = None
+    """As `Counted` said: no later job is meant. None: all that are there now."""
+    at: Moment | None = None
+    """As `Counted` said: ages are those of then."""
+    jobs: Whole | None = None
+    """How many were counted, for the records."""
+
+
+class CancelMany(Many):
+    """They are cancelled."""
+
+
+class RetryMany(Many):
+    """They are submitted anew, if they have ended."""
+
+
+class ChangeMany(Many, kw_only=True):
+    """Those that wait get another place in the line."""
+
+    verb: Annotated[str, Meta(pattern=r"^(priority|move|hold|release)(?!\n)$")]
+    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] | None = None
+    """Of the verb `priority`."""
+    queue: QueueName | None = None
+    """Of the verb `move`."""
+
+
+class Acted(Answer):
+    """How far something is that is done to many jobs."""
+
+    action: int
+    """Its number, as events have it."""
+    verb: str
+    done: int
+    kept: int
+    """Jobs that stayed as they were: they had ended, say."""
+    ended: bool
+    job_ids: tuple[int, ...] = ()
+    """Those to which something was done since this request came."""
+    new_ids: tuple[int, ...] = ()
+    """Of a retry: the new try of each."""
+    reasons: tuple[str, ...] = ()
+    """Why some stayed as they were, where there is more to say."""
 
 
 class LogChunk(Answer):

@@ -38,7 +38,7 @@ delete from job where job_id between :first and :last
 
 -- name: job.standing
 -- What decides on a job's next state, and where it is counted.
--- owner: checked by _take, _conclude_jobs, _claim, _past, judge, gather, _above, _told, _tell, _looked, _log_of_item
+-- owner: checked by _handled, _owners, _is_held, _take, _conclude_jobs, _claim, _past, judge, gather, _above, _told, _tell, _looked, _log_of_item
 -- reads: job
 -- locks: job
 select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name,

@@ -106,12 +106,30 @@ def test_a_blank_filter_widens_nothing(run, jobfile, blank):
     assert states(run, queue) == {"activated"}
 
 
-def test_more_jobs_than_one_request_takes_are_said_to_be_cut(run, jobfile, monkeypatch):
+def test_more_jobs_than_a_list_has_are_all_meant(run, jobfile, monkeypatch):
     ids(run("submit", jobfile(SWEEP.format(name="manyfold"))))
     monkeypatch.setattr(selection, "AT_ONCE", 3)
-    assert "this would cancel the newest 3 jobs" in run("cancel", "--queue", "manyfold").err
-    assert run("cancel", "--queue", "manyfold", "--yes").out.count("cancelled") == 3
-    assert states(run, "manyfold") == {"activated", "cancelled"}
+    assert "the newest 3 of 5 jobs" in run("cancel", "--queue", "manyfold", "--dry-run").err
+    assert "this would cancel 5 jobs" in run("cancel", "--queue", "manyfold").err
+    assert run("cancel", "--queue", "manyfold", "--yes").out.count("cancelled") == 5
+    assert states(run, "manyfold") == {"cancelled"}
+
+
+def test_jobs_that_wait_are_held_released_moved_and_put_first(run, jobfile):
+    jobs = ids(run("submit", jobfile(SWEEP.format(name="line"))))
+    assert run("hold", f"{jobs[0]}-{jobs[1]}").out.count("held") == 2
+    assert "is held" in run("why", jobs[0]).out
+    assert run("release", "--query", "queue:line", "--yes").out.count("released") == 2
+    asked = run("priority", "7", "--query", "queue:line")
+    assert (asked.code, "this would priority" in asked.err) == (exits.USAGE, False)
+    assert run("priority", "-7", jobs[0]).out == f"job\tresult\n{jobs[0]}\tpriority -7\n"
+    assert run("move", "line2", "--query", "queue:line priority<0", "--yes").code == 0
+    shown = json.loads(run("show", jobs[0], "--json").out)
+    assert (shown["row"]["queue"], shown["row"]["priority"]) == ("line2", -7)
+    told = run("events", "--job", jobs[0]).out
+    assert [verb for verb in ("hold", "release", "priority", "move") if f'"{verb}"' in told] == [
+        "hold", "release", "priority", "move",
+    ]  # fmt: skip
 
 
 def test_one_language_lists_exports_and_chooses(run, jobfile):

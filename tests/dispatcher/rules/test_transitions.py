@@ -142,6 +142,7 @@ CHANGES = {
         tx, job, report(finished=False), blameless=False, now=1.0
     ),
     Change.ABANDON: lambda tx, job: transitions.abandon(tx, job, code=1, diagnosis="", now=1.0),
+    Change.SET_ASIDE: lambda tx, job: transitions.set_aside(tx, job, now=1.0),
     Change.CANCEL: lambda tx, job: transitions.cancel(tx, job, "alice", now=1.0),
     Change.ACTIVATE: lambda tx, job: transitions.activate(
         tx, [records.ChildRecord(5, 0, job.state, "q", 1, 1, "alice")], now=1.0

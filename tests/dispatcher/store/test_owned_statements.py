@@ -23,7 +23,7 @@ KEYS = {
 DOORS = {
     "delegation", "users", "workers", "registration", "liveness", "heartbeats", "conclusions", "nodes", "edges",
     "relays", "feeds", "live", "tasks", "acquire", "calls", "commands", "files", "figures", "harvester",
-    "legacy", "payload_logs", "reasons", "registrar", "retries", "updates", "uploads",
+    "legacy", "payload_logs", "actions", "reasons", "registrar", "retries", "updates", "uploads",
 }  # fmt: skip
 """Modules that answer callers: what they look up by a key, a caller may have named."""
 READERS = (records, worker_records, views)

@@ -138,6 +138,18 @@ class World:
     async def retry(self):
         await self.service.intake.retry(m.Retry(job_ids=(self.job,)), BOB)
 
+    async def cancel_many(self):
+        ask = m.CancelMany(request_id="many", job_ids=(self.job,))
+        await self.service.actions.cancel_many(ask, BOB)
+
+    async def retry_many(self):
+        ask = m.RetryMany(request_id="many", job_ids=(self.job,))
+        await self.service.actions.retry_many(ask, BOB)
+
+    async def change_many(self):
+        ask = m.ChangeMany(request_id="many", job_ids=(self.job,), verb="hold")
+        await self.service.actions.change_many(ask, BOB)
+
     async def reregister(self):
         await self.service.registrar.reregister(m.Reregister(job_ids=(self.job,)), BOB)
 
@@ -311,6 +323,7 @@ NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out",
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     **dict.fromkeys(("reregister", "task", "steer_task", "cancel_task"), 404),
+    **dict.fromkeys(("cancel_many", "retry_many", "change_many"), 404),
     **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),
     **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
     "submit": 422,
