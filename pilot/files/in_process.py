@@ -9,7 +9,6 @@ from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 from ailurus.protocol.errors import Code
-from ailurus.protocol.job import OutputFile
 from ailurus.protocol.messages import DoneFile
 from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
@@ -19,7 +18,7 @@ from pilot.files.at_once import at_once
 from pilot.files.delegated_pools import of_the_grid
 from pilot.files.destinations import field_of
 from pilot.files.input_space import SharedSpace, Wanted, bounded
-from pilot.files.movers import compare
+from pilot.files.movers import ToStore, compare
 from pilot.files.tries import pauses
 from pilot.ports import Check, Copied, JobError, TakesUsers, Transfer
 from pilot.process.usage import charge
@@ -75,16 +74,8 @@ class InProcess:
         at_once(wanted, bring, self._parallel, slow=slow, clock=self._clock)
         return space.left
 
-    def put(
-        self,
-        attempt: Attempt,
-        url: Url,
-        file: OutputFile,
-        source: int,
-        another: Check,
-        outage_s: float,
-    ) -> DoneFile:
-        """Take one open file to storage, which may be away for `outage_s`; `another` raises once
+    def put(self, attempt: Attempt, one: ToStore, outage_s: float, another: Check) -> DoneFile:
+        """Take an open output to storage, which may be away for `outage_s`; `another` raises once
         another output has failed. Raises JobError."""
 
         def once(check: Check) -> Copied:
@@ -92,13 +83,17 @@ class InProcess:
                 check()
                 another()
 
-            os.lseek(source, 0, os.SEEK_SET)
-            return self.transfer(attempt, url).put(source, url, both)
+            os.lseek(one.source, 0, os.SEEK_SET)
+            return self.transfer(attempt, one.url).put(one.source, one.url, both)
 
-        size = os.fstat(source).st_size
+        size = os.fstat(one.source).st_size
         copied = self._repeated(attempt, once, Code.STAGE_OUT_TIMEOUT, size, outage_s)
         return DoneFile(
-            name=file.name, url=url.text, size=copied.size, adler32=copied.adler32, md5=copied.md5
+            name=one.name,
+            url=one.url.text,
+            size=copied.size,
+            adler32=copied.adler32,
+            md5=copied.md5,
         )
 
     def _bring(

@@ -306,17 +306,18 @@ class Stage:
 
     def put(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
         """Take one open file to storage. Raises JobError."""
-        if self._movers.serve(self.destinations.physical(attempt, file).scheme):
-            return self._movers.store(attempt, [self._to_store(attempt, 0, file, source)])[0]
+        one = self._to_store(attempt, 0, file, source)
+        if self._movers.serve(one.url.scheme):
+            return self._movers.store(attempt, [one])[0]
         return self._put_alone(attempt, file, source)
 
     def _put_alone(
         self, attempt: Attempt, file: OutputFile, source: int, another: Check = lambda: None
     ) -> DoneFile:
         """`another` raises once another output has failed."""
-        url = self.destinations.physical(attempt, file)
+        one = self._to_store(attempt, 0, file, source)
         try:
-            return self._put_at(attempt, url, file, source, another, self._patience_s(file))
+            return self._put_own(attempt, one, self._patience_s(file), another)
         except JobError as error:
             if not self._goes_elsewhere(attempt, file, error):
                 raise
@@ -349,30 +350,21 @@ class Stage:
             batch.clear()
 
     def _put_elsewhere(self, attempt: Attempt, file: OutputFile, source: int) -> DoneFile:
-        url = self.destinations.physical(attempt, file, instead=self.destinations.alternative)
-        if self._movers.serve(url.scheme):
-            elsewhere = self._to_store(
-                attempt, 0, file, source, instead=self.destinations.alternative
-            )
-            return self._movers.store(attempt, [elsewhere], self._bounds.outage_s)[0]
-        return self._put_at(attempt, url, file, source, lambda: None, self._bounds.outage_s)
+        one = self._to_store(attempt, 0, file, source, instead=self.destinations.alternative)
+        if self._movers.serve(one.url.scheme):
+            return self._movers.store(attempt, [one], self._bounds.outage_s)[0]
+        return self._put_own(attempt, one, self._bounds.outage_s)
 
-    def _put_at(
-        self,
-        attempt: Attempt,
-        url: Url,
-        file: OutputFile,
-        source: int,
-        another: Check,
-        outage_s: float,
+    def _put_own(
+        self, attempt: Attempt, one: ToStore, outage_s: float, another: Check = lambda: None
     ) -> DoneFile:
         try:
-            return self._own.put(attempt, url, file, source, another, outage_s)
+            return self._own.put(attempt, one, outage_s, another)
         except (JobError, AnotherFailed) as error:
             late = isinstance(error, JobError) and error.code is Code.STAGE_OUT_TIMEOUT
             if late or attempt.stopped is not None or isinstance(error, AnotherFailed):
                 # It may have arrived unacknowledged, or in part.
-                attempt.leftovers += self.delete([url.text])
+                attempt.leftovers += self.delete([one.url.text])
             raise
 
     def _patience_s(self, file: OutputFile) -> float:
