@@ -7,9 +7,9 @@ import asyncio
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 from msgspec.structs import replace
@@ -23,6 +23,8 @@ from harvester_edge.relay.dispatcher import Exchange, verdict
 from harvester_edge.relay.proof import Planned
 from harvester_edge.relay.state import GONE, Id, Job, PendingReport, Pilot, Refusal, RelayState
 
+Ask = TypeVar("Ask", m.ItemsRequest, m.CredentialsRequest)
+Answer = TypeVar("Answer")
 # Jobs of others that are looked at for an idle pilot.
 STEALABLE = 200
 
@@ -247,42 +249,49 @@ class Pilots:
         return m.Done()
 
     async def exchange_items(self, ask: m.ItemsRequest, pilot: Pilot) -> m.ItemsAnswer:
-        """Passed on under the worker that the job was leased to. Raises Refusal for a job that the
-        pilot has not, and while the dispatcher is away: the pilot keeps its news."""
-        self._state.hear(pilot)
-        job = self._held_by(pilot, ask.job_id, ask.attempt_nr)
-        try:
-            answer = await self._dispatcher.items(job.owner.worker_id, ask)
-        except Unreachable:
-            raise Refusal(503, "the dispatcher is away") from None
-        except Refused as error:
+        """Passed on. Raises Refusal, after which the pilot keeps its news."""
+
+        def final(status: int) -> int | None:
             # That the dispatcher has given a worker up is told with a heartbeat's answer alone.
-            status = 503 if error.status == 410 else error.status
-            raise Refusal(status, error.message) from None
+            return None if status == 410 else status
+
+        answer = await self._passed_on(pilot, ask, self._dispatcher.items, final)
         return replace(answer, giver=self.name)
 
     async def job_credentials(self, ask: m.CredentialsRequest, pilot: Pilot) -> m.Credentials:
         """Passed on as the dispatcher sealed them for the pilot, and kept nowhere here. Raises
-        Refusal for a job that the pilot has not, and while the dispatcher is away."""
+        Refusal."""
+
+        def final(status: int) -> int | None:
+            # A fault in the request, or a dispatcher too old for it: that an attempt is lost is
+            # told with a heartbeat.
+            return 422 if status in (404, 422) else None
+
+        answer = await self._passed_on(pilot, ask, self._dispatcher.credentials, final)
+        return m.Credentials(sealed=answer.sealed, giver=self.name)
+
+    async def _passed_on(
+        self,
+        pilot: Pilot,
+        ask: Ask,
+        to: Callable[[int, Ask], Awaitable[Answer]],
+        final: Callable[[int], int | None],
+    ) -> Answer:
+        """What the dispatcher answers to a question about a job that this pilot has, asked for the
+        worker that the job was leased to. `final`: as which status a refusal is passed on; None: as
+        one that may pass. Raises Refusal: of the dispatcher, while it is away, and for a job that
+        the pilot has not."""
         self._state.hear(pilot)
-        job = self._held_by(pilot, ask.job_id, ask.attempt_nr)
+        job = self._state.jobs.get((ask.job_id, ask.attempt_nr))
+        if job is None or job.holder is not pilot:
+            raise Refusal(404, f"job {ask.job_id} is not this pilot's", field="job_id")
         try:
-            answer = await self._dispatcher.credentials(job.owner.worker_id, ask)
+            return await to(job.owner.worker_id, ask)
         except Unreachable:
             raise Refusal(503, "the dispatcher is away") from None
         except Refused as error:
-            # Final are only a fault in the request and a dispatcher too old for it: that an
-            # attempt is lost is told with a heartbeat.
-            status = 422 if error.status in (404, 422) else 503
+            status = final(error.status) or 503
             raise Refusal(status, error.message, field=error.field, remedy=error.remedy) from None
-        return m.Credentials(sealed=answer.sealed, giver=self.name)
-
-    def _held_by(self, pilot: Pilot, job_id: int, attempt_nr: int) -> Job:
-        """The job of an attempt that this pilot has. Raises Refusal."""
-        job = self._state.jobs.get((job_id, attempt_nr))
-        if job is None or job.holder is not pilot:
-            raise Refusal(404, f"job {job_id} is not this pilot's", field="job_id")
-        return job
 
     async def log_pieces(self, ask: m.LogPieces, pilot: Pilot) -> m.Done:
         """Live logs go on with the next word, or not at all."""
