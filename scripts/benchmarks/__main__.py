@@ -34,7 +34,7 @@ NAMES = {
     "scale": "100,000 jobs queued beside 1,000, and many pilots",
     "data": "files by http(s), root, S3 and Rucio, beside a bare loop and the tools",
     "items": "a million items in one job: uploaded, leased, finished, and looked at",
-    "outage": "jobs whose storage is away for ten minutes while they store their outputs",
+    "outage": "storage (--catalogue: Rucio) away for ten minutes while jobs store their outputs",
     "dag": "layers, a fan and a chain of dependent jobs: submitted, finished, released",
 }
 LONGEST_S = 900  # no benchmark takes longer but for very many kills; one that does is stuck
@@ -92,6 +92,22 @@ def _arguments() -> Namespace:
         "--seconds", type=float, default=800, help="fuzz, parsers, chaos --nodes: at most (800)"
     )
     parser.add_argument("--away", type=float, default=600, help="outage: for how long, s (600)")
+    parser.add_argument("--catalogue", action="store_true", help="outage: of Rucio, not of storage")
+    parser.add_argument(
+        "--parts", nargs="+", default=[], metavar="PART",
+        choices=["file", "http", "root", "s3", "rucio"],
+        help="data: only these (file, http, root, s3, rucio)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--postgres",
+        action="store_true",
+        help="dispatcher, dialects, run4, scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
+    )
+    _of_chaos(parser)
+    return parser.parse_args()
+
+
+def _of_chaos(parser: ArgumentParser) -> None:
     parser.add_argument("--proxy", action="store_true", help="chaos: drop a fifth of the answers")
     parser.add_argument(
         "--network", action="store_true", help="chaos: a fault of the network every fifth request"
@@ -107,22 +123,11 @@ def _arguments() -> Namespace:
         "--postgres",
     )  # fmt: skip
     parser.add_argument(
-        "--parts", nargs="+", default=[], metavar="PART",
-        choices=["file", "http", "root", "s3", "rucio"],
-        help="data: only these (file, http, root, s3, rucio)",
-    )  # fmt: skip
-    parser.add_argument(
         "--nodes",
         action="store_true",
         help="chaos: only agents, pilots and machines of allocations of three nodes, as root",
     )
     parser.add_argument("--stop", action="store_true", help="chaos: SIGSTOP the dispatcher")
-    parser.add_argument(
-        "--postgres",
-        action="store_true",
-        help="dispatcher, dialects, run4, scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
-    )
-    return parser.parse_args()
 
 
 def _too_long(*_: object) -> None:
