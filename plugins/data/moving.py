@@ -69,16 +69,16 @@ class Failure(Enum):
     """Why one file was not moved, in the words of no library: the text, the remedy, whether it may
     pass."""
 
-    MISSING = "does not exist", "", False
+    MISSING = "does not exist", "is the URL right, and was the file kept for long enough?", False
     EXISTS = "exists already, and outputs overwrite nothing", TAKEN, False
     DENIED = (
         "permission denied to the site's credential",
-        "does the token or proxy of the site's `storage` cover that path?",
+        "does what `storage` names as `token_file`, `proxy` or `keys_file` cover that path?",
         False,
     )
     UNKNOWN_USER = (
         "the storage does not accept the site's credential",
-        "renew the token or proxy that the site's `storage` names",
+        "renew what the site's `storage` names as `token_file`, `proxy` or `keys_file`",
         True,
     )
     FULL = (

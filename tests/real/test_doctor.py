@@ -119,6 +119,29 @@ def test_a_token_that_may_not_write_is_told_and_not_shown(
     assert left(xrootd.facts["store"]) == []
 
 
+def test_objects_of_s3_are_written_read_compared_and_removed(ceph, examined, tmp_path):
+    pytest.importorskip("botocore")
+    facts = ceph.facts
+
+    def asked(account: dict[str, str]) -> dict[str, str]:
+        (keys := tmp_path / f"keys-{account['access_key']}").touch(0o600)
+        keys.write_text(
+            f"[default]\naws_access_key_id={account['access_key']}\n"
+            f"aws_secret_access_key={account['secret_key']}\n"
+        )
+        place = f"s3://{facts['bucket']}/doctor/"
+        s3 = {"endpoint": facts["url"], "keys_file": str(keys)}
+        found = examined(storage={"default_output": place, "allow": [place], "s3": s3})
+        assert account["secret_key"] not in json.dumps(found)
+        return found[f"storage {place}"]
+
+    mine = asked(facts)
+    assert mine["verdict"] == "good", mine
+    assert "adler32 compared" in mine["said"]
+    denied = asked(facts["other"])
+    assert (denied["verdict"], "keys_file" in denied["remedy"]) == ("bad", True), denied
+
+
 SCHEMES = {"ROOT": "root", "DAVS": "davs", "POSIX": "file"}
 
 
@@ -174,6 +197,18 @@ def test_the_sites_image_is_started(need, examined, tmp_path):
     found = examined("--image", image, container={"images": [str(images)]})
     assert found["container"]["verdict"] == "bad"
     assert found["container"]["remedy"]
+
+
+def test_the_sites_image_is_started_by_apptainer(apptainer, need, examined, tmp_path):
+    (images := tmp_path / "images").mkdir()
+    image = busybox_image(need, images)
+    site = {"default": "apptainer", "apptainer": str(apptainer.parent), "images": [str(images)]}
+    found = examined(container=site)
+    assert found["container"]["verdict"] == "good", found
+    assert f"apptainer ran a program in {image}" in found["container"]["said"]
+    nowhere = examined(container={**site, "apptainer": str(tmp_path)})["container"]
+    assert nowhere["verdict"] == "bad"
+    assert "container.apptainer" in nowhere["remedy"]
 
 
 def test_a_pilot_that_runs_moves_files_with_what_was_renewed(xrootd: Service, tmp_path):
