@@ -175,6 +175,9 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     """The directory against which relative paths in its jobs are read."""
 
 
+_PARTS: dict[str, type[Struct]] = {"over": Over, "range": Range, "gate": Gate, "failed": Failed}
+
+
 def task_from(tree: object, base: str = "/") -> Task:
     """The task of a file. `base`: the directory in which it lies. Raises AilurusError with the
     field, as `steps[1].gate.after`."""
@@ -185,13 +188,21 @@ def task_from(tree: object, base: str = "/") -> Task:
         task = msgspec.convert(_numbers_as_goals({"base": base, **tree}), Task)
         msgspec.json.encode(task)
     except msgspec.ValidationError as error:
-        raise explained(error) from None
+        raise _told(error) from None
     except UnicodeEncodeError as error:
         raise AilurusError(
             f"{error.object[error.start]!r} is no character", remedy="write the character itself"
         ) from None
     check_task(task)
     return task
+
+
+def _told(error: msgspec.ValidationError) -> AilurusError:
+    """What msgspec found; of a field that there is not, what the fields there are called."""
+    plain = explained(error)
+    part = plain.field.rpartition(".")[0].rpartition(".")[2]
+    kind = _PARTS.get(part, TaskStep if part.startswith("steps[") else Task)
+    return explained(error, known=kind.__struct_encode_fields__)
 
 
 def _numbers_as_goals(tree: dict[str, Any]) -> dict[str, Any]:
@@ -350,9 +361,9 @@ def sample(task: Task, nr: int) -> JobSpec:
     return job_of(task, nr, 0, [item])
 
 
-def job_of(task: Task, nr: int, index: int, items: Sequence[Item]) -> JobSpec:
-    """Job number `index` of step number `nr`, which takes these items. Raises AilurusError with the
-    field, as `steps[1].job.inputs[0]`."""
+def job_of(task: Task, nr: int, index: int, items: Sequence[Item], task_id: int = 0) -> JobSpec:
+    """Job number `index` of step number `nr`, which takes these items; its labels name the task by
+    its id, and the step. Raises AilurusError with the field, as `steps[1].job.inputs[0]`."""
     step = task.steps[nr]
     where = f"steps[{nr}].job"
     fill = _Filling(index, items, step.by == 1)
@@ -361,6 +372,17 @@ def job_of(task: Task, nr: int, index: int, items: Sequence[Item]) -> JobSpec:
         for word, value in step.job.items()
     }
     entry.setdefault("name", f"{task.task}.{step.name}.{index}")
+    own = {"task": str(task_id), "step": step.name}
+    labels = entry.get("labels") or {}
+    if isinstance(labels, Mapping):
+        for word in own:
+            if word in labels:
+                raise AilurusError(
+                    "each job of a task has it by itself",
+                    field=f"{where}.labels.{word}",
+                    remedy="leave it out",
+                )
+        entry["labels"] = {**labels, **own}
     try:
         (job,) = jobs_from(entry, task.base)
         check((job,))

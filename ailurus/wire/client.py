@@ -34,6 +34,7 @@ from ailurus.protocol.item import ItemSpec, slices
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.states import FINAL
+from ailurus.protocol.task import Task, Verb
 from ailurus.protocol.url import Url
 from ailurus.wire.credentials import Trust
 from ailurus.wire.retry import Patience, pauses
@@ -206,6 +207,27 @@ class Client:
         comes."""
         ask = m.Retry(job_ids=tuple(job_ids), request_id=request_id or uuid.uuid4().hex)
         return self.call("retry", ask, answer=m.Submitted)
+
+    def submit_task(self, task: Task, request_id: str | None = None) -> m.TaskSubmitted:
+        """Submit a task; with the same `request_id` again, the first answer comes back."""
+        ask = m.SubmitTask(request_id=request_id or uuid.uuid4().hex, task=task)
+        return self.call("submit_task", ask, answer=m.TaskSubmitted, wait_s=60.0)
+
+    def tasks(self, query: api.TasksQuery | None = None) -> m.TaskPage:
+        """List tasks, newest first."""
+        return self.call("tasks", query or api.TasksQuery(), answer=m.TaskPage)
+
+    def task(self, task_id: int) -> m.TaskDetail:
+        """All about one task."""
+        return self.call("task", api.TaskQuery(task_id=task_id), answer=m.TaskDetail)
+
+    def steer_task(self, task_id: int, verb: Verb) -> m.TaskRow:
+        """Pause, resume, retry or finish a task."""
+        return self.call("steer_task", m.SteerTask(task_id=task_id, verb=verb), answer=m.TaskRow)
+
+    def cancel_task(self, task_id: int) -> m.TaskRow:
+        """Cancel a task, and the jobs that it has made."""
+        return self.call("cancel_task", m.CancelTask(task_id=task_id), answer=m.TaskRow)
 
     def reregister(self, job_ids: Sequence[int]) -> m.Reregistered:
         """Have outputs of jobs that the catalogue of data refused registered again."""

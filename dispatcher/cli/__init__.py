@@ -34,6 +34,7 @@ VERBS = {
     "move": "let jobs wait in another queue",
     "hold": "let jobs wait until they are released",
     "release": "release held jobs",
+    "task": "submit a task, look at it, steer it: steps that turn items into jobs",
     "register": "have outputs registered again that the catalogue refused",
     "catalogue": "what the catalogue of data knows of an identifier",
     "queues": "queues and what waits in them",
@@ -78,12 +79,13 @@ def parser_for(*filled: str | None) -> ArgumentParser:
         one = verbs.add_parser(name, help=text, description=text.capitalize() + ".", epilog=CODES)
         if name in filled:
             if name not in SERVER:
-                _common(one)
+                common(one)
             importlib.import_module(f"dispatcher.cli.{name}").arguments(one)
     return parser
 
 
-def _common(parser: ArgumentParser) -> None:
+def common(parser: ArgumentParser) -> None:
+    """Add what all client verbs take."""
     parser.add_argument("--url", help="the dispatcher's address (AILURUS_URL)")
     parser.add_argument(
         "--token-file",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
@@ -16,21 +13,14 @@ import yaml
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import MOST_JOBS, check, jobs_from
-from dispatcher.cli.exits import DATA, NO_INPUT, CommandError
+from dispatcher.cli.exits import DATA, CommandError
 from dispatcher.cli.hints import paths_beside_parents, unknown_launchers
 from dispatcher.cli.payloads import PayloadLists
+from dispatcher.cli.treefile import TreeFile, value_of
 
-LARGEST_FILE = 64 * 1024 * 1024
-# After aliases are followed: an alias bomb has more.
-MOST_NODES = 5_000_000
-DEEPEST = 50
 MOST_FAULTS = 20
 """That are told of one file."""
-_STEP = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 _IN_ENTRY = re.compile(r"(jobs\[0\])(?:\.(\w+))?")
-_UNIT = re.compile(r"_(mb|s)$")
-# Eight times faster where it is built.
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class JobFiles:
@@ -70,39 +60,31 @@ class JobFiles:
         raise error
 
 
-class JobFile:
+class JobFile(TreeFile):
     """One file, its jobs, and where each thing in it stands."""
 
     def __init__(self, name: str, payloads: PayloadLists) -> None:
-        self.name = "stdin" if name == "-" else name
-        self._text, self._base = _read(name)
-        self._payloads = payloads.reader(self._base)
-        self._node: yaml.Node | None = None
-        self._tree = self._json() if self._text.lstrip()[:1] in "{[" else self._yaml()
+        super().__init__(name)
+        self._payloads = payloads.reader(self.base)
         try:
-            self.jobs = jobs_from(self._tree, self._base, self._payloads)
+            self.jobs = jobs_from(self.tree, self.base, self._payloads)
         except AilurusError as error:
             first, *further = (self._faults() if error.field else []) or [error]
-            told = self._placed(first)
-            told.further = [self._placed(one) for one in further]
+            told = self.placed(first)
+            told.further = [self.placed(one) for one in further]
             raise told from None
 
     def hints(self) -> Iterator[str]:
         """What is right and perhaps not meant, with the file's name."""
-        paths = paths_beside_parents(self.jobs, self._base, os.path.lexists)
+        paths = paths_beside_parents(self.jobs, self.base, os.path.lexists)
         for hint in chain(unknown_launchers(self.jobs), paths):
             yield f"{self.name}: {hint}"
 
-    def fault(self, error: AilurusError) -> NoReturn:
-        """Raise `error` with its place in this file."""
-        raise self._placed(error) from None
-
-    def _placed(self, error: AilurusError) -> CommandError:
-        if self._node is None:
-            self._node = _composed(self._text)
-        line = _line(self._node, error.field)
-        where = f"{self.name}:{line}: {error.field}" if error.field else f"{self.name}:{line}"
-        return CommandError(DATA, error.message, field=where, remedy=error.remedy)
+    @staticmethod
+    def _root(node: yaml.Node) -> str:
+        if not isinstance(node, yaml.MappingNode):
+            return "jobs"
+        return "" if value_of(node, "jobs") is not None else "jobs[0]"
 
     def _faults(self) -> list[AilurusError]:
         """What is wrong in each entry, one fault a field: a field that is wrong is left out, and
@@ -117,7 +99,7 @@ class JobFile:
             told: set[str] = set()
             while len(found) < MOST_FAULTS:
                 try:
-                    jobs_from(tree, self._base, self._payloads)
+                    jobs_from(tree, self.base, self._payloads)
                     break
                 except AilurusError as error:
                     place = _IN_ENTRY.match(error.field)
@@ -136,7 +118,7 @@ class JobFile:
     def entry_of(self, index: int) -> int:
         """Which entry of the file made job number `index`: a sweep makes many of one."""
         for entry in range(len(self._entries())):
-            made = len(jobs_from(self._one(entry), self._base, self._payloads))
+            made = len(jobs_from(self._one(entry), self.base, self._payloads))
             if index < made:
                 return entry
             index -= made
@@ -144,186 +126,14 @@ class JobFile:
 
     def _entries(self) -> list[Any]:
         tree = (
-            self._tree["jobs"]
-            if isinstance(self._tree, dict) and "jobs" in self._tree
-            else self._tree
+            self.tree["jobs"] if isinstance(self.tree, dict) and "jobs" in self.tree else self.tree
         )
         return tree if isinstance(tree, list) else [tree]
 
     def _one(self, entry: int) -> dict[str, Any]:
         shared = (
-            self._tree.get("defaults")
-            if isinstance(self._tree, dict) and "jobs" in self._tree
+            self.tree.get("defaults")
+            if isinstance(self.tree, dict) and "jobs" in self.tree
             else None
         )
         return {"defaults": shared, "jobs": [self._entries()[entry]]}
-
-    def _json(self) -> Any:
-        try:
-            return json.loads(self._text, object_pairs_hook=_once, parse_constant=_no_number)
-        except (json.JSONDecodeError, _Twice, RecursionError):
-            # Flow style looks like JSON; and it knows the line of a fault.
-            return self._yaml()
-
-    def _yaml(self) -> Any:
-        loader = _Loader(self._text)
-        try:
-            if line := _too_deep(self._text):
-                raise CommandError(
-                    DATA, f"nested more than {DEEPEST} deep", field=f"{self.name}:{line}"
-                )
-            self._node = loader.get_single_node()
-            if self._node is None:
-                raise CommandError(DATA, "the file is empty", field=f"{self.name}:1")
-            for node, path, what in _odd(self._node):
-                raise CommandError(
-                    DATA, what, field=f"{self.name}:{node.start_mark.line + 1}: {path}".rstrip(": ")
-                )
-            return loader.construct_document(self._node)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else 1
-            what = error.problem or "not YAML"
-            raise CommandError(
-                DATA, what, field=f"{self.name}:{line}", remedy="see docs/jobs.md"
-            ) from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            what = " ".join(str(error).split())[:200]
-            raise CommandError(DATA, f"not YAML: {what}", field=f"{self.name}:1") from None
-        finally:
-            loader.dispose()
-
-
-def _read(name: str) -> tuple[str, str]:
-    try:
-        if name == "-":
-            return sys.stdin.read(LARGEST_FILE), _utf8(Path.cwd())
-        path = Path(name)
-        if path.stat().st_size > LARGEST_FILE:
-            raise CommandError(
-                DATA, "longer than 64 MiB", field=name, remedy="split it, or use a sweep"
-            )
-        return path.read_text("utf-8"), _utf8(path.absolute().parent)
-    except OSError as error:
-        raise CommandError(NO_INPUT, error.strerror or "unreadable", field=name) from None
-    except UnicodeDecodeError as error:
-        raise CommandError(DATA, f"not UTF-8 text (byte {error.start})", field=name) from None
-
-
-def _utf8(path: Path) -> str:
-    """A path as the bytes that it is on disk, whatever the locale reads in them."""
-    return os.fsencode(path).decode("utf-8", "surrogateescape")
-
-
-def _too_deep(text: str) -> int:
-    """The line where nesting passes the limit, or 0. Asked first: the parser in C makes nodes by
-    calling itself, and a deep file would end the process."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > DEEPEST:
-                return event.start_mark.line + 1 if event.start_mark else 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-    return 0
-
-
-def _odd(root: yaml.Node) -> Iterator[tuple[yaml.Node, str, str]]:
-    """What YAML allows and we do not: a key twice, more nodes than anybody writes."""
-    sizes: dict[int, int] = {}
-
-    def visit(node: yaml.Node, path: str) -> Iterator[tuple[yaml.Node, str, str]]:
-        if id(node) in sizes:
-            return
-        # A node inside itself has no size.
-        sizes[id(node)] = MOST_NODES
-        total, seen = 1, set()
-        for key, value, step in _children(node):
-            if key is not None:
-                if isinstance(key, yaml.ScalarNode) and key.value != "<<" and key.value in seen:
-                    yield key, f"{path}.{key.value}".lstrip("."), "given twice"
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-            yield from visit(value, f"{path}{step}".lstrip("."))
-            total += sizes.get(id(value), 1)
-            if total >= MOST_NODES:
-                yield node, path, "too large once its aliases are followed"
-                return
-        sizes[id(node)] = total
-
-    whole = isinstance(root, yaml.MappingNode) and _value(root, "jobs") is not None
-    single = isinstance(root, yaml.MappingNode)
-    yield from visit(root, "" if whole else "jobs[0]" if single else "jobs")
-
-
-def _children(node: yaml.Node) -> Iterator[tuple[yaml.Node | None, yaml.Node, str]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield key, value, f".{key.value}" if isinstance(key, yaml.ScalarNode) else ""
-    elif isinstance(node, yaml.SequenceNode):
-        for nr, value in enumerate(node.value):
-            yield None, value, f"[{nr}]"
-
-
-def _composed(text: str) -> yaml.Node | None:
-    try:
-        node: yaml.Node | None = None if _too_deep(text) else yaml.compose(text, Loader=_Loader)
-    except yaml.YAMLError:
-        return None
-    return node
-
-
-def _line(node: yaml.Node | None, field: str) -> int:
-    """The line where `field` stands, or the nearest thing above it that is written down."""
-    if node is None:
-        return 1
-    steps: list[str | int] = [int(nr) if nr else name for name, nr in _STEP.findall(field)]
-    jobs = _value(node, "jobs")
-    defaults = _value(node, "defaults") if jobs is not None else None
-    if steps[:1] == ["jobs"]:
-        steps = steps[1:]
-        node = jobs or node
-        if not isinstance(node, yaml.SequenceNode):
-            # The one job of the file.
-            steps = steps[1:]
-    line = node.start_mark.line + 1
-    for nr, step in enumerate(steps):
-        below = _below(node, step)
-        if below is None and nr <= 1 and defaults is not None and isinstance(step, str):
-            below = _below(defaults, step)
-        if below is None:
-            break
-        line, node = below
-    return line
-
-
-def _below(node: yaml.Node, step: str | int) -> tuple[int, yaml.Node] | None:
-    if isinstance(step, int):
-        if isinstance(node, yaml.SequenceNode) and step < len(node.value):
-            return node.value[step].start_mark.line + 1, node.value[step]
-        return None
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in (step, _UNIT.sub("", step)):
-                return key.start_mark.line + 1, value
-    return None
-
-
-def _value(node: yaml.Node, name: str) -> yaml.Node | None:
-    below = _below(node, name)
-    return None if below is None else below[1]
-
-
-class _Twice(ValueError):
-    pass
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        raise _Twice
-    return content
-
-
-def _no_number(word: str) -> NoReturn:
-    raise _Twice(word)

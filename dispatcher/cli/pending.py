@@ -18,13 +18,14 @@ from pathlib import Path
 import msgspec
 
 from ailurus.protocol.job import JobSpec
+from ailurus.protocol.task import Task
 from dispatcher.cli.exits import CANNOT_CREATE, CommandError
 
 
 @contextmanager
-def request_id(url: str, jobs: Sequence[JobSpec]) -> Iterator[str]:
+def request_id(url: str, content: Sequence[JobSpec] | Task) -> Iterator[str]:
     """The id of this submission; forgotten at the end unless the block raises."""
-    digest = sha256(url.encode() + b"\n" + msgspec.json.encode(jobs)).hexdigest()
+    digest = sha256(url.encode() + b"\n" + msgspec.json.encode(content)).hexdigest()
     try:
         handle = _locked(_directory() / digest)
     except OSError as error:

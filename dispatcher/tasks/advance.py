@@ -216,7 +216,7 @@ class _Work:
             items = source.items(unit.first, unit.items)
             tried, reason = replace(unit, tries=unit.tries + 1), ""
             try:
-                specs.append(job_of(self._spec, nr, unit.nr, items))
+                specs.append(job_of(self._spec, nr, unit.nr, items, task_id))
                 tried = replace(tried, state=UnitState.OPEN)
             except AilurusError as error:
                 tried, reason = (

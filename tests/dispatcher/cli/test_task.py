@@ -1,0 +1,82 @@
+"""Tasks from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ailurus.protocol.task import Verb
+from dispatcher.cli.task import VERBS
+
+TASK = """\
+task: cli
+steps:
+  - name: one
+    over: {range: {from: 1, to: 4}}
+    job: {command: "./one {item}", outputs: [o], queue: nobody}
+  - name: two
+    over: {outputs: one}
+    by: all
+    job:
+      command: cat {items}
+      inputs: ["{items}"]
+      queue: nobody
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "task.yaml"
+    path.write_text(TASK)
+    return path
+
+
+def test_a_task_is_submitted_shown_and_steered(run, file):
+    assert run("task", "submit", "--dry-run", str(file)).out == "task cli is good: 2 steps\n"
+    task_id = run("task", "submit", str(file)).out.strip()
+    assert f"task\t{task_id}\n" in run("task", "show", task_id).out
+    detail = json.loads(run("task", "show", task_id, "--json").out)
+    assert [step["name"] for step in detail["row"]["steps"]] == ["one", "two"]
+    assert run("task", "pause", task_id).out == f"task {task_id} is paused\n"
+    why = run("task", "why", task_id)
+    assert f"task {task_id} is paused" in why.out
+    assert f"→ dispatcher task resume {task_id}" in why.out
+    assert run("task", "resume", task_id).out == f"task {task_id} is running\n"
+    assert "nothing of task" in run("task", "retry", task_id).err
+    assert run("task", "cancel", task_id).out == f"task {task_id} is cancelled\n"
+    assert run("task", "wait", task_id).code == 1
+    listed = json.loads(run("task", "list", "--json", "--state", "cancelled").out)
+    assert int(task_id) in {row["task_id"] for row in listed["tasks"]}
+    assert f"\n{task_id}\tcli\tcancelled\t" in run("task", "list").out
+
+
+def test_jobs_of_a_task_are_found_by_its_label(run, file):
+    task_id = run("task", "submit", str(file)).out.strip()
+    run("task", "finish", task_id)
+    rows = json.loads(run("jobs", f"label:task={task_id}", "--json").out)["jobs"]
+    assert {row["name"] for row in rows} <= {f"cli.one.{nr}" for nr in range(4)}
+    run("task", "cancel", task_id)
+
+
+def test_a_mistake_is_told_with_its_line(run, file):
+    file.write_text(TASK.replace("inputs:", "imputs:"))
+    ran = run("task", "submit", "--dry-run", str(file))
+    assert ran.code == 65
+    assert f"{file}:11: steps[1].job.imputs: no such field" in ran.err
+    file.write_text(TASK.replace("by: all", "pull: 3"))
+    assert f"{file}:8: steps[1].pull: not yet" in run("task", "submit", str(file)).err
+
+
+@pytest.mark.parametrize("words", [("show",), ("show", "x"), ("list", "--state", "odd")])
+def test_wrong_words_are_named(run, words):
+    assert run("task", *words).code == 64
+
+
+def test_a_task_that_is_not_there_is_named(run):
+    ran = run("task", "show", "999999")
+    assert (ran.code, "there is no task 999999" in ran.err) == (66, True)
+
+
+def test_every_verb_is_a_word_here():
+    assert set(Verb) < set(VERBS)
