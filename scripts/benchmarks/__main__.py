@@ -19,7 +19,7 @@ NAMES = {
     "submit": "10,000 jobs in one request, beside bare decode and insert",
     "pilot": "start, exit, memory, supervision, 1,000 jobs through one pilot",
     "packing": "2,000 × /bin/true, ragged and mixed loads, beside the bare loop and HyperQueue",
-    "nodes": "payloads on three nodes of Slurm, beside a bare head with agents and mpi4py.futures",
+    "nodes": "payloads on three nodes of Slurm, one of them lost, beside a bare head with agents and others",
     "slots": "which of 100,000 that wait starts next, and on which of 256 nodes",
     "container": "12 payloads at once in an image, beside bare bubblewrap and Apptainer",
     "chaos": "kill -9 of pilot, edge and dispatcher in turn while jobs run; --nodes: of machines",

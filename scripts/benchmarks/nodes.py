@@ -1,10 +1,8 @@
-"""Payloads packed on three nodes of a Slurm allocation by one pilot, beside a bare head with agents
-and mpi4py.futures in an allocation of the same nodes."""
+"""Payloads packed on three nodes of a Slurm allocation by one pilot, beside others in an allocation
+of the same nodes; and what it costs if one of them is lost meanwhile."""
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import secrets
 import signal
@@ -12,19 +10,18 @@ import statistics
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from ailurus.protocol.api import ItemsQuery
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.states import FINAL, JobState
+from benchmarks import node_items, node_loss
 from benchmarks.bare.pack import Task, area
+from benchmarks.node_peers import Peers
 from tests.rig import proc
 from tests.rig.batch import QUEUE
-from tests.rig.figure import ROOT, Figure, figure
+from tests.rig.figure import Figure, figure
 from tests.rig.heads import CORES, Heads, heads
 from tests.rig.waiting import until
 
@@ -33,37 +30,46 @@ SLOTS = NODES * CORES
 TRUE, SLEEPS, MIXED = 2000, 300, 60
 ROUNDS = 3
 AGENTS, IDLE = 256, 20_000
-BARE = Path(__file__).parent / "bare"
-MPI = ROOT / ".venv-openmpi" / "bin"
 
 
 def run(args: Namespace) -> Iterator[Figure]:
-    """Ours in one allocation, which ends; then the peers, each in its own."""
+    """On whole machines, and then with one that is lost."""
+    with heads(NODES) as site:
+        yield from packed(site, args.seed)
+        yield from node_loss.figures(site)
+
+
+def packed(site: Heads, seed: int) -> Iterator[Figure]:
+    """Ours in one allocation, which ends; then the others, each in its own."""
     true = [Task(("/bin/true",))] * TRUE
     sleeps = [Task(("/bin/sleep", "0.2"), 1, 0.2)] * SLEEPS
-    wide = mixed(args.seed)
-    with heads(NODES) as site:
-        pilot = Pilot(site)
-        yield from pilot.started()
-        trues = [pilot.took(true) for _ in range(ROUNDS)]
-        slept = pilot.took(sleeps)
-        blind = pilot.took([task._replace(seconds=0.0) for task in wide])
-        told = pilot.took(wide)
-        yield from pilot.memory()
-        pilot.end()
-        yield from idle_agents(site)
-        peers = Peers(site)
-        loops = [peers.bare(true) for _ in range(ROUNDS)]
-        bare_slept, bare_wide = peers.bare(sleeps), peers.bare(wide, "widest")
-        futures = peers.mpi(true)
+    wide = mixed(seed)
+    pilot = Pilot(site)
+    yield from pilot.started()
+    trues = [pilot.took(true) for _ in range(ROUNDS)]
+    slept = pilot.took(sleeps)
+    blind = pilot.took([task._replace(seconds=0.0) for task in wide])
+    told = pilot.took(wide)
+    yield from pilot.memory()
+    pilot.end()
+    yield from idle_agents(site)
+    peers = Peers(site)
+    loops = [peers.bare(true) for _ in range(ROUNDS)]
+    bare_slept, bare_wide = peers.bare(sleeps), peers.bare(wide, "widest")
+    others = {
+        "mpi4py.futures": (1.15, peers.mpi(true)),
+        "executorlib": (1.15, peers.executorlib(true)),
+        "HyperQueue": (2, peers.hyperqueue(true)),
+    }
     loop = statistics.median(one["seconds"] for one in loops)
     ours = statistics.median(one["seconds"] for one in trues)
     name = "nodes: 2,000 × /bin/true"
     yield figure(name, TRUE / ours, "/s", peer=TRUE / loop, at_least=0.8,
                  note="items, submitted to finished; peer: bare head with agents")  # fmt: skip
-    if futures:
-        yield figure(name, TRUE / ours, "/s", peer=TRUE / futures["seconds"], at_least=1.15,
-                     note="peer: mpi4py.futures")  # fmt: skip
+    for other, (target, took) in others.items():
+        if took is not None:
+            yield figure(name, TRUE / ours, "/s", peer=TRUE / took["seconds"], at_least=target,
+                         note=f"peer: {other}")  # fmt: skip
     bare_ms = 1000 * loops[-1]["cpu_s"] / TRUE
     yield figure("nodes: CPU a task", 1000 * trues[-1]["cpu_s"] / TRUE, "ms", at_most=1.0,
                  note=f"all but the dispatcher; bare {bare_ms:.2f}")  # fmt: skip
@@ -72,13 +78,13 @@ def run(args: Namespace) -> Iterator[Figure]:
     yield figure("nodes: the same, use of slots", area(sleeps, SLOTS) / slept["seconds"],
                  at_least=0.97)  # fmt: skip
     yield figure("nodes: mixed, no estimates", blind["seconds"], "s", at_most=1.01,
-                 peer=simulated(wide), seed=args.seed,
+                 peer=simulated(wide), seed=seed,
                  note="peer: simulated back-fill")  # fmt: skip
     yield figure("nodes: mixed, with estimates", told["seconds"], "s", at_most=1.02,
-                 peer=simulated(widest(wide)), seed=args.seed,
+                 peer=simulated(widest(wide)), seed=seed,
                  note="peer: simulated widest, then longest")  # fmt: skip
     yield figure("nodes: the same, use of slots", area(wide, SLOTS) / told["seconds"],
-                 at_least=0.96, seed=args.seed,
+                 at_least=0.96, seed=seed,
                  note=f"bare {area(wide, SLOTS) / bare_wide['seconds']:.3f}")  # fmt: skip
 
 
@@ -139,25 +145,14 @@ class Pilot:
     def took(self, tasks: Sequence[Task]) -> dict[str, float]:
         """A job of these items: seconds of makespan, and CPU. With no length known it is the whole
         way that counts, from submitted to finished; else from the first begin to the last end."""
-        client = self._site.client
-        items = [
-            ItemSpec(command=" ".join(task.argv), cores=task.cores, estimate_s=task.seconds or None)
-            for task in tasks
-        ]
-        payloads = client.upload(secrets.token_hex(8), items)
-        spec = JobSpec(name="items", command="true", queue=QUEUE, payloads=payloads, nodes=NODES,
-                       cores=CORES, memory_mb=4000, disk_mb=10)  # fmt: skip
+        spec = node_items.job_of(self._site, tasks)
         before, began = self._cpu_s(), time.perf_counter()
-        (job,) = client.submit([spec]).job_ids
-        while client.wait([job], 60).states[job] not in FINAL:
-            pass
+        (job,) = self._site.client.submit([spec]).job_ids
+        node_items.finish(self._site, job)
         took = time.perf_counter() - began
-        if client.show(job).row.state is not JobState.FINISHED:
-            raise RuntimeError(f"a task failed: {client.show(job)}")
         cpu_s = self._cpu_s() - before
         if any(task.argv[0] != "/bin/true" for task in tasks):
-            rows = client.items(job, ItemsQuery(limit=1000)).items
-            took = max(row.ended or 0 for row in rows) - min(row.started or 0 for row in rows)
+            took = node_items.span_s(self._site, job)
         return {"seconds": took, "cpu_s": cpu_s}
 
     def _cpu_s(self) -> float:
@@ -186,7 +181,7 @@ class Pilot:
 def idle_agents(site: Heads) -> Iterator[Figure]:
     """The head with very many agents that run nothing."""
     names = [f"idle{nr}" for nr in range(AGENTS)]
-    start = [sys.executable, "-P", str(BARE.parent / "idle_agents.py"), "{nodes}"]
+    start = [sys.executable, "-P", str(Path(__file__).with_name("idle_agents.py")), "{nodes}"]
     options = {"nodes": ["n1", *names], "start": start}
     site.configure(pilot={"allocation": {"kind": "host", "options": options}})
     head = site.nodes.start("n1", *site.words())
@@ -210,57 +205,3 @@ def idle_agents(site: Heads) -> Iterator[Figure]:
     finally:
         site.nodes.signal(head, signal.SIGTERM)
         until(lambda: not site.processes(), 30)
-
-
-class Peers:
-    """Others in an allocation of the same nodes."""
-
-    def __init__(self, site: Heads) -> None:
-        self._site = site
-        self._count = 0
-
-    def bare(self, tasks: Sequence[Task], order: str = "fifo") -> dict[str, Any]:
-        """By a bare head with agents."""
-        argv = [sys.executable, "-S", "-E", BARE / "nodes.py", "head"]
-        return self._measured(tasks, lambda file: [*argv, file, CORES, order])
-
-    def mpi(self, tasks: Sequence[Task]) -> dict[str, Any] | None:
-        """By mpi4py.futures, one worker a slot; None where it is not installed."""
-        if not (MPI / "mpirun").exists():
-            return None
-        argv = [
-            MPI / "mpirun", "--allow-run-as-root", "--oversubscribe", "-n", SLOTS + 1,
-            MPI / "python", "-m", "mpi4py.futures", BARE / "mpi_futures.py",
-        ]  # fmt: skip
-        try:
-            return self._measured(tasks, lambda file: [*argv, file], ntasks=SLOTS)
-        except TimeoutError as error:
-            sys.stderr.write(f"  mpi4py.futures: {error}\n")
-            return None
-
-    def _measured(
-        self, tasks: Sequence[Task], argv: Callable[[Path], list[object]], ntasks: int = 0
-    ) -> dict[str, Any]:
-        self._count += 1
-        site = self._site
-        file = site.rig.directory / f"peer{self._count}.json"
-        file.write_text(json.dumps(tasks))
-        script = Path(f"{file}.sh")
-        words = " ".join(f"'{word}'" for word in argv(file))
-        script.write_text(
-            f"#!/bin/sh\nexport PATH={os.environ['PATH']} HOME={file.parent}\nexec {words}\n",
-            encoding="utf-8",
-        )
-        options = ["--no-kill", f"--nodes={NODES}", "--exclusive", "--time=5"]
-        options += [f"--ntasks={ntasks}"] if ntasks else []
-        site.slurm.run("sbatch", *options, f"--output={file}.log", script)
-        done = Path(f"{file}.done")
-        try:
-            until(lambda: done.exists() or not site.jobs(), 60, "a peer ends")
-            found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        except (TimeoutError, OSError):
-            raise TimeoutError(Path(f"{file}.log").read_text(encoding="utf-8")[-800:]) from None
-        finally:
-            site.slurm.run("scancel", "--me")
-            until(lambda: not site.jobs(), 30)
-        return found

@@ -1,10 +1,14 @@
 """A bare head with agents, in an allocation of Slurm: JSON lines over TCP, posix_spawn, pidfd.
 
-    nodes.py head FILE SLOTS ORDER    FILE has a JSON list of [argv, cores, seconds]; ORDER is
-                                      `fifo` or `widest`. Writes FILE.done: what it measured.
+    nodes.py head FILE SLOTS ORDER [DEAD_S]
+                                      FILE has a JSON list of [argv, cores, seconds]; ORDER is
+                                      `fifo` or `widest`. Writes FILE.done: what it measured. With
+                                      DEAD_S tasks of an agent that went, or was silent for so long,
+                                      are given to others.
     nodes.py agent HOST PORT
 
-It keeps no book, limits nothing, cleans nothing up, and believes whoever calls.
+It keeps no book, limits nothing, cleans nothing up, and believes whoever calls. An agent beats, but
+it has no lease: one that is cut off lets its tasks run.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import time
 from pathlib import Path
 
 Task = tuple[list[str], int, float]
+BEAT_S = 0.5
 
 
 class Agent:
@@ -39,7 +44,8 @@ class Agent:
         self._link.sendall(json.dumps(socket.gethostname()).encode() + b"\n")
         while True:
             ended = []
-            for fd, _ in self._poll.poll():
+            found = self._poll.poll(BEAT_S)
+            for fd, _ in found:
                 if fd == self._link.fileno():
                     if not (data := self._link.recv(1 << 18)):
                         return
@@ -48,7 +54,7 @@ class Agent:
                         self._told(json.loads(line))
                 else:
                     ended.append(self._reaped(fd))
-            if ended:
+            if ended or not found:
                 self._link.sendall(json.dumps(ended).encode() + b"\n")
 
     def _told(self, tasks: list[tuple[int, list[str]]] | None) -> None:
@@ -74,13 +80,15 @@ class Agent:
 class Head:
     """Gives tasks to agents with free slots, back-filled in the order of the list."""
 
-    def __init__(self, tasks: list[Task], slots: int) -> None:
-        self._tasks, self._slots = tasks, slots
+    def __init__(self, tasks: list[Task], slots: int, dead_s: float) -> None:
+        """`dead_s`: 0 where no agent is to be lost."""
+        self._tasks, self._slots, self._dead_s = tasks, slots, dead_s
         self._waiting = list(range(len(tasks)))
         self._links: dict[int, socket.socket] = {}
         self._rest: dict[int, bytes] = {}
         self._free: dict[int, int] = {}
-        self._where: dict[int, int] = {}
+        self._given: dict[int, set[int]] = {}
+        self._heard_at: dict[int, float] = {}
         self._poll = select.epoll()
         self.joined: dict[str, float] = {}
         self.told: list[dict[str, float]] = []
@@ -94,6 +102,7 @@ class Head:
             self.joined[name] = time.time()
             fd = link.fileno()
             self._links[fd], self._rest[fd], self._free[fd] = link, b"", self._slots
+            self._given[fd], self._heard_at[fd] = set(), time.monotonic()
             self._poll.register(link, select.EPOLLIN)
 
     def run(self) -> float:
@@ -117,9 +126,11 @@ class Head:
 
     def _hear(self) -> int:
         count = 0
-        for fd, _ in self._poll.poll():
-            if not (data := self._links[fd].recv(1 << 18)):
-                raise SystemExit("an agent went")
+        for fd, _ in self._poll.poll(BEAT_S if self._dead_s else -1):
+            if not (data := self._received(fd)):
+                self._lose(fd)
+                continue
+            self._heard_at[fd] = time.monotonic()
             *lines, self._rest[fd] = (self._rest[fd] + data).split(b"\n")
             for line in lines:
                 heard = json.loads(line)
@@ -130,8 +141,27 @@ class Head:
                     if status:
                         raise SystemExit(f"task {number} failed")
                     self._free[fd] += self._tasks[number][1]
+                    self._given[fd].discard(number)
                     count += 1
+        silent = time.monotonic() - self._dead_s
+        for fd in [fd for fd, at in self._heard_at.items() if self._dead_s and at < silent]:
+            self._lose(fd)
         return count
+
+    def _received(self, fd: int) -> bytes:
+        try:
+            return self._links[fd].recv(1 << 18)
+        except OSError:
+            return b""
+
+    def _lose(self, fd: int) -> None:
+        """Give the tasks of an agent to others, first."""
+        if not self._dead_s:
+            raise SystemExit("an agent went")
+        self._poll.unregister(fd)
+        self._links.pop(fd).close()
+        self._waiting[:0] = sorted(self._given.pop(fd))
+        del self._free[fd], self._rest[fd], self._heard_at[fd]
 
     def _give(self) -> None:
         given: dict[int, list[tuple[int, list[str]]]] = {}
@@ -149,6 +179,7 @@ class Head:
             self._free[fd] -= cores
             free -= cores
             given.setdefault(fd, []).append((number, argv))
+            self._given[fd].add(number)
         self._waiting = kept
         for fd, tasks in given.items():
             self._links[fd].sendall(json.dumps(tasks).encode() + b"\n")
@@ -160,7 +191,7 @@ def pss_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
 
 
-def lead(file: Path, slots: int, order: str) -> None:
+def lead(file: Path, slots: int, order: str, dead_s: float) -> None:
     """The head."""
     began = time.time()
     tasks: list[Task] = json.loads(file.read_text(encoding="utf-8"))
@@ -172,26 +203,27 @@ def lead(file: Path, slots: int, order: str) -> None:
     step = ["srun", "--no-kill", "-K0", "--overlap", f"--ntasks={count}", "--ntasks-per-node=1"]
     agents = [sys.executable, "-S", "-E", __file__, "agent", host, str(port)]
     with subprocess.Popen([*step, *agents], stdin=subprocess.DEVNULL):
-        head = Head(tasks, slots)
+        head = Head(tasks, slots, dead_s)
         head.join(listener, count)
         before = time.process_time()
         took = head.run()
         own = time.process_time() - before
         head.end()
-    found = {
-        "seconds": took,
-        "cpu_s": own + sum(one["cpu_s"] for one in head.told),
-        "agent_mb": max(one["pss"] for one in head.told),
-        "head_mb": pss_mb(),
-        "joined_s": max(head.joined.values()) - began,
-    }
-    draft = file.with_suffix(".draft")
-    draft.write_text(json.dumps(found))
-    draft.rename(f"{file}.done")
+        found = {
+            "seconds": took,
+            "cpu_s": own + sum(one["cpu_s"] for one in head.told),
+            "agent_mb": max(one["pss"] for one in head.told),
+            "head_mb": pss_mb(),
+            "joined_s": max(head.joined.values()) - began,
+        }
+        # Before srun has ended, which waits long for a node that is gone.
+        draft = file.with_suffix(".draft")
+        draft.write_text(json.dumps(found))
+        draft.rename(f"{file}.done")
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "agent":
         Agent(sys.argv[2], int(sys.argv[3])).run()
     else:
-        lead(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+        lead(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float([*sys.argv, "0"][5]))
