@@ -9,12 +9,15 @@ so before the file has gone over the network twice.
 from __future__ import annotations
 
 import io
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from http.client import HTTPException, RemoteDisconnected
+from http import HTTPStatus
+from http.client import HTTPException, RemoteDisconnected, parse_headers
+from http.client import HTTPResponse as LastResponse
 from typing import Any
 
 from urllib3 import BaseHTTPResponse, HTTPResponse
@@ -31,6 +34,8 @@ CHECK_S = 0.1
 EXPECT_S = 1.0
 # Bytes.
 LONGEST_HEAD = 64 * 1024
+MOST_INTERIM = 100
+"""Answers of a request that are not its last (1xx): a server may say that it works on it."""
 _check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
 
 
@@ -133,11 +138,15 @@ class _Watched:
             finally:
                 self._sock.settimeout(STEP_S)
             self._ahead += got
-            head, ended, rest = self._ahead.partition(b"\r\n\r\n")
-            if ended and head.split(b" ", 2)[1:2] == [b"100"]:
+            while b"\r\n\r\n" in self._ahead:
+                head, _, rest = self._ahead.partition(b"\r\n\r\n")
+                status = re.match(rb"HTTP/1\.[0-9] (1[0-9][0-9])\b", head)
+                if status is None or int(status[1]) == HTTPStatus.SWITCHING_PROTOCOLS:
+                    return False
                 self._ahead = rest
-                return True
-            if ended or not got:
+                if int(status[1]) == HTTPStatus.CONTINUE:
+                    return True
+            if not got:
                 return False
         return True
 
@@ -177,7 +186,23 @@ class Forgotten(ConnectionResetError):
     nothing."""
 
 
+class _Answer(LastResponse):
+    """The last answer to a request. The standard library takes «103 Early Hints» for it, and what
+    really is for the answer to the request after."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MOST_INTERIM):
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if found[1] == HTTPStatus.SWITCHING_PROTOCOLS:
+                raise HTTPException("the server changes to a protocol that nobody asked for")
+            if found[1] >= HTTPStatus.OK:
+                return found
+            parse_headers(self.fp)
+        raise HTTPException(f"more than {MOST_INTERIM} interim answers (1xx)")
+
+
 class _Http(Joining):
+    response_class = _Answer
     _offer: OfferedBody | None = None
     _kept = False
     sock: Any

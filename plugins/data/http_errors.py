@@ -6,6 +6,9 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from pilot.ports import TAKEN, JobError
 
+_LONGEST = 500
+"""Characters of what a library says of a connection."""
+
 
 class NoParent(JobError):
     """A directory on the way to a file may be missing."""
@@ -48,11 +51,15 @@ def refused(url: Url, status: int, code: Code) -> JobError:
 def broken(url: Url, error: Exception, code: Code, *, shown: bool) -> JobError:
     """The error of a connection that failed; `shown`: it is one by which we show a proxy. A server
     that does not take that need not say so: most just close."""
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+    why = str(error)
+    if len(why) > _LONGEST:
+        # A server may put whatever it likes into what cannot be read.
+        why = f"{why[:_LONGEST]}…"
+    if "CERTIFICATE_VERIFY_FAILED" in why:
         return JobError(
             code,
-            f"{url}: {error}",
+            f"{url}: {why}",
             remedy="its authority can be named with the pilot's --ca or SSL_CERT_FILE",
         )
     remedy = "does its server take the proxy that is shown to it? It may have expired"
-    return BrokeOff(code, f"{url}: {error}", remedy=remedy if shown else "")
+    return BrokeOff(code, f"{url}: {why}", remedy=remedy if shown else "")
