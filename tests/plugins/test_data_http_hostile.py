@@ -1,4 +1,5 @@
-"""Servers that answer what no server should: each costs one file its time, and no other its contents."""
+"""Servers that answer what no server should: that costs one file its time, and no other its
+contents."""
 
 from __future__ import annotations
 
