@@ -99,6 +99,13 @@ class Attempt:
         self._payload: Signallable | None = None
         self._lock = threading.Lock()
 
+    def beside(self) -> Attempt:
+        """The same for transfers beside its payload, which end when that one is stopped: it is
+        stopped by itself, and nobody hears of it."""
+        other = Attempt(self.assignment, lambda _: None, clock=self._clock)
+        other.credentials, other.notes = self.credentials, self.notes
+        return other
+
     @property
     def name(self) -> str:
         return f"{self.id[0]}.{self.id[1]}"

@@ -269,7 +269,7 @@ BEGUN = {
     "pilot/serve.py": {"take": 1},  # a job's thread: whatever it raises drains the pilot
     "pilot/probe.py": {"_attempt": 1, "probe": 1},  # one try's time; the end of the probe is theirs
     "pilot/items/coming.py": {"begin": 1},  # one node's; whatever it raises is noted
-    "pilot/items/run.py": {"__init__": 1},  # what it raises comes to the job's thread
+    "pilot/items/exchange.py": {"__init__": 1},  # what it raises comes to the job's thread
     "pilot/run.py": {"_renewing": 1},  # without it items go on with what they have
     "pilot/process/spawner.py": {"enter": 1},  # whatever it raises, the room counts as lost
     "pilot/start.py": {"_listen": 1},  # whatever it raises, the guardian counts as lost

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 
 from ailurus.logs import Log
@@ -45,12 +46,17 @@ class Coming:
         self._parts: list[Part] = []
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
+        # How often each node was lost.
+        self._losses: Counter[str] = Counter()
         self._over = False
 
     def begin(self, slot: Slot) -> None:
         """Any thread may call this; it takes no time."""
-        thread = threading.Thread(target=self._prepare, args=(slot,), name="coming", daemon=True)
         with self._lock:
+            losses = self._losses[slot.node]
+            thread = threading.Thread(
+                target=self._prepare, args=(slot, losses), name="coming", daemon=True
+            )
             if self._over:
                 return
             self._threads = [one for one in self._threads if one.is_alive()]
@@ -60,6 +66,12 @@ class Coming:
                 self._failed(slot, error)
             else:
                 self._threads.append(thread)
+
+    def lost(self, node: str) -> None:
+        """A node is lost, maybe again: of what is being made there for the job nothing comes. Any
+        thread may call this; it takes no time."""
+        with self._lock:
+            self._losses[node] += 1
 
     def close(self) -> None:
         """Wait for no box any more, and end those that stand."""
@@ -75,23 +87,28 @@ class Coming:
         for part in self._parts:
             part.node.clear(self._attempt.name)
 
-    def _prepare(self, slot: Slot) -> None:
+    def _prepare(self, slot: Slot, losses: int) -> None:
+        def check() -> None:
+            self._attempt.check()
+            if self._over:
+                raise JobError(Code.PAYLOAD_FAILED, "the job has ended meanwhile")
+            if self._losses[slot.node] != losses:
+                raise JobError(Code.PAYLOAD_FAILED, "it was lost again")
+
         try:
-            (part,) = self._place((slot,), self._check)
+            (part,) = self._place((slot,), check)
             self._parts.append(part)
-            standing = box(self._attempt, self._work, part, self._check)
+            standing = box(self._attempt, self._work, part, check)
             self._standing.append(standing)
-            self._came(NodeCame(slot, part, standing))
+            with self._lock:
+                # Or the news of the loss could come before this.
+                check()
+                self._came(NodeCame(slot, part, standing))
         except JobError as error:
             self._failed(slot, error)
         except Exception as error:  # noqa: BLE001 - the job goes on with the nodes that it has
             _log.error("pilot_failed", trace=True, job_id=self._attempt.id[0])
             self._failed(slot, error)
-
-    def _check(self) -> None:
-        self._attempt.check()
-        if self._over:
-            raise JobError(Code.PAYLOAD_FAILED, "the job has ended meanwhile")
 
     def _failed(self, slot: Slot, error: Exception) -> None:
         # Its slot stays the job's: otherwise that node would be given to it again.

@@ -122,7 +122,7 @@ class ItemInputs:
                 self._unless_used(name)
 
     def close(self) -> None:
-        """Wait for what is under way; the job's own stop ends it."""
+        """Wait for what is under way, which the caller has stopped."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import queue
 import signal
-import threading
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,16 +17,15 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemOutcome, ItemSpec
+from ailurus.protocol.job import InputFile
 from pilot.attempt import Attempt
-from pilot.blame import GUARDIAN_DIED, OSErrorsOn, Target
-from pilot.items.asking import ask
+from pilot.blame import GUARDIAN_DIED
 from pilot.items.coming import Coming, Place, box
 from pilot.items.command import argv, environment, need
+from pilot.items.exchange import ItemExchange
 from pilot.items.idle import IdleCores
 from pilot.items.inputs import Brought, HasInputs, ItemInputs, refusal
-from pilot.items.item import Item, exit_code, judged, key_of, told_begun, told_end
-from pilot.items.lease import BEGUN_S, Ledger
-from pilot.items.live import Live
+from pilot.items.item import Item, exit_code, judged, key_of, told_end
 from pilot.items.logs import JobStreams, Lanes
 from pilot.items.news import Answered, LookedAt, News, NodeCame, NodeLost, Wake
 from pilot.items.outputs import ItemOutputs
@@ -35,10 +33,9 @@ from pilot.node import gpus, topology
 from pilot.node.at_once import on_all
 from pilot.node.packing import Packer, Wish
 from pilot.node.shares import Placement, Slot
-from pilot.node_ports import Finish, Look, Standing, Task, TaskOutput
+from pilot.node_ports import Finish, Standing, Task
 from pilot.payload import Part
 from pilot.ports import Check, JobError, ProcessEnd
-from pilot.upstream.untold import Untold, path_of
 from pilot.workdir import Workdir
 
 if TYPE_CHECKING:
@@ -97,42 +94,29 @@ class _Run:
         self._kept = JobStreams(work)
         self._outputs = ItemOutputs(attempt, work, partial(kit.stage.takes, attempt, work))
         capacity = sum(slot.need.cores for slot, _ in places)
-        bring = partial(kit.stage.bring, attempt, work)
-        self._inputs = ItemInputs(bring, work.remove, self._inbox.put, capacity)
+        # Ended before its job when nobody needs an input any more.
+        self._transfers = attempt.beside()
+        self._inputs = ItemInputs(self._bring, work.remove, self._inbox.put, capacity)
         # Nodes that are lost and have no box again; any thread adds to it.
         self._gone: set[str] = set()
         self._coming = Coming(attempt, work, place, self._inbox.put)
         self._running, self._waiting = set[Item](), set[Item]()
-        self._ended: list[m.ItemEnd] = []
         self._cpu_s = 0.0
         self._idle = IdleCores(attempt, self._packer, kit.clock)
-        with OSErrorsOn(Target.NODE, "cannot keep how the job's payloads end"):
-            untold = Untold(path_of(kit.journal.path, attempt.name))
-        self._ledger = Ledger(attempt.id, untold, capacity)
-        self._asks: queue.SimpleQueue[m.ItemsRequest | m.LogPieces | None] = queue.SimpleQueue()
-        self._live = Live(attempt, kit.reporter.watches, kit.leases.heartbeat_s)
-        # Set while pieces of logs are on their way.
-        self._showing = threading.Event()
-        asking = (self._asks, attempt, kit.leases, self._inbox, self._showing)
-        self._asker = threading.Thread(
-            target=ask, args=asking, name=f"items-{attempt.name}", daemon=True
-        )
+        self._exchange = ItemExchange(attempt, kit, capacity, self._inbox)
 
     def open(self) -> None:
         """Let a box stand on each node. Raises JobError."""
         on_all([partial(self._stand, name) for name in self._parts], self._attempt.check)
-        try:
-            self._asker.start()
-        except RuntimeError:
-            what = "the pilot cannot start a thread"
-            raise JobError(Code.INTERNAL, what, transient=True) from None
+        self._exchange.open()
 
     def _stand(self, name: str, check: Check) -> None:
         # What stands is closed, whatever becomes of the others.
         self._standing[name] = box(self._attempt, self._work, self._parts[name], check)
 
     def close(self) -> None:
-        self._asks.put(None)
+        self._exchange.hang_up()
+        self._transfers.stop(JobError(Code.PAYLOAD_FAILED, "no payload needs it any more"))
         self._inputs.close()
         self._coming.close()
         # None does, unless the pilot itself failed.
@@ -145,16 +129,14 @@ class _Run:
         if outputs.files:
             attempt.of_items = outputs.items
             attempt.spec = replace(attempt.spec, outputs=(*attempt.spec.outputs, *outputs.files))
-        self._ledger.note(self._ended)
-        untold = self._ledger.untold
-        attempt.untold = untold.first()
-        untold.close(remove=not untold)
+        self._exchange.close()
         usage = attempt.usage
         attempt.usage = replace(usage, cpu_s=round(max(usage.cpu_s, self._cpu_s), 3))
 
     # what an attempt stops its payload by ---
 
     def signal(self, number: int) -> None:
+        self._transfers.stop(JobError(Code.PAYLOAD_FAILED, "its job is to stop"))
         for item in list(self._running):
             self._standing[item.node].signal(item.key, number)
         self._inbox.put(Wake())
@@ -164,6 +146,7 @@ class _Run:
         self._coming.begin(slot)
 
     def outlives(self, node: str) -> bool:
+        self._coming.lost(node)
         self._gone.add(node)
         # Without any, whoever told of the loss says why the job ends.
         if others := len(self._gone) < len(self._parts):
@@ -180,10 +163,10 @@ class _Run:
                 self._bring_inputs()
                 self._start(now)
             # On disk before they are told, and only once slots are busy again: it may be slow.
-            self._ledger.note(self._ended)
+            self._exchange.keep()
             if self._attempt.stopped is None:
-                self._exchange(now)
-                self._show(now)
+                self._exchange.turn(len(self._waiting), self._running, now)
+                self._exchange.show(self._running, self._standing, now)
             self._kill_late(now)
             try:
                 news = self._inbox.get(timeout=_LOOK_S)
@@ -200,16 +183,14 @@ class _Run:
 
     def _over(self) -> bool:
         if self._attempt.stopped is not None:
-            return not self._running and not self._ledger.busy
-        return self._ledger.settled and not self._running
+            return not self._running and not self._exchange.busy
+        return self._exchange.settled and not self._running
 
     def _take(self, news: News) -> None:
         if isinstance(news, tuple):
             self._end(*news)
         elif isinstance(news, LookedAt):
-            for (item, look), output in zip(news.items, news.outputs, strict=True):
-                if item in self._running:
-                    self._live.seen(item, look.starts, output)
+            self._exchange.seen(news, self._running)
         elif isinstance(news, Brought):
             # What a job that is to stop did not bring says nothing of its items.
             if self._attempt.stopped is None:
@@ -221,15 +202,13 @@ class _Run:
         elif isinstance(news, NodeCame):
             self._join(news)
         elif isinstance(news, Answered):
-            if news.answer is None:
-                self._ledger.failed()
-                if news.error is not None:
-                    self._attempt.stop(news.error)
-            else:
+            self._exchange.answered(news.answer)
+            if news.answer is not None:
                 self._answered(news.answer)
+            elif news.error is not None:
+                self._attempt.stop(news.error)
 
     def _answered(self, answer: m.ItemsAnswer) -> None:
-        self._ledger.answered(answer)
         for lease in answer.items:
             item = Item(lease)
             if (error := self._refusal(lease.spec)) is not None:
@@ -270,6 +249,11 @@ class _Run:
             else:
                 self._refuse(one.item, one.error)
         self._refuse_impossible()
+
+    def _bring(self, file: InputFile) -> None:
+        # They may have been renewed.
+        self._transfers.credentials = self._attempt.credentials
+        self._kit.stage.bring(self._transfers, self._work, file)
 
     def _bring_inputs(self) -> None:
         """Look after the inputs of as many items as may be looked after ahead."""
@@ -363,7 +347,7 @@ class _Run:
         index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
         title = f"item {index}, attempt {item.lease.attempt}: exit code {exit_code(end)}"
         wrote = finish.take()
-        self._live.ended(item, wrote)
+        self._exchange.wrote(item, wrote)
         tails = self._kept.add(title, wrote, failed=failed)
         self._lanes[item.node].give_back(item.lane)
         self._tell_end(item, outcome, error, end, tails)
@@ -378,7 +362,7 @@ class _Run:
     ) -> None:
         now = self._kit.clock.time()
         told = told_end(item, outcome, error, end, now, tails)
-        self._ended.append(told if told.host else replace(told, host=self._kit.host))
+        self._exchange.tell(told if told.host else replace(told, host=self._kit.host))
 
     def _refuse(self, item: Item, error: JobError) -> None:
         """End an item that has not begun."""
@@ -410,41 +394,3 @@ class _Run:
                 transient=True,
             )
             self._attempt.stop(error)
-
-    # the dispatcher ---
-
-    def _exchange(self, now: float) -> None:
-        ledger = self._ledger
-        if not ledger.due(
-            len(self._waiting), len(self._running), now, self._kit.leases.heartbeat_s
-        ):
-            return
-        begun = tuple(
-            told_begun(item, self._kit.clock.time() - (now - item.began), self._kit.host)
-            for item in self._running
-            if not item.told and now - item.began >= BEGUN_S
-        )
-        # Before the ends of those that wrote it: whoever follows one stops there.
-        self._send_pieces()
-        self._asks.put(ledger.request(len(self._waiting), begun, now))
-        for item in self._running:
-            item.told = item.told or now - item.began >= BEGUN_S
-
-    def _show(self, now: float) -> None:
-        """Let users see what items that they watch have written."""
-        if self._showing.is_set() or self._ledger.busy:
-            return
-        self._send_pieces()
-        looks: dict[str, list[tuple[Item, Look]]] = {}
-        for item in self._live.due(self._running, now):
-            looks.setdefault(item.node, []).append((item, Look(item.lane, item.shown)))
-        for node, several in looks.items():
-            self._standing[node].look([look for _, look in several], partial(self._saw, several))
-
-    def _saw(self, items: list[tuple[Item, Look]], outputs: Sequence[TaskOutput]) -> None:
-        self._inbox.put(LookedAt(items, outputs))
-
-    def _send_pieces(self) -> None:
-        if (pieces := self._live.take()) is not None:
-            self._showing.set()
-            self._asks.put(pieces)

@@ -78,6 +78,15 @@ def test_a_payload_that_has_ended_gets_no_signal(attempt, spawner):
     assert spawner.signals == [(1, signal.SIGTERM)]
 
 
+def test_what_is_beside_its_payload_is_stopped_by_itself(attempt, spawner):
+    runs(attempt, spawner)
+    beside = attempt.beside()
+    beside.stop(WHY)
+    assert (beside.stopped, attempt.stopped, spawner.signals) == (WHY, None, [])
+    beside.note("seen")
+    assert attempt.notes[-1].endswith(" seen")
+
+
 def test_a_stop_that_may_come_is_waited_for(attempt):
     clock = attempt._clock
     assert attempt.stopped_within(1.0) is None

@@ -16,7 +16,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.states import JobState
-from tests.pilot.helpers import Field, processes_with
+from tests.pilot.helpers import Field, SlowStore, processes_with
 from tests.rig.waiting import until
 
 BOXES = {"bare": {"default": "bare", "bare": True}, "bubblewrap": {"default": "bubblewrap"}}
@@ -228,6 +228,25 @@ def test_inputs_of_an_item_are_there_when_it_begins_and_go_with_it(field: Field)
         Code.NO_SUCH_FILE, Code.STORAGE_FORBIDDEN,
     )  # fmt: skip
     assert items[4].stdout_tail == "empty\n"
+
+
+def test_a_job_does_not_wait_for_an_input_that_nobody_needs_any_more(field: Field) -> None:
+    store = SlowStore()
+    storage = {"roots": [str(field.storage)], "http_allow": [store.url]}
+    field.write_site(container=BOXES["bubblewrap"], storage=storage)
+    try:
+        slow = InputFile(name="slow", url=f"{store.url}/slow")
+        gone = InputFile(name="gone", url=f"file://{field.storage}/gone")
+        job_id = carrying(field, [ItemSpec(inputs=(slow, gone))], command="true", item_attempts=1)
+        field.pilot()
+        found = field.dispatcher.final(job_id)
+        assert not store.patient.is_set()
+        assert store.asked.is_set()
+    finally:
+        store.close()
+    (row,) = rows(field, job_id)
+    assert (found.row.state, row.code) == (JobState.FAILED, Code.NO_SUCH_FILE)
+    assert found.attempts[0].timing["run"] < 10
 
 
 @pytest.mark.slow
