@@ -15,7 +15,7 @@ from typing import IO
 
 from ailurus.loops import Loops
 from ailurus.protocol.errors import AilurusError
-from harvester_edge import credential, lease, owned, shared_files
+from harvester_edge import credential, lease, machines, owned, shared_files
 from harvester_edge.act import act, report, tidy
 from harvester_edge.book import BookUnwritable
 from harvester_edge.decide import Bound, Decision, decide, undone
@@ -40,6 +40,7 @@ def cycle(edge: Edge) -> Decision:
     seen, changes = _look(edge)
     # Only now is the site ours: a standby's files may be older.
     files_fault = files_fault or _hand_credentials_out(edge)
+    machines.note(edge.book, edge.site, edge.workers, seen.demand.answer.workers, seen.now)
     around = circumstances(edge, seen.now, files_fault)
     decision = decide(snapshot(edge.site, edge.workers, seen, around), limits(edge.site))
     decision = undone(decision, act(edge, decision, seen, changes))

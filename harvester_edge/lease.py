@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.hardware import Hardware
 from ailurus.wire import authority
 from ailurus.wire.client import Refused, WireError
+from harvester_edge import machines
 from harvester_edge.edge import Edge
 
 
@@ -75,6 +77,14 @@ def remember_dispatcher(edge: Edge, giver: str) -> None:
 def _slots(edge: Edge) -> tuple[m.SlotShape, ...]:
     """The site's slots as the dispatcher knows them."""
     return tuple(
-        m.SlotShape(name=name, queue=slot.queue, room=edge.site.room(name))
+        m.SlotShape(
+            name=name, queue=slot.queue, room=edge.site.room(name), hardware=_machine(edge, name)
+        )
         for name, slot in edge.site.slots.items()
     )
+
+
+def _machine(edge: Edge, slot: str) -> Hardware | None:
+    """What kind of machine a slot has; None: that is not known, or they differ."""
+    known = machines.known(edge.book, edge.site, slot, edge.clock())
+    return known[0] if len(known) == 1 else None

@@ -14,7 +14,7 @@ from pathlib import Path
 from ailurus.protocol import messages as m
 from ailurus.protocol.worker import Phase
 from ailurus.wire.client import WireError
-from harvester_edge import empties, lease
+from harvester_edge import empties, lease, machines
 from harvester_edge.decide import Decision
 from harvester_edge.edge import Edge, SteadyClock
 from harvester_edge.evidence import Worker, is_alive
@@ -178,6 +178,10 @@ def circumstances(edge: Edge, now: float, files_fault: str) -> Circumstances:
         search_failure=edge.batch_state.search_failure,
         clock_off_min=clock.off_min() if isinstance(clock, SteadyClock) else 0,
         grace_s=edge.rules.times.grace_s,
+        machines={
+            name: machines.known(edge.book, edge.site, name, now) for name in edge.site.slots
+        },
+        wrong_machines=tuple(machines.wrong(edge.book, edge.site, now)),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from ailurus.paths import expanded
+from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.resources import Room, least_share
 from ailurus.protocol.units import duration_s, size_mb
 from harvester_edge.fields import (
@@ -31,6 +32,7 @@ from harvester_edge.fields import (
     Url,
 )
 from harvester_edge.ports import MAX_NODES
+from harvester_edge.site_machine import GpusPart, MachinePart
 from harvester_edge.site_storage import Storage
 
 
@@ -138,6 +140,8 @@ class Slot(_Part, frozen=True, kw_only=True):
     pilots: Literal["per_node", "head"] = "per_node"
     """`per_node`: each node of an allocation has a pilot of its own, which counts as one. `head`:
     one pilot, on the first node, runs jobs on all of them."""
+    machine: MachinePart | None = None
+    """What kind of machine its nodes are; unset: the first pilot shows it."""
     max_total: Number | None = None
     """Of this slot, beside the site's own."""
     extra: Options = {}
@@ -146,6 +150,11 @@ class Slot(_Part, frozen=True, kw_only=True):
     @property
     def walltime_s(self) -> int:
         return int(duration_s(self.walltime))
+
+    @property
+    def hardware(self) -> Hardware | None:
+        """What kind of machine its workers have; None: the file does not say."""
+        return None if self.machine is None else self.machine.hardware(self.gpus)
 
     @property
     def together(self) -> int:
@@ -293,16 +302,6 @@ class AgentsPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
     out again (4 s)."""
     scratch: AbsolutePath | None = None
     """Where each node has room for the /tmp of payloads; the batch system says it otherwise."""
-
-
-class GpusPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
-    """How jobs share GPUs that ask for a share of one."""
-
-    share: Annotated[int, Meta(ge=1, le=10)] = 1
-    """How many of them may be on one GPU; 1: none is shared."""
-    mps: AbsolutePath | None = None
-    """The pipe directory of the daemon of NVIDIA's MPS that the site runs on its nodes: such jobs
-    see it, and how much of the GPU each may use (CUDA_MPS_ACTIVE_THREAD_PERCENTAGE)."""
 
 
 class PilotPart(_Part, frozen=True, kw_only=True, omit_defaults=True):

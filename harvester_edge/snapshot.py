@@ -67,6 +67,10 @@ class Circumstances(NamedTuple):
     clock_off_min: int = 0
     """By how many minutes the machine's clock was set since the edge began."""
     grace_s: float = 0.0
+    machines: Mapping[str, tuple[Hardware, ...]] = {}
+    """What kinds of machines slots have, as far as that is known."""
+    wrong_machines: tuple[str, ...] = ()
+    """What the site file says of them and pilots deny, in sentences."""
 
 
 def snapshot(
@@ -74,7 +78,10 @@ def snapshot(
 ) -> Snapshot:
     """The input of `decide`. `workers`: those that have not ended, after the observation was
     recorded."""
-    bins = {name: Bin(slot.queue, site.room(name)) for name, slot in site.slots.items()}
+    bins = {
+        name: Bin(slot.queue, site.room(name), around.machines.get(name, ()))
+        for name, slot in site.slots.items()
+    }
     bins = _as_found(bins, workers, seen.demand.answer)
     living = list(workers.values())
     count = _Counting(site, seen, around, bins, living)
@@ -140,7 +147,7 @@ class _Counting(NamedTuple):
             "active": active,
             "draining": sum(worker.phase is Phase.DRAINING for worker in workers),
             "cost": _occupied(self.site, there, self.around.spent_node_hours),
-            "inputs": (*sentences, *self.seen.demand.sentences),
+            "inputs": (*sentences, *self.seen.demand.sentences, *self.around.wrong_machines),
             "never": wants.never,
         }
 

@@ -10,6 +10,7 @@ from collections import Counter
 import msgspec
 
 from ailurus.protocol.units import duration_s
+from harvester_edge import machines
 from harvester_edge.batch import batch_class
 from harvester_edge.book import Book
 from harvester_edge.credential import Held, held
@@ -53,6 +54,8 @@ class StatusAnswer(msgspec.Struct, kw_only=True):
     down: tuple[str, ...] = ()
     """Loops of edge and relay that do not do their work, and why."""
     loop_failures: dict[str, int] = {}
+    wrong_machines: tuple[str, ...] = ()
+    """What the site file says of machines and their pilots deny."""
     credentials: tuple[Held, ...] = ()
     """For storage, as pilots have them."""
 
@@ -114,6 +117,7 @@ def glance(site: Site) -> StatusAnswer:
         last = book.decisions(1)
         health = {slot: _worst(book, slot) for slot in names}
         budget = site.scaling.budget
+        wrong = tuple(machines.wrong(book, site, time.time()))
         spent = book.spent(period_begin(budget.period, time.time())) if budget else None
     finally:
         book.close()
@@ -139,6 +143,7 @@ def glance(site: Site) -> StatusAnswer:
         node_hours=spent,
         budget=limits(site).node_hours,
         down=down(site),
+        wrong_machines=wrong,
         credentials=tuple(held(site, name, time.time()) for name in site.credentials),
         loop_failures={
             f"{who}.{name}": n

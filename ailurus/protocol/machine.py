@@ -215,10 +215,15 @@ def _of_gpus(
     )
 
 
+def architecture_name(text: str) -> str:
+    """An architecture by its name in `Hardware`: `x86-64-v3` of `x86_64-v3`."""
+    return text.replace("_", "-").replace("arm64", "aarch64").removesuffix("-v1")
+
+
 def _lowest(arch: Sequence[str]) -> tuple[str, ...]:
     """Architectures by their names in `Hardware`, each once; of x86-64 the lowest level, which
     those above it have."""
-    names = {one.replace("_", "-").replace("arm64", "aarch64").removesuffix("-v1") for one in arch}
+    names = {architecture_name(one) for one in arch}
     x86 = sorted(one for one in names if one.startswith(_X86))
     return tuple(sorted(names - set(x86[1:])))
 

@@ -293,7 +293,7 @@ class State:
         """Everything that could ever hold a job of `queue` ('': of any): slots of sites, live
         workers. Any thread may ask: others come and go meanwhile."""
         slots = [
-            Offer(name=f"{site}/{slot.name}", total=slot.room, site=site)
+            Offer(name=f"{site}/{slot.name}", total=slot.room, site=site, hardware=slot.hardware)
             for site, lease in list(self.sites.items())
             for slot in lease.slots
             if lease.online and queue in ("", slot.queue)

@@ -77,6 +77,8 @@ def show(out: Output, answer: StatusAnswer, *, stream: bool = False) -> None:
     for credential in answer.credentials:
         if trouble := credential.fault or credential.late(now):
             out.line(f"CREDENTIAL {credential.name}: {trouble}")
+    for what in answer.wrong_machines:
+        out.line(f"MACHINE {what}")
     for one in answer.slots:
         if one.health.failures:
             out.line(f"slot {one.slot}: last failed start: {one.health.reason}")

@@ -253,6 +253,21 @@ def _twins(site: Site, tree: Tree) -> Iterator[Fault]:
         seen.setdefault(what, name)
 
 
+def _machines(site: Site, tree: Tree) -> Iterator[Fault]:
+    for name, slot in site.slots.items():
+        if slot.machine is None:
+            continue
+        at: At = ("slots", name, "machine")
+        if slot.gpus and slot.machine.gpu is None:
+            message = (
+                "it says nothing of the slot's GPUs: jobs that ask for a kind would never come"
+            )
+            yield tree.fault(at, "E024", message, "gpu: {model: …, memory: …, cuda: …}")
+        elif slot.machine.gpu is not None and not slot.gpus:
+            message = "it says what the slot's GPUs are, and the slot has none"
+            yield tree.fault((*at, "gpu"), "E024", message, "gpus: 4, or leave it out")
+
+
 def _backend(site: Site, tree: Tree) -> Iterator[Fault]:
     try:
         plugin = batch_class(site.backend.kind)
@@ -306,5 +321,5 @@ def _payloads(site: Site, tree: Tree) -> Iterator[Fault]:
 CHECKS: tuple[Callable[[Site, Tree], Iterator[Fault]], ...] = (
     _backend, _paths, _pilot, _network, _panda, limits, times, heads, _asking, addresses, files, storage_urls,
     storage_options, storage_secrets,
-    _apart, _payloads, _people, _shared, _twins,
+    _apart, _machines, _payloads, _people, _shared, _twins,
 )  # fmt: skip

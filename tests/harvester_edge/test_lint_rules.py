@@ -19,6 +19,7 @@ EXCLUDE = {"exclude_nodes": True}
 HASTY = {"kind": "slurm", "limits": {"poll": "1s"}}
 DATA = {"roots": ["/data"]}
 OLD = {**PANDA, "dialect": "legacy"}
+H200 = {"model": "NVIDIA H200", "memory": "140GiB"}
 SLURM = {"backend": {"kind": "slurm"}, "contacts": ["you@example.org"]}
 HEAD = {**SLURM, "slots": {"std": {"pilots": "head", "nodes": 4}}}
 ONE_NODE = {**SLURM, "slots": {"std": {"pilots": "head"}}}
@@ -49,6 +50,11 @@ def found(tmp_path: Path, tree: dict[str, Any], more: dict[str, Any]) -> set[str
     ("more", "rule"),
     [
         ({"pilot": {"file": "/pilot"}}, "E024 pilot.program"),
+        ({"slots": {"std": {"gpus": 1, "machine": {"arch": "x86_64"}}}}, "E024 slots.std.machine"),
+        (
+            {"slots": {"std": {"machine": {"arch": "x86_64", "gpu": H200}}}},
+            "E024 slots.std.machine.gpu",
+        ),
         ({"pilot": {"sha256": "0" * 64}}, "E024 pilot.sha256"),
         ({**SLURM, "network": "relay", "relay": HERE}, "W007 relay.url"),
         ({**SLURM, "network": "spool", "relay": RELAY}, "W012 paths.shared"),

@@ -44,6 +44,8 @@ class SlotShape(LenientRequest):
     name: Key
     queue: Key
     room: Room
+    hardware: Hardware | None = None
+    """What kind of machine it has; None: that is not known."""
 
 
 class Hello(LenientRequest):

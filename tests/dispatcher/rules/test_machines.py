@@ -194,6 +194,17 @@ async def test_an_edge_is_asked_for_what_its_slots_might_have(b):
     assert (told.verdict, told.blockers) == ("later", (f"worker 1: {LACKS}",))
 
 
+async def test_what_a_site_file_says_of_a_slot_is_believed_before_a_pilot_is_there(b):
+    slot = m.SlotShape(name="s", queue="q", room=ROOM, hardware=GPUS)
+    await b.service.edges.hello(m.Hello(site="here", instance="e", slots=(slot,)), EDGE)
+    (one,) = await b.submit(on_a100())
+    assert (await why(b, one)).verdict == "later"
+    with pytest.raises(Rejected) as caught:
+        await b.submit(job("v4", arch=("x86_64-v4",)))
+    assert caught.value.field == "jobs[0].arch"
+    assert "x86-64-v4 is asked for, there is x86-64-v3" in caught.value.title
+
+
 def test_two_dispatchers_know_the_machines_that_the_other_met_first(postgres_server):
     async def test():
         url = postgres_server.database()
