@@ -13,6 +13,21 @@ def prepare() -> None:
     _see_to_utf8()
 
 
+def import_msgspec() -> None:
+    """Import msgspec without typing_extensions, which it takes where somebody else needs that: what
+    it wants of it Python's own `typing` has, and what it brings (`inspect`, `ast`) is 1.3 MB and a
+    few milliseconds of each process that begins like this."""
+    late = "typing_extensions"
+    if late in sys.modules or "msgspec" in sys.modules:
+        return
+    # As if it were not installed.
+    sys.modules[late] = None  # type: ignore[assignment]
+    try:
+        import msgspec  # noqa: F401
+    finally:
+        del sys.modules[late]
+
+
 def hangup() -> set[signal.Signals]:
     """SIGHUP, to be handled like SIGTERM; nothing where the parent had it ignored (`nohup`)."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def main() -> int:
     """The guardian is forked first: before threads, before what it does not need is imported."""
     entry.prepare()
+    entry.import_msgspec()
     if sys.argv[1:2] == ["--mover"]:
         # How a frozen pilot starts the process of a transfer library.
         from pilot.process import mover

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from pilot.clock import Clock
 from pilot.files.stage import Stage
@@ -17,8 +18,7 @@ from pilot.upstream.reporter import Reporter
 from pilot.upstream.spool import Journal
 
 
-@dataclass(frozen=True)
-class Kit:
+class Kit(Struct, frozen=True, kw_only=True, eq=False):
     """The pilot's parts, which its threads share."""
 
     host: str

@@ -10,16 +10,22 @@ LOOK = """
 import sys
 before = set(sys.modules)
 from pilot import __main__
-from ailurus import entry, logs
-from pilot import start, serve, options
+from ailurus import entry
+entry.import_msgspec()
+{imports}
 print(" ".join(sorted(set(sys.modules) - before)))
 """
-# typing_extensions is what msgspec takes along where it is installed.
-PACKAGES = {"ailurus", "msgspec", "pilot", "plugins", "typing_extensions", "urllib3"}
+PILOT = """
+from ailurus import logs
+from pilot import start, serve, options
+"""
+AGENT = "from pilot.agents import agent"
+PACKAGES = {"ailurus", "msgspec", "pilot", "plugins", "urllib3"}
 # None of them is of use before a job needs it.
 LATE = {
     "asyncio",
     "ctypes",
+    "inspect",
     "multiprocessing",
     "resource",
     "sqlite3",
@@ -29,15 +35,19 @@ LATE = {
 }
 
 
-def imported() -> set[str]:
-    """The modules of a pilot that is about to register."""
-    command = [sys.executable, "-c", LOOK]
+def imported(imports: str) -> set[str]:
+    """The modules of a program that has these imports, and is about to register."""
+    command = [sys.executable, "-c", LOOK.format(imports=imports)]
     return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
 
 
 def test_a_pilot_starts_with_few_modules_and_fewer_packages():
-    modules = imported()
+    modules = imported(PILOT)
     packages = {name.split(".")[0] for name in modules} - sys.stdlib_module_names
     packages = {name for name in packages if not name.startswith("_")}
     assert packages <= PACKAGES
     assert modules & LATE == set()
+
+
+def test_an_agent_needs_less_than_a_pilot():
+    assert imported(AGENT) & {*LATE, "dataclasses", "http", "urllib3"} == set()
