@@ -18,6 +18,11 @@ BEGUN_S = 1.0
 """Of an item that ends sooner nobody is told that it runs."""
 
 
+LAST_NEWS = 250
+"""So many ends are worth a request once nothing waits at the dispatcher: it enters them while the
+last items run, and not after them."""
+
+
 class Ledger:
     """What is known of the dispatcher's side."""
 
@@ -45,7 +50,8 @@ class Ledger:
         idle = not waiting and not running
         if idle and (self.untold or now - self._told_at >= min(1.0, every_s)):
             return True
-        return len(self.untold) >= MOST_NEWS or now - self._told_at >= every_s
+        many = MOST_NEWS if self._more else LAST_NEWS
+        return len(self.untold) >= many or now - self._told_at >= every_s
 
     def request(self, waiting: int, begun: tuple[m.ItemBegun, ...], now: float) -> m.ItemsRequest:
         """The next request."""

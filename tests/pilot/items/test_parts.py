@@ -13,7 +13,7 @@ from ailurus.protocol.resources import Resources
 from pilot.items import command
 from pilot.items import live as live_logs
 from pilot.items.item import Item, judged, told_end
-from pilot.items.lease import Ledger
+from pilot.items.lease import LAST_NEWS, Ledger
 from pilot.items.live import Live
 from pilot.node_ports import NOTHING, MemoryLoss, TaskOutput, Written
 from pilot.ports import ProcessEnd
@@ -77,6 +77,20 @@ def test_when_all_are_here_news_waits_for_the_heartbeat_or_the_last_end() -> Non
     ledger.answered(m.ItemsAnswer(settled=True))
     assert not ledger.untold
     assert not ledger.due(0, 0, 99.0, 10.0)
+
+
+def test_many_ends_are_told_while_the_last_items_run_and_not_while_more_wait() -> None:
+    ledger = Ledger((1, 1), Untold(None), 4)
+    ledger.request(0, (), 0.0)
+    ledger.answered(m.ItemsAnswer(waiting=1))
+    ledger.untold.add([end(index) for index in range(LAST_NEWS)])
+    assert not ledger.due(1000, 4, 1.0, 10.0)
+    ledger.request(0, (), 1.0)
+    ledger.answered(m.ItemsAnswer(waiting=0))
+    ledger.untold.add([end(index) for index in range(LAST_NEWS - 1)])
+    assert not ledger.due(1000, 4, 2.0, 10.0)
+    ledger.untold.add([end(LAST_NEWS)])
+    assert ledger.due(1000, 4, 2.0, 10.0)
 
 
 def test_what_was_not_told_is_found_by_the_next_pilot(
