@@ -190,7 +190,7 @@ def test_a_room_that_has_ended_costs_nothing_more(spawner: GuardedSpawner) -> No
         assert len(spawner._listeners) == 1
         spawner.signal(room, signal.SIGKILL)
         until(lambda: not spawner._listeners)
-    assert not spawner._rooms
+    until(lambda: not spawner._rooms)
 
 
 def test_a_program_that_is_stopped_in_a_room_goes_on(
