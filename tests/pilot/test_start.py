@@ -316,7 +316,7 @@ def test_two_pilots_of_a_node_have_no_gpu_in_common(tmp_path, link, monkeypatch,
     gpus = tuple(Gpu(name=f"GPU-{n}", number=n, key=f"nvidia{n}", files=()) for n in range(3))
     seen = Inventory(resources=Resources(cores=1, memory_mb=1), cpus=(0,), gpus=gpus)
     (tmp_path / "locks").mkdir()
-    monkeypatch.setattr(start.machine, "look", lambda directory: seen)
+    monkeypatch.setattr(start.machine, "look", lambda directory, *, mps: seen)
     monkeypatch.setattr(start, "claim", partial(claim, bases=[tmp_path / "locks"]))
     site = Site(container=BARE, slots={"s": SlotChoice(queue="q", gpus=2)})
     options = options_of(tmp_path)
