@@ -116,10 +116,17 @@ class Over(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
     list: Annotated[tuple[_Item, ...], Meta(min_length=1, max_length=MOST_LISTED)] | None = None
     range: Range | None = None
-    outputs: Name | None = None
-    """A step before: each file that one of its finished jobs left is an item."""
+    outputs: Name | Annotated[tuple[Name, ...], Meta(min_length=1, max_length=100)] | None = None
+    """A step before, or several: each file that one of their finished jobs left is an item."""
     match: Annotated[str, Meta(min_length=1, max_length=400)] = "*"
     """Which of these files, by the names that the jobs know."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The steps whose files are items."""
+        if self.outputs is None:
+            return ()
+        return (self.outputs,) if isinstance(self.outputs, str) else self.outputs
 
 
 class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -292,7 +299,8 @@ def _check_over(step: TaskStep, before: Sequence[str], where: str) -> None:
             "a step is over one thing", field=where, remedy="`list`, `range` or `outputs`"
         )
     if over.outputs is not None:
-        _check_before(over.outputs, before, f"{where}.outputs")
+        for name in over.sources:
+            _check_before(name, before, f"{where}.outputs")
         return
     if over.match != "*":
         raise AilurusError("only outputs have names", field=f"{where}.match", remedy="leave it out")

@@ -120,8 +120,8 @@ class _Work:
     def _add_outputs(self, ended: Sequence[UnitRecord]) -> None:
         readers = defaultdict(list)
         for nr, step in enumerate(self._spec.steps):
-            if step.over.outputs is not None:
-                readers[step.over.outputs].append(nr)
+            for name in dict.fromkeys(step.over.sources):
+                readers[name].append(nr)
         jobs = {
             unit.job_id: readers[self._spec.steps[unit.step].name]
             for unit in ended

@@ -36,11 +36,11 @@ def standings(task: Task, counts: Sequence[StepRecord], *, finishing: bool) -> l
     found: dict[str, Standing] = {}
     number = {step.name: nr for nr, step in enumerate(task.steps)}
     for step, count in zip(task.steps, counts, strict=True):
-        source = found[step.over.outputs] if step.over.outputs is not None else None
-        closed = source is None or source.over
+        closed = all(found[name].over for name in step.over.sources)
+        missed = [name for name in step.over.sources if found[name].over and not found[name].good]
         waits, stuck = "", False
-        if source is not None and source.over and not source.good:
-            waits, stuck = f"step {step.over.outputs} has missed its goal", True
+        if missed:
+            waits, stuck = f"step {missed[0]} has missed its goal", True
         elif (gate := step.gate) is not None:
             before = found[gate.step]
             if not _passed(gate, counts[number[gate.step]], before, finishing=finishing):

@@ -51,7 +51,7 @@ def _sentence(step: TaskStep, count: StepRecord, found: Standing) -> str:
     if count.open:
         said.append(f"{count.open} are in {count.open_jobs} jobs")
     if count.waiting and not found.closed and not count.open:
-        said.append(f"{count.waiting} wait for more of step {step.over.outputs}")
+        said.append(f"{count.waiting} wait for more of {' and '.join(step.over.sources)}")
     elif count.waiting:
         said.append(f"{count.waiting} wait for a job")
     if count.failed:
