@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ailurus.output import Output, ago
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.task import ENDED, Task, TaskState, Verb, task_from
+from ailurus.protocol.task import ENDED, Task, TaskState, Verb
+from ailurus.protocol.task_file import task_from
 from dispatcher.cli.connection import connect, url_of
 from dispatcher.cli.exits import OK, TRY_AGAIN
 from dispatcher.cli.treefile import TreeFile

@@ -205,6 +205,13 @@ def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:
         if not (old.spec.command or old.spec.script):
             raise _unreadable(job_id)
         return _Past(old.row.user, old.spec, old.parents, "")
+    if job.task_id:
+        raise Rejected(
+            409,
+            f"job {job_id} is of task {job.task_id}, which would not know of another try",
+            field="job_ids",
+            remedy=f"retry what failed of it: dispatcher task retry {job.task_id}",
+        )
     body = records.find_body(tx, job_id)
     try:
         spec = _spec(body.spec if body is not None else b"")

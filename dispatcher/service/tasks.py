@@ -13,7 +13,9 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.task import TaskState, check_task, sample
+from ailurus.protocol.task import TaskState
+from ailurus.protocol.task_file import check_task
+from ailurus.protocol.task_jobs import sample
 from dispatcher.auth.caller import Caller
 from dispatcher.events import Entry, StateChanged, TaskChanged
 from dispatcher.ports import Tx, Unavailable

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import JobState
-from ailurus.protocol.task import Item, TaskState, UnitState, is_item, job_of
+from ailurus.protocol.task import Item, TaskState, UnitState, is_item
+from ailurus.protocol.task_jobs import job_of
 from dispatcher.events import TaskChanged
 from dispatcher.ports import Tx
 from dispatcher.rules import attempts

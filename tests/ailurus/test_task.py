@@ -6,7 +6,9 @@ import msgspec
 import pytest
 
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.task import Task, job_of, task_from
+from ailurus.protocol.task import Task
+from ailurus.protocol.task_file import task_from
+from ailurus.protocol.task_jobs import job_of
 
 JOB = {"command": "true"}
 LIST = {"list": [1, 2, 3]}

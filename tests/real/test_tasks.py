@@ -8,7 +8,8 @@ import pytest
 
 from ailurus.protocol.api import JobsQuery
 from ailurus.protocol.states import JobState
-from ailurus.protocol.task import ENDED, TaskState, task_from
+from ailurus.protocol.task import ENDED, TaskState
+from ailurus.protocol.task_file import task_from
 from tests.rig.programs import QUEUE, Rig
 from tests.rig.waiting import until
 
@@ -69,5 +70,5 @@ def test_each_item_is_in_the_last_file_once_though_all_is_killed_half_way():
         page = rig.client.jobs(JobsQuery(name="squares.all.0"))
         assert [one.state for one in page.jobs] == [JobState.FINISHED]
         (file,) = rig.client.show(page.jobs[0].job_id).files
-        numbers = Path(file.url.removeprefix("file://")).read_text().split()
+        numbers = Path(file.url.removeprefix("file://")).read_text("utf-8").split()
         assert list(map(int, numbers)) == [n * n for n in range(1, ITEMS + 1)]

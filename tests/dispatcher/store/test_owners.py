@@ -17,7 +17,8 @@ from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
-from ailurus.protocol.task import Verb, task_from
+from ailurus.protocol.task import Verb
+from ailurus.protocol.task_file import task_from
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.console.live import Live

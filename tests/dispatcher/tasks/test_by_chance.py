@@ -12,7 +12,8 @@ import pytest
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
-from ailurus.protocol.task import TaskState, Verb, task_from
+from ailurus.protocol.task import TaskState, Verb
+from ailurus.protocol.task_file import task_from
 from dispatcher.refusal import Rejected
 from dispatcher.service.tasks import Tasks
 from tests.dispatcher.helpers import ALICE, Worker, bench, new_id

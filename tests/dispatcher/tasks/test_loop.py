@@ -6,7 +6,8 @@ import asyncio
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
-from ailurus.protocol.task import TaskState, task_from
+from ailurus.protocol.task import TaskState
+from ailurus.protocol.task_file import task_from
 from tests.dispatcher.helpers import ALICE, bench, new_id
 
 JOB = {"command": "true", "queue": "q", "outputs": ["out"]}

@@ -7,7 +7,8 @@ import pytest
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
-from ailurus.protocol.task import TaskState, Verb, task_from
+from ailurus.protocol.task import TaskState, Verb
+from ailurus.protocol.task_file import task_from
 from dispatcher.refusal import Rejected
 from dispatcher.service import tasks as service
 from tests.dispatcher.helpers import ALICE, new_id
@@ -213,3 +214,12 @@ async def test_a_credential_that_is_not_there_is_named_in_its_step(b):
     with pytest.raises(Rejected, match="no credential 'mine'") as refused:
         await t.submit(step("a", NUMBERS, job={"credentials": ["mine"]}))
     assert refused.value.field == "task.steps[0].job.credentials[0]"
+
+
+async def test_a_job_of_a_task_is_tried_again_by_its_task_alone(b):
+    t = Tasks(b)
+    task = await t.submit(step("a", {"list": ["bad"]}, "a {item}"))
+    await t.work(task, bad="bad")
+    with pytest.raises(Rejected, match="job 1 is of task 1") as refused:
+        await b.service.intake.retry(m.Retry(job_ids=(1,)), ALICE)
+    assert refused.value.remedy.endswith("dispatcher task retry 1")

@@ -1,0 +1,200 @@
+"""From a task file's tree to a task, and what must hold in it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.payloads import ALL, Goal, needed
+from ailurus.protocol.submission import explained
+from ailurus.protocol.task import (
+    LONGEST_ITEM,
+    MOST_ITEMS,
+    MOST_TOGETHER,
+    Failed,
+    Gate,
+    Over,
+    Range,
+    Task,
+    TaskStep,
+    known,
+)
+from ailurus.protocol.task_jobs import sample
+
+_NOT_YET = {
+    "": ("code", "labels"),
+    "step": ("copies", "pull", "scout", "wins"),
+    "over": ("ask", "dataset"),
+    "gate": ("at", "parents", "staged"),
+    "job": ("goal", "item_attempts", "payloads"),
+}
+"""What the language will have, and a dispatcher of this version does not do."""
+_OURS = {"depends_on": "over: {outputs: STEP}, or gate: {after: STEP}", "sweep": "over: {list: …}"}
+"""Fields of a job that its task sets, and how."""
+_GATE = re.compile(r"(\S+)(?: +(\S+))?")
+_PARTS: dict[str, type[Struct]] = {"over": Over, "range": Range, "gate": Gate, "failed": Failed}
+
+
+def task_from(tree: object, base: str = "/") -> Task:
+    """The task of a file. `base`: the directory in which it lies. Raises AilurusError with the
+    field, as `steps[1].gate.after`."""
+    if not isinstance(tree, Mapping) or "task" not in tree:
+        raise AilurusError("expected a task", field="task", remedy="see docs/tasks.md")
+    _refuse(tree)
+    try:
+        task = msgspec.convert(_numbers_as_goals({"base": base, **tree}), Task)
+        msgspec.json.encode(task)
+    except msgspec.ValidationError as error:
+        raise _told(error) from None
+    except UnicodeEncodeError as error:
+        raise AilurusError(
+            f"{error.object[error.start]!r} is no character", remedy="write the character itself"
+        ) from None
+    check_task(task)
+    return task
+
+
+def _told(error: msgspec.ValidationError) -> AilurusError:
+    """What msgspec found; of a field that there is not, what the fields there are called."""
+    plain = explained(error)
+    part = plain.field.rpartition(".")[0].rpartition(".")[2]
+    kind = _PARTS.get(part, TaskStep if part.startswith("steps[") else Task)
+    return explained(error, known=kind.__struct_encode_fields__)
+
+
+def _numbers_as_goals(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with `goal: 3` as a text: YAML reads a number."""
+    steps = tree.get("steps")
+    if not isinstance(steps, list | tuple):
+        return tree
+
+    def step(one: Any) -> Any:
+        failed = one.get("failed") if isinstance(one, Mapping) else None
+        if not isinstance(failed, Mapping):
+            return one
+        words = {
+            word: str(failed[word]) for word in ("goal", "abort") if type(failed.get(word)) is int
+        }
+        return {**one, "failed": {**failed, **words}}
+
+    return {**tree, "steps": [step(one) for one in steps]}
+
+
+def _refuse(tree: Mapping[str, Any]) -> None:
+    """Raise AilurusError for what a later version will do."""
+
+    def look(part: object, kind: str, where: str) -> None:
+        if isinstance(part, Mapping):
+            for word in _NOT_YET[kind]:
+                if word in part:
+                    raise AilurusError(
+                        "not yet: this version has no such tasks",
+                        field=f"{where}{word}",
+                        remedy="leave it out",
+                    )
+
+    look(tree, "", "")
+    steps = tree.get("steps")
+    for nr, step in enumerate(steps if isinstance(steps, Sequence) else ()):
+        if not isinstance(step, Mapping):
+            continue
+        where = f"steps[{nr}]."
+        look(step, "step", where)
+        for kind in ("over", "gate", "job"):
+            look(step.get(kind), kind, f"{where}{kind}.")
+        if isinstance(step.get("by"), Mapping):
+            raise AilurusError(
+                "not yet: items are grouped by their number alone",
+                field=f"{where}by",
+                remedy="by: 10, or by: all",
+            )
+
+
+def check_task(task: Task) -> None:
+    """What must hold in a task beside its form. Raises AilurusError."""
+    for nr, step in enumerate(task.steps):
+        where = f"steps[{nr}]"
+        before = [one.name for one in task.steps[:nr]]
+        if step.name in before:
+            raise AilurusError(
+                f"two steps are called {step.name!r}",
+                field=f"{where}.name",
+                remedy="name each otherwise",
+            )
+        _check_over(step, before, f"{where}.over")
+        if step.gate is not None:
+            _check_gate(step.gate, before, f"{where}.gate.after")
+        count = known(step)
+        if count is not None:
+            for word in ("goal", "abort"):
+                share = getattr(step.failed, word)
+                try:
+                    needed(share, count)
+                except AilurusError as error:
+                    field = f"{where}.failed.{word}"
+                    raise AilurusError(error.message, field=field, remedy=error.remedy) from None
+        for word, how in _OURS.items():
+            if word in step.job:
+                raise AilurusError(
+                    "a task's job has none", field=f"{where}.job.{word}", remedy=f"write {how}"
+                )
+        sample(task, nr)
+
+
+def _check_over(step: TaskStep, before: Sequence[str], where: str) -> None:
+    over = step.over
+    found = [name for name in ("list", "range", "outputs") if getattr(over, name) is not None]
+    if len(found) != 1:
+        raise AilurusError(
+            "a step is over one thing", field=where, remedy="`list`, `range` or `outputs`"
+        )
+    if over.outputs is not None:
+        for name in over.sources:
+            _check_before(name, before, f"{where}.outputs")
+        return
+    if over.match != "*":
+        raise AilurusError("only outputs have names", field=f"{where}.match", remedy="leave it out")
+    count = known(step) or 0
+    if not 1 <= count <= MOST_ITEMS:
+        raise AilurusError(
+            f"{count} items", field=f"{where}.{found[0]}", remedy=f"from 1 to {MOST_ITEMS}"
+        )
+    if step.by == ALL and count > MOST_TOGETHER:
+        raise AilurusError(
+            f"{count} items in one job",
+            field=f"{where.removesuffix('.over')}.by",
+            remedy=f"at most {MOST_TOGETHER}: take them in two steps",
+        )
+    for nr, item in enumerate(over.list or ()):
+        if len(msgspec.json.encode(item)) > LONGEST_ITEM:
+            raise AilurusError(
+                f"longer than {LONGEST_ITEM} bytes",
+                field=f"{where}.list[{nr}]",
+                remedy="let it name a file",
+            )
+
+
+def _check_gate(gate: Gate, before: Sequence[str], where: str) -> None:
+    if not _GATE.fullmatch(gate.after):
+        raise AilurusError("not of the form that is allowed", field=where, remedy="after: STEP 90%")
+    _check_before(gate.step, before, where)
+    if gate.share:
+        try:
+            msgspec.convert(gate.share, Goal)
+        except msgspec.ValidationError:
+            raise AilurusError(
+                f"{gate.share!r} is no share", field=where, remedy="STEP 90%, or STEP 50: of items"
+            ) from None  # fmt: skip
+
+
+def _check_before(name: str, before: Sequence[str], where: str) -> None:
+    if name not in before:
+        has = ", ".join(before) or "there is none"
+        raise AilurusError(
+            f"no step before is called {name!r}", field=where, remedy=f"before: {has}"
+        )

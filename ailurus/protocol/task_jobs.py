@@ -1,0 +1,119 @@
+"""The jobs of a task: its steps' templates, filled in with items. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.job import JobSpec
+from ailurus.protocol.submission import check, jobs_from
+from ailurus.protocol.task import Item, Scalar, Task
+
+_PLACE = re.compile(r"(?<!\$)\{(item|items|index)(?:\.([A-Za-z_][A-Za-z0-9_]*))?\}")
+_KEPT = ("script",)
+"""Texts of a job in which braces mean something else."""
+
+
+def sample(task: Task, nr: int) -> JobSpec:
+    """A job as step number `nr` will make them, of its first item. Raises AilurusError."""
+    step = task.steps[nr]
+    if step.over.range is not None:
+        item: Item = step.over.range.first
+    elif step.over.list is not None:
+        item = step.over.list[0]
+    else:
+        item = {"name": "1.1.output", "url": "file:///1.1.output"}
+    return job_of(task, nr, 0, [item])
+
+
+def job_of(task: Task, nr: int, index: int, items: Sequence[Item], task_id: int = 0) -> JobSpec:
+    """Job number `index` of step number `nr`, which takes these items; its labels name the task by
+    its id, and the step. Raises AilurusError with the field, as `steps[1].job.inputs[0]`."""
+    step = task.steps[nr]
+    where = f"steps[{nr}].job"
+    fill = _Filling(index, items, step.by == 1)
+    entry = {
+        word: value if word in _KEPT else fill.value(value, word, f"{where}.{word}")
+        for word, value in step.job.items()
+    }
+    entry.setdefault("name", f"{task.task}.{step.name}.{index}")
+    own = {"task": str(task_id), "step": step.name}
+    labels = entry.get("labels") or {}
+    if isinstance(labels, Mapping):
+        for word in own:
+            if word in labels:
+                raise AilurusError(
+                    "each job of a task has it by itself",
+                    field=f"{where}.labels.{word}",
+                    remedy="leave it out",
+                )
+        entry["labels"] = {**labels, **own}
+    try:
+        (job,) = jobs_from(entry, task.base)
+        check((job,))
+    except AilurusError as error:
+        field = where + error.field.removeprefix("jobs[0]")
+        raise AilurusError(error.message, field=field, remedy=error.remedy) from None
+    return job
+
+
+class _Filling:
+    """Fills a template in for one job."""
+
+    def __init__(self, index: int, items: Sequence[Item], single: bool) -> None:
+        self._index, self._items, self._single = index, items, single
+
+    def value(self, value: Any, word: str, where: str) -> Any:
+        """`value` with what its texts name; in a command line each as one word of the shell."""
+        if isinstance(value, str):
+            return _PLACE.sub(lambda found: self._text(found, word, where), value)
+        if isinstance(value, Mapping):
+            return {key: self.value(one, word, f"{where}.{key}") for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [
+                one
+                for nr, part in enumerate(value)
+                for one in self._entries(part, word, f"{where}[{nr}]")
+            ]
+        return value
+
+    def _entries(self, part: Any, word: str, where: str) -> list[Any]:
+        """What stands for one entry of a list: an entry `{items}` is replaced by all of them."""
+        if part == "{items}" or (part == "{item}" and self._single):
+            return [dict(one) if isinstance(one, Mapping) else _written(one) for one in self._items]
+        return [self.value(part, word, where)]
+
+    def _text(self, found: re.Match[str], word: str, where: str) -> str:
+        name, key = found.groups()
+        if name == "index":
+            return str(self._index)
+        if name == "item" and not self._single:
+            raise AilurusError(
+                "its jobs take several items each", field=where, remedy="write {items}, or `by: 1`"
+            )
+        texts = [_named(one, key, where) for one in self._items]
+        return " ".join(map(shlex.quote, texts) if word == "command" else texts)
+
+
+def _named(item: Item, key: str | None, where: str) -> str:
+    """What stands for an item in a text: itself, one of its values, or its name."""
+    if not isinstance(item, Mapping):
+        if key is not None:
+            raise AilurusError(
+                f"an item is no mapping, and has no `{key}`", field=where, remedy="write {item}"
+            )
+        return _written(item)
+    if (value := item.get(key or "name")) is None:
+        has = ", ".join(f"{{item.{one}}}" for one in item)
+        raise AilurusError(f"an item has no `{key or 'name'}`", field=where, remedy=has)
+    return _written(value)
+
+
+def _written(value: Scalar) -> str:
+    """A value as YAML and JSON write it."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
