@@ -88,7 +88,7 @@ def started(
         nodes: Mapping[str, Node] = {node.name: node} if many is None else many.nodes
         seen = machine.look(directory, mps=site.pilot.gpus.mps)
         claims = ending.enter_context(closing(_claimed(slot, seen)))
-        total = machine.total_of(slot, seen.resources, len(claims.gpus), site.pilot.gpus)
+        total = machine.total_of(slot, seen.resources, claims.gpus, site.pilot.gpus)
         terms = _terms(options, slot, many)
         if many is None:
             slots = Slots(total, machine.pinned(site, total, seen), claims.gpus, clock)

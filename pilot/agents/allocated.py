@@ -165,7 +165,7 @@ class Allocated:
         share = next(share for share in self._shares if share.name == node.name)
         seen = joined.resources
         sharing = self._around.site.pilot.gpus
-        total = within(total_of(self._around.slot, seen, len(joined.gpus), sharing), share)
+        total = within(total_of(self._around.slot, seen, joined.gpus, sharing), share)
         whole = total.cores == seen.cores == len(joined.cpus)
         pin = joined.cpus if self._around.site.pilot.pin and whole else ()
         self.nodes[node.name] = node

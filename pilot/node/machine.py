@@ -10,6 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ailurus.logs import Log
 from ailurus.protocol.hardware import Hardware, architecture
 from ailurus.protocol.resources import Resources
 from pilot.node import gpus, topology
@@ -17,6 +18,7 @@ from pilot.node.gpus import Gpu
 from pilot.node.topology import Cpu
 from pilot.site import GpusChoice, Site, SlotChoice, megabytes
 
+log = Log("machine")
 ROOT = Path("/")
 
 
@@ -55,7 +57,11 @@ def look(
         driver=seen.driver,
         cuda=seen.cuda,
     )
-    devices = tuple(gpu if gpu.amd else replace(gpu, mps=mps) for gpu in seen.gpus)
+    devices = seen.gpus
+    if mps and devices and not (root / mps.lstrip("/")).is_dir():
+        log.warning("mps_missing", directory=mps)
+    elif mps:
+        devices = tuple(gpu if gpu.amd else replace(gpu, mps=mps) for gpu in devices)
     return Inventory(resources=resources, cpus=cpus, gpus=devices, hardware=hardware)
 
 
@@ -79,14 +85,18 @@ def _flags(root: Path) -> list[str]:
     return flags.partition(":")[2].split()
 
 
-def total_of(slot: SlotChoice, seen: Resources, gpus: int, sharing: GpusChoice) -> Resources:
-    """What there is for jobs on a node: as the slot says, else as the machine shows."""
+def total_of(
+    slot: SlotChoice, seen: Resources, gpus: Sequence[Gpu], sharing: GpusChoice
+) -> Resources:
+    """What there is for jobs on a node: as the slot says, else as the machine shows. `gpus`: its
+    devices; they are shared if the site says so, and its MPS, if it has one, is there."""
+    shared = bool(gpus) and (not sharing.mps or all(gpu.mps for gpu in gpus))
     return Resources(
         cores=seen.cores if slot.cores is None else slot.cores,
         memory_mb=megabytes(slot.memory, seen.memory_mb),
         disk_mb=megabytes(slot.disk, seen.disk_mb),
-        gpus=gpus,
-        gpu_share=sharing.least if gpus else 0,
+        gpus=len(gpus),
+        gpu_share=sharing.least if shared else 0,
     )
 
 

@@ -8,8 +8,10 @@ import pwd
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
+from ailurus.protocol.resources import Resources
 from pilot import run as runs
 from pilot.attempt import Attempt
 from pilot.node import containers
@@ -38,6 +40,27 @@ def test_a_command_is_given_to_a_shell_with_the_streams_of_the_job(world, work):
     assert list(spec.argv) == ["/bin/sh", "-c", "echo hi"]
     assert spec.directory == str(work.directory)
     assert (spec.stdout, spec.stderr) == (str(work.stdout), str(work.stderr))
+
+
+def test_a_payload_with_a_share_of_a_gpu_reaches_its_mps(world, work, monkeypatch):
+    boxes: list[Sandbox] = []
+
+    def wrap(argv: Sequence[str], box: Sandbox) -> Direct:
+        boxes.append(box)
+        return Direct(argv=argv, environment=box.environment, directory=box.directory)
+
+    monkeypatch.setattr(world.container, "wrap", wrap)
+    gpus = (Gpu(name="GPU-1", number=1, key="1", files=("/dev/nvidia1",), mps="/run/mps"),)
+    need = Resources(cores=1, memory_mb=1, gpus=1, gpu_share=30)
+    mine = world.attempt(environment={"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "100"})
+    ran(world, work, mine, Slot(need, gpus=gpus))
+    ran(world, work, world.attempt(), Slot(replace(need, gpu_share=0), gpus=gpus))
+    shared, whole = boxes
+    assert shared.devices == ("/dev/nvidia1", "/run/mps")
+    assert shared.environment["CUDA_MPS_PIPE_DIRECTORY"] == "/run/mps"
+    assert shared.environment["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
+    assert whole.devices == ("/dev/nvidia1",)
+    assert "CUDA_MPS_PIPE_DIRECTORY" not in whole.environment
 
 
 @pytest.mark.parametrize(

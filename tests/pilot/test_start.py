@@ -32,7 +32,7 @@ from pilot.options import Options, parse
 from pilot.ports import JobError
 from pilot.process import children
 from pilot.serve import HANDLED_SIGNALS, Served, Server
-from pilot.site import ContainerChoice, PilotChoice, Site, SlotChoice, Storage
+from pilot.site import ContainerChoice, GpusChoice, PilotChoice, Site, SlotChoice, Storage
 from pilot.start import recover, started
 from pilot.upstream.link import Dismissed
 from pilot.upstream.spool import Begun, Spool
@@ -326,6 +326,30 @@ def test_two_pilots_of_a_node_have_no_gpu_in_common(tmp_path, link, monkeypatch,
     assert "gpus_missing" in caplog.text
     with started(options, site, FakeGuarded()) as again:
         assert again._kit.slots.total.gpus == 2
+
+
+@pytest.mark.parametrize(
+    ("sharing", "there", "share"),
+    [
+        (GpusChoice(), False, 0),
+        (GpusChoice(share=4), False, 25),
+        (GpusChoice(share=4, mps="/mps"), True, 25),
+        # Where the site's MPS is not, nobody would keep jobs to their shares.
+        (GpusChoice(share=4, mps="/mps"), False, 0),
+    ],
+)
+def test_a_pilot_tells_that_its_gpus_are_shared_if_its_site_says_so(
+    tmp_path, link, monkeypatch, sharing, there, share
+):
+    gpu = Gpu(name="GPU-1", number=1, key="nvidia1", files=(), mps="/mps" if there else "")
+    seen = Inventory(resources=Resources(cores=1, memory_mb=1), cpus=(0,), gpus=(gpu,))
+    (tmp_path / "locks").mkdir()
+    monkeypatch.setattr(start.machine, "look", lambda directory, mps: seen)
+    monkeypatch.setattr(start, "claim", partial(claim, bases=[tmp_path / "locks"]))
+    site = Site(container=BARE, pilot=PilotChoice(gpus=sharing))
+    with started(options_of(tmp_path), site, FakeGuarded()) as server:
+        assert server._kit.slots.total.gpu_share == share
+        assert server._kit.slots.room().gpu_share == share
 
 
 def test_payloads_are_pinned_where_the_pilot_has_the_whole_node_and_the_site_says_so():

@@ -248,3 +248,18 @@ def test_a_site_shows_more_paths(spawner: GuardedSpawner, tmp_path: Path) -> Non
     assert ended.exit_code != 0
     assert "seen" in job.said()
     assert not (more / "g").exists()
+
+
+def test_a_payload_speaks_to_what_is_behind_the_pipes_of_a_directory_among_its_devices(
+    any_job: Job, tmp_path: Path
+) -> None:
+    """As a client of MPS does, whose daemon is outside."""
+    pipes = tmp_path / "mps"
+    pipes.mkdir()
+    os.mkfifo(pipes / "control")
+    heard = os.open(pipes / "control", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        any_job.run(f"echo hello > {pipes}/control", devices=(str(pipes),))
+        assert os.read(heard, 100) == b"hello\n"
+    finally:
+        os.close(heard)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from pilot.node import machine
+from tests.pilot.node.test_gpus import nvidia_node
 
 HUGE = "9223372036854771712\n"
 """No limit, as cgroup v1 writes it."""
@@ -71,3 +73,13 @@ def test_an_inventory_names_its_cpus_and_counts_no_more_cores_than_they_are(tmp_
 def test_a_part_of_a_cpu_is_still_one_core(tmp_path):
     root = node(tmp_path, "0::/\n", {"sys/fs/cgroup/cpu.max": "10000 100000\n"})
     assert machine.look(tmp_path, environment={}, root=root).resources.cores == 1
+
+
+def test_gpus_know_the_pipes_of_the_sites_mps_where_it_is(tmp_path, caplog):
+    nvidia_node(tmp_path)
+    (tmp_path / "mps").mkdir()
+    look = partial(machine.look, tmp_path, environment={}, root=tmp_path)
+    assert {gpu.mps for gpu in look().gpus} == {""}
+    assert {gpu.mps for gpu in look(mps="/mps").gpus} == {"/mps"}
+    assert {gpu.mps for gpu in look(mps="/other").gpus} == {""}
+    assert "mps_missing" in caplog.text
