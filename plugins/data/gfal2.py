@@ -1,4 +1,4 @@
-"""`davs:`, `https:`, `root:`, `srm:` URLs by gfal2, where the site has its Python module.
+"""`davs:`, `https:`, `root:`, `srm:` URLs by gfal2, where the site has its module for some Python.
 
 gfal2 tells what is wrong by errno. It compares no checksums here: ours is measured on the local
 file, the storage's is asked for where it has one, and that costs a third of gfal2's own way.
@@ -20,6 +20,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.trees import listing, matches_pieces
 from ailurus.protocol.url import Url
 from pilot.ports import Copied, Found, JobError, Moved, Mover, Tell, ToGet, ToPut
+from plugins.data.gfal2_elsewhere import module
 from plugins.data.moving import (
     Failure,
     GridOptions,
@@ -33,7 +34,6 @@ from plugins.data.moving import (
     measured,
     padded,
     set_environment,
-    system_module,
 )
 from plugins.data.xrootd import path_of, settings
 
@@ -106,12 +106,15 @@ class Gfal2(Mover):
     """Moves files by several contexts of gfal2, each in a thread of its own at a time."""
 
     class Options(GridOptions, frozen=True, kw_only=True, forbid_unknown_fields=True):
-        """As of all the grid's libraries."""
+        """As of all the grid's libraries, and more."""
+
+        python: str = ""
+        """The Python that has gfal2's module. Left out: the pilot's, or else one of the system's."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._set_environment()
-        self._gfal2 = system_module("gfal2")
+        self._gfal2 = module(options.python)
         self._contexts: queue.SimpleQueue[_Context] = queue.SimpleQueue()
         for _ in range(options.parallel):
             self._contexts.put(_Context(self._gfal2.creat_context(), used=False))

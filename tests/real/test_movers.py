@@ -32,10 +32,10 @@ def made(name: str, options: dict[str, Any]) -> Any:
     return kind(msgspec.convert({"stall": STALL_S, **options}, kind.Options))
 
 
-@pytest.fixture(params=["gfal2", "s3", "xrootd"])
+@pytest.fixture(params=["gfal2", "gfal2 of another Python", "s3", "xrootd"])
 def storage(request, tmp_path) -> Storage:
     """A directory at a real storage, and the mover that reaches it."""
-    name = request.param
+    name, _, another = request.param.partition(" ")
     try:
         system_module(LIBRARIES[name])
     except ImportError:
@@ -52,7 +52,8 @@ def storage(request, tmp_path) -> Storage:
         mover = made(name, {"endpoint": facts["url"], "keys_file": str(keys)})
         return Storage(mover, f"s3://{facts['bucket']}/{own}")
     facts = request.getfixturevalue("xrootd").facts
-    mover = made(name, {"ca": facts["ca_file"], "ca_dir": facts["ca_dir"]})
+    more = {"python": "/usr/bin/python3"} if another else {}
+    mover = made(name, {"ca": facts["ca_file"], "ca_dir": facts["ca_dir"], **more})
     base = facts["root" if name == "xrootd" else "davs"]
     return Storage(mover, f"{base}/{own}")
 
