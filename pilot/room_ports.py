@@ -56,8 +56,6 @@ class Only(Struct, frozen=True, array_like=True, tag=True):
     room has all of them."""
 
     paths: tuple[str, ...]
-    bare: tuple[str, ...] = ()
-    """More of them, without what is mounted below, if the kernel lets that be left out."""
 
 
 Step = Bind | Memory | Closed | Directory | EmptyFile | Symlink | Only

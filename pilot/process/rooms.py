@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -81,8 +81,8 @@ def _take(libc: ctypes.CDLL, step: Step) -> None:
             Path(path).touch(mode=0o644)
         case Symlink(path, to):
             Path(path).symlink_to(to)
-        case Only(paths, bare):
-            _leave_only(libc, paths, bare)
+        case Only(paths):
+            _leave_only(libc, paths)
 
 
 def _close(libc: ctypes.CDLL, target: str) -> None:
@@ -94,16 +94,16 @@ def _close(libc: ctypes.CDLL, target: str) -> None:
         _mount(libc, "", place, flags)
 
 
-def _leave_only(libc: ctypes.CDLL, paths: Sequence[str], bare: Collection[str]) -> None:
-    """Move to a root that has nothing but these paths, or stay where we are."""
-    sources = dict(_opened([*paths, *bare]))
+def _leave_only(libc: ctypes.CDLL, paths: Sequence[str]) -> None:
+    """Move to a root that has nothing but `paths`, or stay where we are."""
+    sources = dict(_opened(paths))
     try:
         _mount(libc, "memory", _NEW_ROOT, _MS_NOSUID | _MS_NODEV, b"tmpfs", b"mode=755")
     except OSError:
         return
     try:
         for path, fd in sources.items():
-            _bound(libc, fd, f"{_NEW_ROOT}{path}", bare=path in bare)
+            _bound(libc, fd, f"{_NEW_ROOT}{path}")
         for link in [entry for entry in Path("/").iterdir() if entry.is_symlink()]:
             with suppress(FileExistsError):
                 Path(_NEW_ROOT, link.name).symlink_to(link.readlink())
@@ -132,19 +132,16 @@ def _opened(paths: Sequence[str]) -> Iterator[tuple[str, int]]:
             yield path, os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
-def _bound(libc: ctypes.CDLL, fd: int, target: str, *, bare: bool) -> None:
-    """Have what `fd` stands for at `target`, with all that is mounted below it unless `bare`."""
+def _bound(libc: ctypes.CDLL, fd: int, target: str) -> None:
+    """Have what `fd` stands for at `target`, with all that is mounted below it: in a user namespace
+    nothing may be uncovered, and where the pilot is in a container of its own each device is a
+    mount, too."""
     place = Path(target)
     place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         place.mkdir(mode=0o755)
     else:
         place.touch(mode=0o644)
-    if bare:
-        with suppress(OSError):
-            _mount(libc, f"/proc/self/fd/{fd}", target, _MS_BIND)
-            return
-    # In a user namespace nothing is uncovered.
     _mount(libc, f"/proc/self/fd/{fd}", target, _MS_BIND | _MS_REC)
 
 

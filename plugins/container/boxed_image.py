@@ -36,8 +36,8 @@ PROLOGUE = (
 ETC = ("hosts", "resolv.conf", "gai.conf")
 _TMP = ("/tmp", "/var/tmp")  # noqa: S108 - inside
 _COVERED = ("/proc", "/dev", "/sys")
-_NODES = ("/etc", "/sys/class", "/sys/devices")
-"""Of a node, where things are that only some payloads see."""
+_NODES = ("/dev", "/etc", "/proc", "/sys/class", "/sys/devices")
+"""Of a node, where things are of which payloads see some."""
 _ACCOUNTS_BYTES = 1 << 20
 
 
@@ -124,7 +124,7 @@ class BoxedImages:
         seen, root, places = mounted.seen, mounted.path, _places(self._setup)
         _look(name, seen)
         found = underlay.pieces(seen, places)
-        steps: list[Step] = [Only(tuple(self._needed()), ("/dev", "/proc"))]
+        steps: list[Step] = [Only(tuple(self._needed()))]
         if found:
             root = root_of(mounted.path)
             files = {path for path in self._setup.show if Path(path).is_file()}

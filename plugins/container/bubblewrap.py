@@ -39,6 +39,8 @@ from plugins.container.boxed_image import ETC, BoxedImages, Root, with_environme
 from plugins.container.images import unusable
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+_STORES = ("/nix/store", "/gnu/store")
+"""Where systems that keep packages apart have what is in those."""
 _PROC_FIXED = ("sys",)
 """Of /proc, what any payload might write: some of it belongs to whoever made its namespaces."""
 _PROC_OF_ROOT = ("fs", "scsi", "acpi", "sysrq-trigger")
@@ -212,7 +214,8 @@ def candidates() -> Iterator[str]:
 def _programs(bwrap: str) -> Iterator[str]:
     """The directories in which the node's programs and libraries are, and those of a bwrap from a
     wheel."""
-    yield from (path for path in _SYSTEM if not Path(path).is_symlink())
+    yield from (path for path in (*_SYSTEM, *_STORES) if not Path(path).is_symlink())
+    yield str(Path(bwrap).resolve().parent)
     if not any(bwrap.startswith(f"{path}/") for path in _SYSTEM):
         yield str(Path(bwrap).parents[2])
 
