@@ -172,6 +172,13 @@ class Tail(m.Answer):
     text: str
 
 
+class Me(m.Answer):
+    """Who the caller is, and what its token allows."""
+
+    subject: str
+    scopes: tuple[str, ...]
+
+
 class QueueRows(m.Answer):
     queues: tuple[m.QueueRow, ...]
 
@@ -207,6 +214,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "overview", G, "/overview", Scope.READ, NoQuery, m.Overview, "The whole system in numbers"
     ),
+    Route("me", G, "/me", Scope.READ, NoQuery, Me, "Who one is, and what one may do"),
     Route("submit", P, "/jobs", Scope.CREATE, m.Submit, m.Submitted, "Submit jobs"),
     Route("jobs", G, "/jobs", Scope.READ, JobsQuery, m.JobPage, "List jobs, newest first"),
     Route("count", G, "/jobs/count", Scope.READ, Filter, m.Counted, "How many jobs match"),

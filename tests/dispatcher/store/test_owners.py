@@ -320,7 +320,7 @@ class World:
         assert not self.service.state.live[self.worker.id].draining
 
 
-NAMES_NOTHING = {"overview", "queues", "token", "revoke", "sign_in", "sign_out", "bye"}
+NAMES_NOTHING = {"overview", "me", "queues", "token", "revoke", "sign_in", "sign_out", "bye"}
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     **dict.fromkeys(("reregister", "task", "steer_task", "cancel_task"), 404),
