@@ -4,7 +4,7 @@ of them. Functions of a transaction."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -48,13 +48,15 @@ class Slice(Struct, frozen=True):
     gpus: int
     outputs: int
     inputs: int
+    named: Mapping[str, int]
+    """The item that names an output, by the name in storage; of globs nothing is known."""
     body: bytes
     digest: str
 
 
 def prepare(ask: m.AddItems) -> Slice:
     """Check and encode a slice. Raises Rejected with the field."""
-    check(ask.items, ask.first)
+    named = check(ask.items, ask.first)
     body = _encode(ask.items)
     return Slice(
         first=ask.first,
@@ -65,13 +67,15 @@ def prepare(ask: m.AddItems) -> Slice:
         gpus=max(item.gpus for item in ask.items),
         outputs=sum(len(item.outputs) for item in ask.items),
         inputs=sum(len(item.inputs) for item in ask.items),
+        named=named,
         body=body,
         digest=hashlib.sha256(body).hexdigest(),
     )
 
 
-def check(items: Sequence[ItemSpec], first: int) -> None:
-    """What must hold in items, wherever they are. Raises Rejected with the field."""
+def check(items: Sequence[ItemSpec], first: int) -> Mapping[str, int]:
+    """What must hold in items, wherever they are; the outputs that they name, and which does.
+    Raises Rejected with the field."""
     for nr, item in enumerate(items):
         if item.command and item.arguments:
             raise Rejected(
@@ -98,29 +102,31 @@ def check(items: Sequence[ItemSpec], first: int) -> None:
                 )
         if item.inputs or item.outputs:
             _check_files(item, first + nr, f"items[{nr}]")
-    _check_apart(items, first)
+    return _check_apart(items, first)
 
 
-def _check_apart(items: Sequence[ItemSpec], first: int) -> None:
+def _check_apart(items: Sequence[ItemSpec], first: int) -> Mapping[str, int]:
     """Refuse files of one name that cannot be beside each other in the directory of their job:
     outputs, which only the first of these items could leave, and inputs that are not the same.
-    Those of other slices are not known here: the pilot tells of them, late."""
-    outputs: dict[str, tuple[int, object]] = {}
+    Outputs of other slices are compared when the slice is stored; for inputs the pilot waits.
+    Returns whose outputs are."""
+    outputs: dict[str, int] = {}
     inputs: dict[str, tuple[int, object]] = {}
     for nr, item in enumerate(items):
         for place, file in enumerate(item.outputs):
             name = trees.effective(file)
             if not trees.is_many(name):
-                other, _ = outputs.setdefault(name, (nr, None))
-                if other != nr:
+                other = outputs.setdefault(name, first + nr)
+                if other != first + nr:
                     where = f"items[{nr}].outputs[{place}].name"
-                    raise _twice("the same output", name, (first + other, first + nr), where)
+                    raise _twice("the same output", name, (other, first + nr), where)
         for place, input_ in enumerate(item.inputs):
             name = trees.place(input_)
             other, there = inputs.setdefault(name, (nr, input_))
             if there != input_:
                 where = f"items[{nr}].inputs[{place}].name"
                 raise _twice("other inputs called", name, (first + other, first + nr), where)
+    return outputs
 
 
 def _twice(what: str, name: str, both: tuple[int, int], where: str) -> Rejected:
@@ -200,6 +206,7 @@ def add(tx: Tx, owner: str, name: str, part: Slice, *, now: float) -> int:
         raise Rejected(
             422, f"a list has at most {MOST_ITEMS} items", field="items", remedy="make several jobs"
         )
+    _add_outputs(tx, found, part)
     tx.run(
         "slice.add",
         list_id=found.list_id,
@@ -222,6 +229,37 @@ def add(tx: Tx, owner: str, name: str, part: Slice, *, now: float) -> int:
         now=now,
     )
     return items
+
+
+def _add_outputs(tx: Tx, found: ListRecord, part: Slice) -> None:
+    """Note which outputs a slice names. Raises Rejected for more than any job leaves, and for one
+    that an item of another slice names."""
+    if not part.outputs:
+        return
+    _bound_outputs(found.outputs + part.outputs)
+    list_id = found.list_id
+    known: dict[str, int] = {}
+    if found.outputs and part.named:
+        known = dict(tx.all("item_output.all", list_id=list_id))
+    for name, index in part.named.items():
+        if (other := known.get(name)) is not None:
+            where = f"items[{index - part.first}].outputs"
+            raise _twice("the same output", name, (other, index), where)
+    tx.many(
+        "item_output.add",
+        ({"list_id": list_id, "name": name, "idx": idx} for name, idx in part.named.items()),
+    )
+
+
+def _bound_outputs(named: int, field: str = "items") -> None:
+    if named >= trees.MOST_FILES:
+        raise Rejected(
+            422,
+            f"the payloads name {named} outputs, and a job leaves fewer than {trees.MOST_FILES} "
+            "files",
+            field=field,
+            remedy="make several jobs, or one output of the job from a directory: `tree: archive`",
+        )
 
 
 def _begin(tx: Tx, owner: str, name: str, now: float) -> ListRecord:
@@ -258,14 +296,8 @@ def fits(tx: Tx, owner: str, job: JobSpec) -> None:
             field="payloads",
             remedy="give the job a `command` or `script`, or each payload its own",
         )
-    if found.outputs and found.outputs + len(job.outputs) >= trees.MOST_FILES:
-        raise Rejected(
-            422,
-            f"the payloads name {found.outputs} outputs, and a job leaves fewer than "
-            f"{trees.MOST_FILES} files",
-            field="payloads",
-            remedy="make several jobs, or one output of the job from a directory: `tree: archive`",
-        )
+    if found.outputs:
+        _bound_outputs(found.outputs + len(job.outputs), "payloads")
     for field, asked, offered in (
         ("cores", found.cores, job.cores),
         ("memory_mb", found.memory_mb, job.memory_mb),
@@ -366,5 +398,6 @@ def trim(tx: Tx, *, now: float) -> bool:
         return False
     (list_id,) = row
     if not tx.all("slice.trim", list_id=list_id, most=SLICES):
+        tx.run("item_output.drop", list_id=list_id)
         tx.run("list.drop", list_id=list_id)
     return True

@@ -1,7 +1,9 @@
 """Inputs of single items: brought into the job's directory before the item that names them begins.
 
 As many items as run at once are looked after ahead. What several name is brought once, and removed
-when nobody who is here needs it any more: so a job may have more inputs than its disk holds.
+when nobody who is here needs it any more: so a job may have more inputs than its disk holds. Of two
+inputs that are not the same and have one name, the item of the second waits until the first is
+gone.
 """
 
 from __future__ import annotations
@@ -72,11 +74,13 @@ class ItemInputs:
 
     def turn(self) -> Iterator[HasInputs]:
         """Look after those whose turn it is now. To be called whenever one was wanted, has begun
-        or is over: those that have theirs by now, and those that cannot have them."""
-        while self._queue and len(self._missing) + len(self._ready) < self._ahead:
+        or is over: those that have theirs by now."""
+        for _ in range(len(self._queue)):
+            if len(self._missing) + len(self._ready) >= self._ahead:
+                break
             item = self._queue.popleft()
-            if (error := self._refused(item)) is not None:
-                yield HasInputs(item, error)
+            if self._must_wait(item):
+                self._queue.append(item)
                 continue
             missing = set()
             for file in item.lease.spec.inputs:
@@ -131,22 +135,14 @@ class ItemInputs:
         self._ready.add(item)
         return HasInputs(item)
 
-    def _refused(self, item: Item) -> JobError | None:
-        """Why an item cannot have its inputs beside those of others."""
-        for file in item.lease.spec.inputs:
-            held = self._held.get(trees.place(file))
-            if held is not None and held.file != file:
-                other = min((one.lease.index for one in held.users), default=None)
-                whose = "another payload" if other is None else f"payload {other}"
-                return JobError(
-                    Code.BAD_FILE_NAME,
-                    f"{whose} has another input that is called {file.name!r}, and all of a job share "
-                    "its directory",
-                    remedy="give each its own names: events_{item}.root",
-                    # It may have gone by then.
-                    transient=True,
-                )
-        return None
+    def _must_wait(self, item: Item) -> bool:
+        """Whether another file lies where one of an item's inputs belongs, or is on its way
+        there."""
+        held = (self._held.get(trees.place(file)) for file in item.lease.spec.inputs)
+        return any(
+            there is not None and there.file != file
+            for there, file in zip(held, item.lease.spec.inputs, strict=True)
+        )
 
     def _held_for(self, item: Item, file: InputFile) -> _Held:
         name = trees.place(file)

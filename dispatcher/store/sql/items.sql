@@ -70,6 +70,21 @@ select first, items, length(body) from item_slice where list_id = :list_id and f
     and first >= (select max(first) from item_slice where list_id = :list_id and first <= :index)
     order by first
 
+-- name: item_output.add
+-- An output that an item of a list names.
+-- writes: item_output
+insert into item_output (list_id, name, idx) values (:list_id, :name, :idx)
+
+-- name: item_output.all
+-- The outputs that items of a list name, and which do.
+-- reads: item_output
+select name, idx from item_output where list_id = :list_id
+
+-- name: item_output.drop
+-- Forget them with their list.
+-- writes: item_output
+delete from item_output where list_id = :list_id
+
 -- name: slice.trim
 -- Delete some slices of a list; returns them.
 -- writes: item_slice

@@ -104,6 +104,28 @@ async def test_outputs_of_one_name_are_refused_where_one_slice_has_both(b):
     assert "payloads 1 and 2 have the same output 'hist.root'" in str(refused.value)
 
 
+async def test_outputs_of_one_name_are_refused_where_two_slices_have_one_each(b):
+    def named(first: int, *names: str) -> m.AddItems:
+        items = tuple(ItemSpec(outputs=(OutputFile(name=name),)) for name in names)
+        return m.AddItems(list="mine", first=first, items=items)
+
+    await b.service.items.add_items(named(0, "a", "*.log"), ALICE)
+    with pytest.raises(Rejected) as refused:
+        await b.service.items.add_items(named(2, "*.log", "a"), ALICE)
+    assert refused.value.field == "items[1].outputs"
+    assert "payloads 0 and 3 have the same output 'a'" in str(refused.value)
+    for ask in (named(2, "*.log", "b"), named(0, "a", "*.log"), named(2, "*.log", "b")):
+        answer = await b.service.items.add_items(ask, ALICE)
+    assert answer.count == 4
+
+
+async def test_a_list_names_no_more_outputs_than_any_job_may_leave(b, monkeypatch):
+    monkeypatch.setattr(trees, "MOST_FILES", 4)
+    await b.service.items.add_items(slice_(0, 2, outputs=(OutputFile(name="a*"),)), ALICE)
+    with pytest.raises(Rejected, match="name 4 outputs"):
+        await b.service.items.add_items(slice_(2, 2, outputs=(OutputFile(name="a*"),)), ALICE)
+
+
 async def test_inputs_of_one_name_are_refused_where_one_slice_has_others(b):
     def items(*urls: str) -> m.AddItems:
         files = [InputFile(name="in.root", url=url) for url in urls]

@@ -95,16 +95,19 @@ def test_all_that_wait_for_what_cannot_come_are_told_and_others_have_their_turn(
     assert bench.news() == [HasInputs(third)]
 
 
-def test_two_inputs_of_one_name_are_not_beside_each_other() -> None:
+def test_two_inputs_of_one_name_come_after_each_other_and_let_others_pass() -> None:
     bench = Bench()
     first, _ = bench.want(0, "a")
     bench.news()
-    _, (told,) = bench.want(1, "a", url="file:///other/")
-    assert told.error is not None
-    assert told.error.message.startswith("payload 0 has another input that is called 'a'")
+    bench.inputs.begun(first)
+    second, told = bench.want(1, "a", url="file:///other/")
+    assert told == []
+    third, _ = bench.want(2, "b")
+    assert bench.news() == [HasInputs(third)]
     bench.inputs.over(first)
-    bench.want(2, "a", url="file:///other/")
-    assert [one.error for one in bench.news()] == [None]
+    assert bench.removed == ["a"]
+    assert [*bench.inputs.turn()] == []
+    assert bench.news() == [HasInputs(second)]
 
 
 def test_what_nobody_needs_any_more_when_it_comes_is_removed() -> None:
