@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from ailurus.paths import expanded
 from ailurus.protocol.hardware import Hardware
-from ailurus.protocol.resources import Room, least_share
+from ailurus.protocol.resources import WHOLE, Room, least_share
 from ailurus.protocol.units import duration_s, size_mb
 from harvester_edge.fields import (
     AbsolutePath,
@@ -32,7 +32,7 @@ from harvester_edge.fields import (
     Url,
 )
 from harvester_edge.ports import MAX_NODES
-from harvester_edge.site_machine import GpusPart, MachinePart
+from harvester_edge.site_machine import GpuCount, GpusPart, MachinePart
 from harvester_edge.site_storage import Storage
 
 
@@ -134,7 +134,7 @@ class Slot(_Part, frozen=True, kw_only=True):
     memory: Size
     disk: Size
     walltime: Duration
-    gpus: Number = 0
+    gpus: GpuCount = 0
     nodes: Annotated[int, Meta(ge=1, le=MAX_NODES)] = 1
     """Nodes of one allocation; what else stands here is of one node."""
     pilots: Literal["per_node", "head"] = "per_node"
@@ -173,8 +173,9 @@ class Slot(_Part, frozen=True, kw_only=True):
             cores=self.cores,
             memory_mb=size_mb(self.memory),
             disk_mb=size_mb(self.disk),
-            gpus=self.gpus,
+            gpus=int(self.gpus),
             gpu_share=gpu_share if self.gpus else 0,
+            gpu_parts=(round(self.gpus * WHOLE),) if 0 < self.gpus < 1 else (),
             nodes=self.nodes_each,
             seconds_left=self.walltime_s - min(60.0, self.walltime_s / 10),
         )

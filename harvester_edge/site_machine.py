@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -9,11 +10,15 @@ from msgspec import Meta, Struct
 from ailurus.protocol.hardware import GpuModel, Hardware
 from ailurus.protocol.machine import Architecture, Cuda, Model, architecture_name
 from ailurus.protocol.units import size_mb
-from harvester_edge.fields import AbsolutePath, Size
+from harvester_edge.fields import AbsolutePath, Number, Size
 
 
 class _Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A part of a site file: a key that is not here is an error."""
+
+
+GpuCount = Number | Annotated[float, Meta(ge=0.1, le=0.9, description="a part of one: 0.1 to 0.9")]
+"""Of a slot. A part of one is for jobs that share it; the batch system is asked for none."""
 
 
 class GpusPart(_Part, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,12 +48,12 @@ class MachinePart(_Part, frozen=True, kw_only=True):
     arch: Architecture
     gpu: GpuPart | None = None
 
-    def hardware(self, gpus: int) -> Hardware:
-        """The same as a pilot with so many GPUs tells it."""
+    def hardware(self, gpus: float) -> Hardware:
+        """The same as a pilot with so many GPUs, or with a part of one, tells it."""
         arch, gpu = architecture_name(self.arch), self.gpu
         if gpu is None or not gpus:
             return Hardware(arch=arch)
         model = GpuModel(
-            count=gpus, vendor=gpu.vendor, model=gpu.model, memory_mb=size_mb(gpu.memory)
+            count=math.ceil(gpus), vendor=gpu.vendor, model=gpu.model, memory_mb=size_mb(gpu.memory)
         )
         return Hardware(arch=arch, gpus=(model,), cuda=gpu.cuda)

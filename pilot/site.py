@@ -5,6 +5,7 @@ The edge reads and lints all of it; the pilot takes its own parts and ignores th
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 from ailurus.apart import SYSTEM, Location, look
 from ailurus.paths import directory_url, expanded, expanded_options, secret_files
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.resources import least_share
+from ailurus.protocol.resources import WHOLE, least_share
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
 from ailurus.regular import NotRegular, settings_in
 from plugins import MOVED_BY, NAMED_OPTIONS
@@ -144,7 +145,18 @@ class SlotChoice(Struct, frozen=True):
     memory: Size | None = None
     disk: Size | None = None
     walltime: Duration | None = None
-    gpus: int | None = None
+    gpus: int | float | None = None
+    """Less than 1: a part of one."""
+
+    @property
+    def most_gpus(self) -> int | None:
+        """How many devices; None: all that are there."""
+        return None if self.gpus is None else math.ceil(self.gpus)
+
+    @property
+    def gpu_part(self) -> int:
+        """Its part of one GPU, in hundredths; 0: it has whole ones."""
+        return 0 if self.gpus is None or self.gpus >= 1 else round(self.gpus * WHOLE)
 
 
 class AllocationChoice(Struct, frozen=True):

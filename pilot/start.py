@@ -126,7 +126,7 @@ def started(
 
 def _claimed(slot: SlotChoice, seen: Inventory) -> Claims:
     """The GPUs that no other pilot of this node uses, as many as the slot has."""
-    claims = claim(seen.gpus, slot.gpus)
+    claims = claim(seen.gpus, slot.most_gpus, part=slot.gpu_part)
     if slot.gpus is not None and len(claims.gpus) < slot.gpus:
         log.warning("gpus_missing", slot=slot.gpus, found=len(seen.gpus), free=len(claims.gpus))
     return claims

@@ -142,11 +142,11 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> Misfit |
             field, wanted = kind.removesuffix("_mb"), getattr(spec, kind)
             fault = f"{wanted} {unit} are asked for, the largest slot of its queues has {most}"
             return Misfit(field, fault)
-    if shape.gpu_share and not any(offer.total.most_of_a_gpu() for offer in offers):
-        wanted = part_of_a_gpu(shape.gpu_share)
-        return Misfit(
-            "gpus", f"{wanted} is asked for, and no slot of its queues lets jobs share one"
-        )
+    most = max(offer.total.most_of_a_gpu() for offer in offers)
+    if shape.gpu_share > most:
+        there = f"a slot of its queues has {part_of_a_gpu(most)} at most"
+        there = there if most else "no slot of its queues lets jobs share one"
+        return Misfit("gpus", f"{part_of_a_gpu(shape.gpu_share)} is asked for, and {there}")
     if shape.nodes > 1:
         most = max(offer.total.nodes_for(shape) for offer in offers)
         if most < shape.nodes:

@@ -255,6 +255,10 @@ def _twins(site: Site, tree: Tree) -> Iterator[Fault]:
 
 def _machines(site: Site, tree: Tree) -> Iterator[Fault]:
     for name, slot in site.slots.items():
+        if 0 < slot.gpus < 1 and (site.pilot.gpus.share < 2 or slot.pilots == "head"):
+            message = "a part of a GPU is for jobs that share it, of a pilot with one node"
+            remedy = "pilot: {gpus: {share: 4}}, without `pilots: head`"
+            yield tree.fault(("slots", name, "gpus"), "E024", message, remedy)
         if slot.machine is None:
             continue
         at: At = ("slots", name, "machine")

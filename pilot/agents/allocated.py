@@ -98,7 +98,7 @@ class Allocated:
         not there yet as far as the batch system tells of them. `total`: of this machine."""
         total = within(total, self._shares[0])
         pin = pinned(self._around.site, total, seen)
-        gpus = gpus[: total.gpus]
+        gpus = gpus[: total.gpus + len(total.gpu_parts)]
         self.slots.join(self.node.name, total, pin, gpus)
         self.slots.describe(self.node.name, hardware_with(seen, gpus))
         self.slots.await_nodes(share.name for share in self._shares[1:])
@@ -131,7 +131,7 @@ class Allocated:
                 limits=around.site.limits,
                 pilot=around.site.pilot,
             ),
-            gpus=around.slot.gpus,
+            gpus=around.slot.most_gpus,
             terms=LeaseTerms(beat_s=duration_s(chosen.beat), lease_s=duration_s(chosen.lease)),
             probe=(str(probe), text),
         )
@@ -192,5 +192,6 @@ def within(total: Resources, share: Share) -> Resources:
         disk_mb=total.disk_mb,
         gpus=total.gpus if share.gpus is None else share.gpus,
         gpu_share=total.gpu_share,
+        gpu_parts=total.gpu_parts,
     )
     return total.at_most(given)

@@ -5,6 +5,9 @@ ends, however it ends. The files lie in directories that only the user can enter
 else can hold or forge a claim; pilots of different users on one node are divided by the batch
 system alone.
 
+A pilot whose slot has a part of a GPU shares its lock with others of that kind, and locks as many
+bytes of the file as its part has hundredths: all of them together have no more than a hundred.
+
 There are several directories, and a claim is a lock in each of them: where another user has put
 something in the place of one, or a cleaner has emptied it, pilots still meet in the others.
 """
@@ -14,10 +17,12 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import struct
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from ailurus.protocol.resources import WHOLE
 from pilot.node.gpus import Gpu
 
 # Other users can write to these too: what lies there is checked.
@@ -41,8 +46,11 @@ class Claims:
 NONE = Claims((), ())
 
 
-def claim(gpus: Iterable[Gpu], most: int | None, bases: Iterable[Path] = BASES) -> Claims:
-    """Claim up to `most` of `gpus` that no other pilot of this user has; None: all of them.
+def claim(
+    gpus: Iterable[Gpu], most: int | None, bases: Iterable[Path] = BASES, *, part: int = 0
+) -> Claims:
+    """Claim up to `most` of `gpus` that no other pilot of this user has; None: all of them. With a
+    `part`, so many hundredths of each, of which others have parts at most.
 
     Without a directory for the locks nothing is claimed.
     """
@@ -54,7 +62,7 @@ def claim(gpus: Iterable[Gpu], most: int | None, bases: Iterable[Path] = BASES) 
     for gpu in gpus:
         if most is not None and len(claimed) >= most:
             break
-        if held := _lock(gpu.key, directories):
+        if held := _lock(gpu.key, directories, part):
             claimed.append(gpu)
             locks += held
     return Claims(tuple(claimed), locks)
@@ -76,17 +84,18 @@ def _directory(base: Path) -> Path | None:
     return None
 
 
-def _lock(key: str, directories: Sequence[Path]) -> list[int]:
-    """Locks on a device in all directories, or none if another pilot has one of them. A directory
-    where no lock can be had, on a full disk say, is passed over."""
+def _lock(key: str, directories: Sequence[Path], part: int) -> list[int]:
+    """Locks on a device, or on a part of it, in all directories, or none if another pilot has one
+    of them. A directory where no lock can be had, on a full disk say, is passed over."""
     held: list[int] = []
+    kind = fcntl.LOCK_SH if part else fcntl.LOCK_EX
     for directory in directories:
         try:
             fd = os.open(directory / key.replace("/", "_"), _OPEN, 0o600)
         except OSError:
             continue
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             _close((*held, fd))
             return []
@@ -94,7 +103,31 @@ def _lock(key: str, directories: Sequence[Path]) -> list[int]:
             os.close(fd)
         else:
             held.append(fd)
+    if part and not any(_part(held, begin, part) for begin in range(WHOLE - part + 1)):
+        _close(held)
+        return []
     return held
+
+
+def _part(files: Sequence[int], begin: int, length: int) -> bool:
+    """Lock the same bytes in all files; whether nobody has one of them. In one step a file, so that
+    of two that begin at the same time one gets what it needs."""
+    for nr, fd in enumerate(files):
+        try:
+            _bytes(fd, fcntl.F_WRLCK, begin, length)
+        except OSError:
+            for locked in files[:nr]:
+                _bytes(locked, fcntl.F_UNLCK, begin, length)
+            return False
+    return True
+
+
+def _bytes(fd: int, kind: int, begin: int, length: int) -> None:
+    """Lock or unlock bytes for an open file, not for this process: closing another descriptor of
+    the file takes nothing back. Raises OSError if somebody has one of them."""
+    # struct flock, of 64-bit Linux.
+    lock = struct.pack("hhqqi4x", kind, os.SEEK_SET, begin, length, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, lock)
 
 
 def _close(locks: Iterable[int]) -> None:

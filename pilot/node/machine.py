@@ -95,8 +95,9 @@ def total_of(
         cores=seen.cores if slot.cores is None else slot.cores,
         memory_mb=megabytes(slot.memory, seen.memory_mb),
         disk_mb=megabytes(slot.disk, seen.disk_mb),
-        gpus=len(gpus),
+        gpus=0 if slot.gpu_part else len(gpus),
         gpu_share=sharing.least if shared else 0,
+        gpu_parts=tuple(slot.gpu_part for _ in gpus if slot.gpu_part),
     )
 
 

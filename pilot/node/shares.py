@@ -42,10 +42,11 @@ class FreeNode:
     __slots__ = ("cpus", "free", "gpus", "name", "open", "shared", "total")
 
     def __init__(self, name: str, total: Resources, cpus: list[Cpu], gpus: list[Gpu]) -> None:
-        self.name, self.total, self.cpus, self.gpus = name, total, cpus, gpus
+        self.name, self.total, self.cpus = name, total, cpus
         self.free = free_of(total)
-        # How much is free of each device that payloads share.
-        self.shared: dict[Gpu, int] = {}
+        # Those that nobody shares, and how much is free of each of the others.
+        self.gpus, parts = gpus[: total.gpus], gpus[total.gpus :]
+        self.shared: dict[Gpu, int] = dict(zip(parts, total.gpu_parts, strict=False))
         # Whether anything may start there.
         self.open = True
 

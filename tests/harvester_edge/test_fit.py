@@ -229,3 +229,11 @@ def test_where_no_gpu_is_shared_no_worker_is_started_for_a_share():
     assert found.wanted == {"g": 0}
     assert "0.5 of a GPU" in found.never[0]
     assert found.never[0].endswith("the slots offer no GPU that jobs share")
+
+
+def test_a_worker_with_a_part_of_a_gpu_holds_jobs_that_share_it():
+    part = SHARED["g"].room
+    slots = {"g": Bin("a", replace(part, gpus=0, gpu_parts=(50,)))}
+    assert fit([half(3, share=25)], slots, []).wanted == {"g": 2}
+    assert fit([half(3, share=60)], slots, []).wanted == {"g": 0}
+    assert fit([ask(1, gpus=1)], slots, []).wanted == {"g": 0}

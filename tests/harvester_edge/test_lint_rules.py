@@ -50,6 +50,8 @@ def found(tmp_path: Path, tree: dict[str, Any], more: dict[str, Any]) -> set[str
     ("more", "rule"),
     [
         ({"pilot": {"file": "/pilot"}}, "E024 pilot.program"),
+        ({"slots": {"std": {"gpus": 0.5}}}, "E024 slots.std.gpus"),
+        ({"slots": {"std": {"gpus": 1.5}}}, "E010 slots.std.gpus"),
         ({"slots": {"std": {"gpus": 1, "machine": {"arch": "x86_64"}}}}, "E024 slots.std.machine"),
         (
             {"slots": {"std": {"machine": {"arch": "x86_64", "gpu": H200}}}},

@@ -12,7 +12,7 @@ from ailurus.protocol.resources import Shape
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge import machines
 from harvester_edge.lease import _slots
-from harvester_edge.site_machine import MachinePart
+from harvester_edge.site_machine import GpusPart, MachinePart
 from harvester_edge.status import glance
 
 V3 = Shape(machine=machine_of(["x86_64-v3"], None))
@@ -127,3 +127,13 @@ def test_jobs_for_its_gpus_come_to_a_slot_whose_file_names_them(world):
     for model, submitted in (("A100", {}), ("H200", {"std": 1})):
         world.dispatcher.shape = Shape(gpus=1, machine=machine_of([], EachGpu(model=(model,))))
         assert world.cycle().submit == submitted
+
+
+def test_a_slot_may_have_a_part_of_a_gpu_for_jobs_that_share_it(world):
+    slot = replace(world.edge.site.slots["std"], gpus=0.5)
+    pilot = replace(world.edge.site.pilot, gpus=GpusPart(share=4))
+    world.edge.site = replace(world.edge.site, slots={"std": slot}, pilot=pilot)
+    room = world.edge.site.room("std")
+    assert (room.gpus, room.gpu_share, room.gpu_parts) == (0, 25, (50,))
+    world.dispatcher.jobs, world.dispatcher.shape = 3, Shape(gpus=1, gpu_share=25)
+    assert world.cycle().submit == {"std": 3}

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,12 @@ from ailurus.wire.panda import PandaClient
 from pilot import __main__ as program
 from pilot import start
 from pilot.node import machine
-from pilot.node.claims import claim
-from pilot.node.gpus import Gpu
 from pilot.node.machine import Inventory
 from pilot.options import Options, parse
 from pilot.ports import JobError
 from pilot.process import children
 from pilot.serve import HANDLED_SIGNALS, Served, Server
-from pilot.site import ContainerChoice, GpusChoice, PilotChoice, Site, SlotChoice, Storage
+from pilot.site import ContainerChoice, PilotChoice, Site, SlotChoice, Storage
 from pilot.start import recover, started
 from pilot.upstream.link import Dismissed
 from pilot.upstream.spool import Begun, Spool
@@ -310,46 +307,6 @@ def test_a_storage_that_cannot_be_made_or_used_fails_the_job(tmp_path, monkeypat
     monkeypatch.setattr(plugins, "load", lambda kind, name: unusable)
     with pytest.raises(JobError, match="the site's storage cannot be used: no"):
         start._transfers(Site(), options)("http")
-
-
-def test_two_pilots_of_a_node_have_no_gpu_in_common(tmp_path, link, monkeypatch, caplog):
-    gpus = tuple(Gpu(name=f"GPU-{n}", number=n, key=f"nvidia{n}", files=()) for n in range(3))
-    seen = Inventory(resources=Resources(cores=1, memory_mb=1), cpus=(0,), gpus=gpus)
-    (tmp_path / "locks").mkdir()
-    monkeypatch.setattr(start.machine, "look", lambda directory, *, mps: seen)
-    monkeypatch.setattr(start, "claim", partial(claim, bases=[tmp_path / "locks"]))
-    site = Site(container=BARE, slots={"s": SlotChoice(queue="q", gpus=2)})
-    options = options_of(tmp_path)
-    with started(options, site, FakeGuarded()) as one, started(options, site, FakeGuarded()) as two:
-        assert one._kit.slots.total.gpus == 2
-        assert two._kit.slots.total.gpus == 1
-    assert "gpus_missing" in caplog.text
-    with started(options, site, FakeGuarded()) as again:
-        assert again._kit.slots.total.gpus == 2
-
-
-@pytest.mark.parametrize(
-    ("sharing", "there", "share"),
-    [
-        (GpusChoice(), False, 0),
-        (GpusChoice(share=4), False, 25),
-        (GpusChoice(share=4, mps="/mps"), True, 25),
-        # Where the site's MPS is not, nobody would keep jobs to their shares.
-        (GpusChoice(share=4, mps="/mps"), False, 0),
-    ],
-)
-def test_a_pilot_tells_that_its_gpus_are_shared_if_its_site_says_so(
-    tmp_path, link, monkeypatch, sharing, there, share
-):
-    gpu = Gpu(name="GPU-1", number=1, key="nvidia1", files=(), mps="/mps" if there else "")
-    seen = Inventory(resources=Resources(cores=1, memory_mb=1), cpus=(0,), gpus=(gpu,))
-    (tmp_path / "locks").mkdir()
-    monkeypatch.setattr(start.machine, "look", lambda directory, mps: seen)
-    monkeypatch.setattr(start, "claim", partial(claim, bases=[tmp_path / "locks"]))
-    site = Site(container=BARE, pilot=PilotChoice(gpus=sharing))
-    with started(options_of(tmp_path), site, FakeGuarded()) as server:
-        assert server._kit.slots.total.gpu_share == share
-        assert server._kit.slots.room().gpu_share == share
 
 
 def test_payloads_are_pinned_where_the_pilot_has_the_whole_node_and_the_site_says_so():

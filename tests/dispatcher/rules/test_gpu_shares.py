@@ -125,6 +125,17 @@ def test_why_tells_how_much_of_a_device_is_free():
     assert short_of(shape_of(half()), BIG) == "needs 0.5 of a GPU, has none"
 
 
+async def test_why_tells_that_a_slot_has_too_small_a_part_of_a_gpu(b):
+    slot = m.SlotShape(name="s", queue="q", room=replace(SHARED, gpus=0, gpu_parts=(30,)))
+    await b.service.edges.hello(m.Hello(site="here", instance="e", slots=(slot,)), EDGE)
+    with pytest.raises(Rejected) as caught:
+        await b.submit(half())
+    assert "0.5 of a GPU is asked for, and a slot of its queues has 0.3 of a GPU at most" in (
+        caught.value.title
+    )
+    await b.submit(half(share=30))
+
+
 async def test_why_tells_that_panda_pilots_get_no_share(b):
     await b.submit(half())
     (row,) = (await b.service.users.jobs(JobsQuery(), ALICE)).jobs

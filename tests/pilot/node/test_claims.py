@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from pilot.node.claims import claim
 from pilot.node.gpus import Gpu
@@ -107,3 +111,57 @@ def test_locks_are_not_left_to_programs_that_the_pilot_starts(bases):
         # The kernel closes them in the child a moment after it has let us go on.
         until(free)
         child.kill()
+
+
+def test_parts_of_a_device_are_given_to_several_pilots_and_never_more_than_the_whole(bases):
+    halves = [claim(GPUS[:2], 1, bases, part=50) for _ in range(5)]
+    assert [[gpu.name for gpu in one.gpus] for one in halves] == [
+        ["GPU-0"], ["GPU-0"], ["GPU-1"], ["GPU-1"], [],
+    ]  # fmt: skip
+    halves[0].close()
+    assert claim(GPUS[:2], 1, bases, part=60).gpus == ()
+    with closing(claim(GPUS[:2], 1, bases, part=40)) as rest:
+        assert [gpu.name for gpu in rest.gpus] == ["GPU-0"]
+    for one in halves:
+        one.close()
+
+
+def test_a_pilot_that_shares_nothing_has_no_device_in_common_with_one_that_does(bases):
+    part = claim(GPUS[:2], 1, bases, part=30)
+    whole = claim(GPUS[:2], None, bases)
+    assert [gpu.name for gpu in whole.gpus] == ["GPU-1"]
+    with closing(claim(GPUS[:2], 2, bases, part=10)) as more:
+        assert more.gpus == GPUS[:1]
+        assert claim(GPUS[:2], None, bases).gpus == ()
+    part.close()
+    whole.close()
+    with closing(claim(GPUS[:2], None, bases)) as all_of_them:
+        assert all_of_them.gpus == GPUS[:2]
+
+
+def test_parts_that_no_bytes_in_a_row_are_left_for_are_not_given(bases):
+    first, middle, last = (claim(GPUS[:1], 1, bases, part=part) for part in (30, 40, 30))
+    first.close()
+    last.close()
+    assert claim(GPUS[:1], 1, bases, part=40).gpus == ()
+    with closing(claim(GPUS[:1], 1, bases, part=30)) as kept:
+        assert kept.gpus == middle.gpus
+    # One directory that nobody else can use changes nothing.
+    (own(bases[0]) / "nvidia0").unlink()
+    assert claim(GPUS[:1], 1, bases, part=40).gpus == ()
+    middle.close()
+
+
+@given(st.lists(st.integers(10, 90), min_size=1, max_size=12), st.integers(0, 1000))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_parts_are_asked_for_no_device_is_given_out_twice(bases, parts, seed):
+    chance, held = random.Random(seed), []
+    for part in parts:
+        claims = claim(GPUS[:2], 1, bases, part=part)
+        held.append((claims, part))
+        if chance.random() < 0.3:
+            held.pop(chance.randrange(len(held)))[0].close()
+        for gpu in GPUS[:2]:
+            assert sum(part for claims, part in held if gpu in claims.gpus) <= 100
+    for claims, _ in held:
+        claims.close()

@@ -119,6 +119,26 @@ def test_shares_fill_a_device_that_is_shared_before_they_break_a_whole_one():
     assert placement[0].gpus[0].name == "n1g1"
 
 
+def test_a_part_of_a_device_is_shared_and_never_becomes_a_whole_one():
+    line: Packer[int] = Packer()
+    total = Resources(cores=50, gpu_share=25, gpu_parts=(50,))
+    line.join("n0", total, gpus=[device("n0g0")])
+    quarter = Resources(cores=1, gpus=1, gpu_share=25)
+    assert line.could_hold(quarter)
+    assert not line.could_hold(Resources(cores=1, gpus=1))
+    assert not line.could_hold(Resources(cores=1, gpus=1, gpu_share=60))
+    for nr in range(3):
+        line.add(nr, Wish(quarter))
+    started = line.take()
+    assert [item for item, _ in started] == [0, 1]
+    assert {placement[0].gpus[0].name for _, placement in started} == {"n0g0"}
+    for nr in (0, 1):
+        line.give_back(nr)
+    assert [item for item, _ in line.take()] == [2]
+    line.give_back(2)
+    assert [free for _, _, free in line.nodes()] == [total]
+
+
 def test_where_no_device_is_shared_a_share_waits_for_ever():
     line = packer([2], jobs=1)
     line.add(0, Wish(Resources(cores=1, gpus=1, gpu_share=50)))
