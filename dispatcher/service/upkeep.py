@@ -26,6 +26,7 @@ from dispatcher.rules.worker_records import ExcludedNode, SiteRecord, WorkerReco
 from dispatcher.service.peers import Peers
 from dispatcher.service.shared import BEAT_S
 from dispatcher.service.state import TICK_S, LiveWorker, State, WorkerEnd, end_worker, log
+from dispatcher.tasks import retention as task_retention
 
 PASSED_S = 300.0
 """PanDA's pilots ask again three minutes after the last job at the most: whoever says nothing for
@@ -289,7 +290,8 @@ class Upkeep:
 
             def change(tx: Tx, now: float = now) -> bool:
                 moved = age is not None and retention.tidy(tx, before=now - age)
-                return item_lists.trim(tx, now=now) or moved
+                tasks = age is not None and task_retention.tidy(tx, before=now - age)
+                return item_lists.trim(tx, now=now) or moved or tasks
 
             more = self._peers.leads and await self._state.store.write(change)
 

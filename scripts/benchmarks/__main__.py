@@ -35,6 +35,7 @@ NAMES = {
     "data": "files by http(s), root, S3 and Rucio, beside a bare loop and the tools",
     "items": "a million items in one job: uploaded, leased, finished, and looked at",
     "outage": "storage (--catalogue: Rucio) away for ten minutes while jobs store their outputs",
+    "tasks": "a million items of a task: made into jobs, finished; and a thousand tasks at rest",
     "dag": "layers, a fan and a chain of dependent jobs: submitted, finished, released",
 }
 LONGEST_S = 900  # no benchmark takes longer but for very many kills; one that does is stuck
@@ -76,7 +77,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--jobs",
         type=int,
-        help="chaos: how many (500); scale: queued (100,000); dag: in all (100,000); items: (1,000,000)",
+        help="chaos: how many (500); scale: queued (100,000); dag: in all (100,000); items, tasks: (1,000,000)",
     )
     parser.add_argument(
         "--times", type=float, default=10, help="run4: ATLAS's load so many times (default 10)"
@@ -101,7 +102,7 @@ def _arguments() -> Namespace:
     parser.add_argument(
         "--postgres",
         action="store_true",
-        help="dispatcher, dialects, run4, scale, dag: on PostgreSQL; chaos: with two dispatchers on one",
+        help="dispatcher, dialects, run4, scale, dag, tasks: on PostgreSQL; chaos: with two dispatchers on one",
     )
     _of_chaos(parser)
     return parser.parse_args()

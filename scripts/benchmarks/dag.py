@@ -34,13 +34,13 @@ def run(args: Namespace) -> Iterator[Figure]:
         jobs = args.jobs or 100_000
         where = f"{jobs:,} jobs" + (", PostgreSQL" if server else "")
         _layers(rig, 0)
-        few = _finish(worker, FINISHED // 4)
+        few = finish(worker, FINISHED // 4)
         began = time.monotonic()
         for start in range(LAYER, jobs, LAYER):
             _layers(rig, start)
         rate = (jobs - LAYER) / (time.monotonic() - began)
         yield figure(f"dag: submitted, {where}", rate, "jobs/s", at_least=10_000)
-        many = _finish(worker, FINISHED)
+        many = finish(worker, FINISHED)
         yield figure(
             f"dag: finished with 2 children each, {where}",
             many,
@@ -71,21 +71,21 @@ def _layers(rig: Rig, start: int) -> None:
     rig.client.submit([*parents, *children])
 
 
-def _finish(worker: Client, jobs: int) -> float:
+def finish(worker: Client, jobs: int) -> float:
     """Acquire and finish so many, in groups; the rate of the reports alone."""
     spent = 0.0
     for _ in range(0, jobs, AT_ONCE):
-        got = _acquire(worker, AT_ONCE)
-        spent += _report(worker, got)
+        got = acquire(worker, AT_ONCE)
+        spent += report(worker, got)
     return jobs / spent
 
 
-def _acquire(worker: Client, count: int, wait_s: float = 10.0) -> Sequence[m.Assignment]:
+def acquire(worker: Client, count: int, wait_s: float = 10.0) -> Sequence[m.Assignment]:
     ask = m.Acquire(request_id=secrets.token_hex(8), room=ROOM, count=count, wait_s=wait_s)
     return worker.call("acquire", ask, answer=m.Acquired).jobs
 
 
-def _report(worker: Client, jobs: Sequence[m.Assignment]) -> float:
+def report(worker: Client, jobs: Sequence[m.Assignment]) -> float:
     reports = tuple(
         m.Report(
             job_id=job.job_id, attempt_nr=job.attempt_nr, report_key=job.report_key, finished=True
@@ -98,7 +98,7 @@ def _report(worker: Client, jobs: Sequence[m.Assignment]) -> float:
 
 
 def _one(worker: Client) -> m.Assignment:
-    (job,) = _acquire(worker, 1)
+    (job,) = acquire(worker, 1)
     return job
 
 
@@ -113,7 +113,7 @@ def _fan(
     root = _one(worker)
     with beats.beside() as seen:
         began = time.perf_counter()
-        _report(worker, [root])
+        report(worker, [root])
         while rig.client.overview().states.get("pending", 0) > before - FAN:
             time.sleep(0.005)
             if time.perf_counter() - began > 60:
@@ -141,7 +141,7 @@ def _chain(rig: Rig, worker: Client, where: str) -> Iterator[Figure]:
     job, took = _one(worker), []
     for _ in range(CHAIN - 1):
         began = time.perf_counter()
-        _report(worker, [job])
+        report(worker, [job])
         job = _one(worker)
         took.append(time.perf_counter() - began)
     yield figure(f"dag: a link of a chain, p50, {where}", 1000 * statistics.median(took), "ms")

@@ -122,7 +122,7 @@ select step, first, items, nr, tries, job_id, state, outcome from unit
 -- name: unit.open
 -- The jobs of a task that are not final.
 -- reads: unit
-select job_id from unit where task_id = :task_id and state = 'open' limit :most
+select job_id from unit where task_id = :task_id and state = 'open' order by job_id limit :most
 
 -- name: unit.missed
 -- Units whose jobs were ended by a dispatcher that knew of no tasks.
@@ -135,3 +135,30 @@ select unit.job_id, job.state from unit join job on job.job_id = unit.job_id
 -- What the jobs `ids` have left.
 -- reads: file
 select job_id, name, url, size, adler32, md5 from file where job_id in {ids} order by job_id, name
+
+-- name: task.old
+-- A task that has been at its end, or half submitted, since before a time.
+-- reads: task
+select task_id from task where active = 0 and changed < :before order by changed limit 1
+
+-- name: task.drop
+-- Forget a task whose units and items are gone.
+-- writes: task
+delete from task where task_id = :task_id
+
+-- name: step.drop
+-- Forget the steps of a task.
+-- writes: step
+delete from step where task_id = :task_id
+
+-- name: task_slice.trim
+-- Delete some items of a task; returns them.
+-- writes: task_slice
+delete from task_slice where task_id = :task_id and (step, first) in (select step, first
+    from task_slice where task_id = :task_id order by step, first limit :most) returning first
+
+-- name: unit.trim
+-- Delete some units of a task; returns them.
+-- writes: unit
+delete from unit where task_id = :task_id and (step, first) in (select step, first
+    from unit where task_id = :task_id order by step, first limit :most) returning first

@@ -11,6 +11,7 @@ from ailurus.protocol.task import TaskState, Verb
 from ailurus.protocol.task_file import task_from
 from dispatcher.refusal import Rejected
 from dispatcher.service import tasks as service
+from dispatcher.tasks import retention
 from tests.dispatcher.helpers import ALICE, new_id
 
 
@@ -223,3 +224,20 @@ async def test_a_job_of_a_task_is_tried_again_by_its_task_alone(b):
     with pytest.raises(Rejected, match="job 1 is of task 1") as refused:
         await b.service.intake.retry(m.Retry(job_ids=(1,)), ALICE)
     assert refused.value.remedy.endswith("dispatcher task retry 1")
+
+
+async def test_a_task_that_ended_long_ago_is_forgotten_and_others_stay(b):
+    t = Tasks(b)
+    old = await t.submit(step("a", {"list": ["x"] * 1500}, by=1000))
+    await t.work(old)
+    open_ = await t.submit(step("a", NUMBERS))
+    while await b.service.store.write(lambda tx: retention.tidy(tx, before=4e9)):
+        pass
+    assert [row.task_id for row in (await t.tasks.tasks(api.TasksQuery(), ALICE)).tasks] == [open_]
+    for table in ("unit", "task_slice", "step"):
+        query = f"{table}.trim" if table != "step" else "step.all"
+        values = {} if table == "step" else {"most": 1}
+        found = await b.service.store.write(
+            lambda tx, query=query, values=values: tx.all(query, task_id=old, **values)
+        )
+        assert found == []

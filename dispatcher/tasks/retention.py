@@ -1,0 +1,23 @@
+"""What becomes of tasks that ended long ago."""
+
+from __future__ import annotations
+
+from dispatcher.ports import Tx
+
+# Rows of one commit.
+UNITS, SLICES = 1000, 5
+
+
+def tidy(tx: Tx, *, before: float) -> bool:
+    """Forget some of a task that ended before a time. Whether there may be more."""
+    row = tx.one("task.old", before=before)
+    if row is None:
+        return False
+    (task_id,) = row
+    if tx.all("unit.trim", task_id=task_id, most=UNITS):
+        return True
+    if tx.all("task_slice.trim", task_id=task_id, most=SLICES):
+        return True
+    tx.run("step.drop", task_id=task_id)
+    tx.run("task.drop", task_id=task_id)
+    return True
