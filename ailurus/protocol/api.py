@@ -119,6 +119,15 @@ class TaskQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task_id: Whole
 
 
+class FailuresQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which kinds of failures to list: those of which one came after `since`."""
+
+    since: Moment = 0.0
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    site: Annotated[str, Meta(max_length=200)] = ""
+    fault: Annotated[str, Meta(max_length=20)] = ""
+
+
 class SamplesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A job's resource curves after a time."""
 
@@ -172,13 +181,6 @@ class Tail(m.Answer):
     text: str
 
 
-class Me(m.Answer):
-    """Who the caller is, and what its token allows."""
-
-    subject: str
-    scopes: tuple[str, ...]
-
-
 class QueueRows(m.Answer):
     queues: tuple[m.QueueRow, ...]
 
@@ -214,7 +216,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "overview", G, "/overview", Scope.READ, NoQuery, m.Overview, "The whole system in numbers"
     ),
-    Route("me", G, "/me", Scope.READ, NoQuery, Me, "Who one is, and what one may do"),
+    Route("me", G, "/me", Scope.READ, NoQuery, m.Me, "Who one is, and what one may do"),
     Route("submit", P, "/jobs", Scope.CREATE, m.Submit, m.Submitted, "Submit jobs"),
     Route("jobs", G, "/jobs", Scope.READ, JobsQuery, m.JobPage, "List jobs, newest first"),
     Route("count", G, "/jobs/count", Scope.READ, Filter, m.Counted, "How many jobs match"),
@@ -296,6 +298,7 @@ ROUTES: tuple[Route, ...] = (
         "cancel_task", P, "/tasks/cancel", Scope.CANCEL, m.CancelTask, m.TaskRow, "Cancel a task"
     ),
     Route("queues", G, "/queues", Scope.READ, NoQuery, QueueRows, "Queues and what waits in them"),
+    Route("failures", G, "/failures", Scope.READ, FailuresQuery, m.Failures, "Failures by kind"),
     Route("workers", G, "/workers", Scope.READ, WorkersQuery, WorkerRows, "Workers and heartbeats"),
     Route(
         "worker_timeline",

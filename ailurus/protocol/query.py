@@ -93,7 +93,7 @@ EVERY = All()
 WORDS = ("state", "queue", "site", "host", "user", "name")
 NUMBERS = ("id", "code", "kind", "priority", "try")
 TIMES = ("age", "changed", "duration")
-FIELDS = (*WORDS, *NUMBERS, *TIMES, "label", "text")
+FIELDS = (*WORDS, *NUMBERS, *TIMES, "label", "text", "fault")
 # What needs no quotes as a value.
 _BARE = re.compile(r'[^\s()",*\\:=<>!#]+')
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.faults import Fault, codes_of
 from ailurus.protocol.query import (
     EVERY,
     FIELDS,
@@ -221,6 +222,8 @@ class _Reader:
             if not texts:
                 raise self._fault("no text to search for", 'text:"disk full"', at)
             return texts[0] if len(texts) == 1 else Either(tuple(texts))
+        if field == "fault":
+            return self._fault_of(values, at)
         if field == "label":
             return self._label(values, at)
         words = [self._word(text, at, quoted=quoted) for text, quoted in values]
@@ -300,6 +303,16 @@ class _Reader:
         if abs(number) > 1e15:
             raise self._fault(f"{text} is too large", "write a smaller one", at)
         return Compared(field, sign, number)
+
+    def _fault_of(self, values: Sequence[tuple[str, bool]], at: int) -> Query:
+        """Failures by whose fault they are: those with certain codes."""
+        codes: list[int] = []
+        for text, _ in values:
+            if text.lower() not in set(Fault) - {Fault.UNKNOWN}:
+                remedy = ", ".join(one for one in Fault if one is not Fault.UNKNOWN)
+                raise self._fault(f"{text!r} is nobody", remedy, at)
+            codes += codes_of(Fault(text.lower()))
+        return Numbers("code", tuple(codes))
 
     def _label(self, values: Sequence[tuple[str, bool]], at: int) -> Query:
         """`label:key`, `label:key=value,other`."""

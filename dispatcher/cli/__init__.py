@@ -23,6 +23,7 @@ VERBS = {
     "status": "the whole system in numbers",
     "jobs": "list jobs, newest first",
     "show": "all about one job",
+    "failures": "what went wrong, where and how often",
     "why": "why a job is where it is",
     "wait": "wait until jobs are final; exit as the payload did",
     "logs": "a job's output",

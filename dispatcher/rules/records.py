@@ -150,6 +150,9 @@ class FailureRecord(Struct, frozen=True):
     example: str
     n: int
     last: float
+    first: float | None
+    """None: an earlier version counted it first."""
+    site: str
 
 
 class CredentialRecord(Struct, frozen=True):

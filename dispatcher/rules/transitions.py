@@ -214,7 +214,14 @@ def _end(
     attempt_nr = before.attempt_nr if attempt_nr is None else attempt_nr
     kind = None
     if after.state is JobState.FAILED:
-        kind = failures.note(tx, owner=before.owner, code=code, diagnosis=diagnosis, now=now)
+        kind = failures.note(
+            tx,
+            owner=before.owner,
+            code=code,
+            diagnosis=diagnosis,
+            worker_id=before.worker_id,
+            now=now,
+        )
     tx.run(
         "job.end",
         job_id=before.job_id,

@@ -16,9 +16,11 @@ from msgspec.structs import replace
 from ailurus import __version__
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
+from ailurus.protocol.faults import Fault, fault_of
 from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
+from dispatcher.refusal import Rejected
 from dispatcher.rules import records, troubles, worker_records
 from dispatcher.rules.group_turns import Ready
 from dispatcher.rules.records import FailureRecord
@@ -35,7 +37,9 @@ FRESH_S = 5.0
 LATE = 2 / 3
 # Age of the failures that are shown.
 FAILED_S = 86_400.0
-# Kinds of failures that are listed.
+# Kinds of failures that are read.
+MOST_KINDS = 10_000
+# Kinds of failures that the overview lists.
 KINDS = 20
 Phases = tuple[str, str, int]
 """How many workers of a site are in a phase (`worker.phases`)."""
@@ -77,6 +81,25 @@ class Figures:
         """What serves the queues, good until a reading of the monotonic clock, and until an awake
         time."""
 
+    async def failures(self, ask: api.FailuresQuery, caller: Caller) -> m.Failures:
+        """Failed jobs by what went wrong and where; the caller's own, or all for an admin."""
+        if ask.fault not in ("", *Fault):
+            raise Rejected(422, f"{ask.fault!r} is nobody", field="fault", remedy=", ".join(Fault))
+        owner = "" if caller.may(api.Scope.ADMIN) else caller.subject
+        found = await self._state.store.read(
+            lambda tx: records.failures(tx, owner, ask.since, MOST_KINDS)
+        )
+        kinds = [
+            row
+            for row in map(_failure, found)
+            if ask.site in ("", row.site) and ask.fault in ("", row.fault)
+        ]
+        return m.Failures(
+            kinds=tuple(kinds[: ask.limit]),
+            more=max(0, len(kinds) - ask.limit),
+            jobs=sum(one.jobs for one in kinds),
+        )
+
     async def overview(self, ask: api.NoQuery, caller: Caller) -> m.Overview:
         """The system in numbers: all jobs for an administrator, the caller's own for a user."""
         user = _whose(caller)
@@ -99,12 +122,7 @@ class Figures:
             failed_per_min=flow[JobState.FAILED],
             pilots=supply.pilots,
             troubles=self._troubles(jobs, supply),
-            failures=tuple(
-                m.FailureRow(
-                    kind=one.kind, code=one.code, diagnosis=one.example, jobs=one.n, last=one.last
-                )
-                for one in jobs.failures[:KINDS]
-            ),
+            failures=tuple(map(_failure, jobs.failures[:KINDS])),
             failure_kinds=len(jobs.failures),
         )
 
@@ -258,4 +276,17 @@ def _rows(jobs: _Jobs, supply: Supply) -> tuple[m.QueueRow, ...]:
             troubles=tuple(one.sentence for one in supply.troubles if name in one.queues),
         )
         for name in names
+    )
+
+
+def _failure(one: FailureRecord) -> m.FailureRow:
+    return m.FailureRow(
+        kind=one.kind,
+        code=one.code,
+        diagnosis=one.example,
+        jobs=one.n,
+        last=one.last,
+        first=one.first,
+        site=one.site,
+        fault=fault_of(one.code),
     )

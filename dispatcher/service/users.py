@@ -49,9 +49,9 @@ class Users:
         self._searches = Searches(state.store)
         self._tailing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
-    async def me(self, ask: api.NoQuery, caller: Caller) -> api.Me:
+    async def me(self, ask: api.NoQuery, caller: Caller) -> m.Me:
         """Who the caller is, and what its token allows."""
-        return api.Me(subject=caller.subject, scopes=tuple(sorted(caller.scopes)))
+        return m.Me(subject=caller.subject, scopes=tuple(sorted(caller.scopes)))
 
     async def jobs(self, ask: api.JobsQuery, caller: Caller) -> m.JobPage:
         """Jobs, newest first."""

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ailurus.protocol import faults
 from ailurus.protocol import query as q
-from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.query_text import DEEPEST, LONGEST, MOST_VALUES, parse
 from ailurus.protocol.states import OPEN
 
@@ -135,3 +136,11 @@ trees = st.recursive(leaves, _trees, max_leaves=8)
 @given(trees)
 def test_a_tree_is_spoken_and_read_again(tree):
     assert parse(q.spoken(tree)) == tree
+
+
+def test_every_code_is_somebodys_fault_and_can_be_searched_for():
+    assert set(Code) - set(faults.TABLE) == {Code.OK}
+    assert parse("fault:us") == q.Numbers("code", (201, 1008, 1319))
+    assert 1305 in parse("fault:payload,input").numbers
+    with pytest.raises(AilurusError, match="nobody"):
+        parse("fault:cat")

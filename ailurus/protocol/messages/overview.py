@@ -112,6 +112,22 @@ class FailureRow(Answer):
     jobs: int
     # When the last of them failed.
     last: float
+    first: float | None = None
+    """When the first of them failed; None: before that was written down."""
+    site: str = ""
+    """Where; blank: not known, or no worker had them."""
+    fault: str = ""
+    """Whose it is, as its code tells: payload, input, site, node, us, unknown."""
+
+
+class Failures(Answer):
+    """Failed jobs by what went wrong and where, the most frequent kinds first."""
+
+    kinds: tuple[FailureRow, ...]
+    more: int
+    """How many kinds there are beyond these."""
+    jobs: int
+    """In all of them."""
 
 
 class PilotSums(Answer):

@@ -296,6 +296,13 @@ class Token(Answer):
     expires: float
 
 
+class Me(Answer):
+    """Who the caller is, and what its token allows."""
+
+    subject: str
+    scopes: tuple[str, ...]
+
+
 class Revoke(StrictRequest):
     """Revokes a token by its id, the claim `jti`, or all tokens of a subject so far. Tokens made
     later are valid."""

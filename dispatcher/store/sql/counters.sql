@@ -38,8 +38,8 @@ select count(*) from failure where owner = :owner and code = :code
 -- name: failure.add
 -- Give a kind of failure its number.
 -- writes: failure
-insert into failure (owner, code, text, example, n, last) values (:owner, :code, :text, :example,
-    0, :now)
+insert into failure (owner, code, text, site, example, n, first, last)
+    values (:owner, :code, :text, :site, :example, 0, :now, :now)
     on conflict (owner, code, text) do update set last = :now returning kind
 
 -- name: failure.more
@@ -56,9 +56,10 @@ update failure set n = n - (select count(*) from job j where j.kind = failure.ki
     where kind in (select kind from job where job_id in {ids} and kind is not null)
 
 -- name: failure.top
--- The most frequent failures: number, code, example, count and time of the last.
+-- The most frequent failures: number, code, example, count, times of the last and the first, and site.
 -- reads: failure
-select max(kind) as kind, code, max(example) as example, sum(n) as n, max(last) as last
+select max(kind) as kind, code, max(example) as example, sum(n) as n, max(last) as last,
+    min(first) as first, max(site) as site
     from failure
     where n > 0 and last >= :since and (:owner = '' or owner = :owner)
     group by code, text order by 4 desc, 1 limit :most

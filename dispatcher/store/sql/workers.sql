@@ -170,6 +170,11 @@ select worker_id, outage_s from worker w where outage_s is not null
     and (ended is null or exists (select 1 from attempt a where a.worker_id = w.worker_id
     and a.ended is null))
 
+-- name: worker.site
+-- Where a worker is, for the failures that are counted by site.
+-- reads: worker
+select site from worker where worker_id = :worker_id
+
 -- name: worker.home
 -- Site and queue of a registered worker, for its relay.
 -- reads: worker

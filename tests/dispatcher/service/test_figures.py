@@ -10,10 +10,18 @@ from collections import Counter
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import JobsQuery, NoQuery, SamplesQuery, Scope, WorkersQuery
+from ailurus.protocol.api import (
+    FailuresQuery,
+    JobsQuery,
+    NoQuery,
+    SamplesQuery,
+    Scope,
+    WorkersQuery,
+)
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
+from dispatcher.refusal import Rejected
 from dispatcher.rules import failures
 from tests.dispatcher.helpers import ALICE, BIG, BOB, EDGE, job, run
 
@@ -344,3 +352,43 @@ async def test_how_far_its_files_are_is_shown_while_they_move(b):
         await b.service.heartbeats.beat(m.Beat(jobs=(update,), room=BIG), worker.caller)
         detail = await b.service.users.show(None, ALICE, job_id=job_id)
         assert detail.attempts[-1].staging == shown
+
+
+async def failed_at(b, site, diagnosis, code):
+    worker = await b.worker(site=site)
+    await b.submit(job())
+    (one,) = await worker.acquire(1)
+    await worker.report(one, finished=False, code=code, diagnosis=diagnosis)
+
+
+def test_failures_are_grouped_by_what_where_and_whose_fault(place):
+    async def test(b):
+        for nr in range(3):
+            await failed_at(b, "CERN", f"cannot read /data/{nr}", 1099)
+        await failed_at(b, "RAL", "cannot read /data/7", 1099)
+        await failed_at(b, "RAL", "exit code 3", 1305)
+        await failed_at(b, "RAL", "what?", 4711)
+        seen = await b.service.figures.failures(FailuresQuery(), BOSS)
+        assert [(one.jobs, one.code, one.site, one.fault) for one in seen.kinds] == [
+            (3, 1099, "CERN", "input"),
+            (1, 1099, "RAL", "input"),
+            (1, 1305, "RAL", "payload"),
+            (1, 4711, "RAL", "unknown"),
+        ]
+        assert (seen.jobs, seen.more) == (6, 0)
+        top = seen.kinds[0]
+        assert top.first is not None
+        assert top.first <= top.last
+        page = await b.service.users.jobs(JobsQuery(query=f"kind:{top.kind}"), BOSS)
+        assert [row.job_id for row in page.jobs] == [3, 2, 1]
+        page = await b.service.users.jobs(JobsQuery(query="fault:input site:RAL"), BOSS)
+        assert [row.job_id for row in page.jobs] == [4]
+        some = await b.service.figures.failures(FailuresQuery(site="RAL", fault="payload"), BOSS)
+        assert [one.code for one in some.kinds] == [1305]
+        cut = await b.service.figures.failures(FailuresQuery(limit=1), BOSS)
+        assert (len(cut.kinds), cut.more, cut.jobs) == (1, 3, 6)
+        assert not (await b.service.figures.failures(FailuresQuery(), BOB)).kinds
+        with pytest.raises(Rejected, match="nobody"):
+            await b.service.figures.failures(FailuresQuery(fault="cat"), BOSS)
+
+    run(test, place)

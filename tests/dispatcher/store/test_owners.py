@@ -214,6 +214,9 @@ class World:
     async def count(self):
         assert not (await self.service.users.count(api.Filter(query="user:alice"), BOB)).jobs
 
+    async def failures(self):
+        assert not (await self.service.figures.failures(api.FailuresQuery(), BOB)).kinds
+
     async def workers(self):
         rows = (await self.service.figures.workers(api.WorkersQuery(), BOB)).workers
         assert {row.intent for row in rows} == {""}
