@@ -1,4 +1,5 @@
-"""Connections whose requests go out in one piece, and whom a machine trusts.
+"""Connections whose requests go out in one piece, whose answers are their own, and whom a machine
+trusts.
 
 The standard library sends the head of a request and its body each by itself: two packets, or two
 records of TLS, for which the server wakes twice.
@@ -9,6 +10,8 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, parse_headers
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,9 @@ from urllib3.util.ssl_ import create_urllib3_context
 
 # Bytes of a body that is copied behind its head.
 LARGEST = 64 * 1024
+
+MOST_INTERIM = 100
+"""Answers to a request that are not its last (1xx): a server may say that it works on it."""
 
 # Where systems keep the authorities that they trust: a Python that was built elsewhere looks in
 # one.
@@ -55,8 +61,25 @@ def verifying(ca: str = "") -> ssl.SSLContext:
     return context
 
 
+class _LastAnswer(HTTPResponse):
+    """The last answer to a request. The standard library takes «103 Early Hints» for it, and what
+    really is for the answer to the request after."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(MOST_INTERIM):
+            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
+            if found[1] == HTTPStatus.SWITCHING_PROTOCOLS:
+                raise HTTPException("the server changes to a protocol that nobody asked for")
+            if found[1] >= HTTPStatus.OK:
+                return found
+            parse_headers(self.fp)
+        raise HTTPException(f"more than {MOST_INTERIM} interim answers (1xx)")
+
+
 class Joining(HTTPConnection):
     """Sends the head of a request together with a small body."""
+
+    response_class = _LastAnswer
 
     # The head of a request, held back until its body comes; blank: the head is still to come.
     _head: bytes | None = None

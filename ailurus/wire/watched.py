@@ -16,8 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
-from http.client import HTTPException, RemoteDisconnected, parse_headers
-from http.client import HTTPResponse as LastResponse
+from http.client import HTTPException, RemoteDisconnected
 from typing import Any
 
 from urllib3 import BaseHTTPResponse, HTTPResponse
@@ -34,8 +33,6 @@ CHECK_S = 0.1
 EXPECT_S = 1.0
 # Bytes.
 LONGEST_HEAD = 64 * 1024
-MOST_INTERIM = 100
-"""Answers of a request that are not its last (1xx): a server may say that it works on it."""
 _check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
 
 
@@ -186,23 +183,7 @@ class Forgotten(ConnectionResetError):
     nothing."""
 
 
-class _Answer(LastResponse):
-    """The last answer to a request. The standard library takes «103 Early Hints» for it, and what
-    really is for the answer to the request after."""
-
-    def _read_status(self) -> tuple[str, int, str]:
-        for _ in range(MOST_INTERIM):
-            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-            if found[1] == HTTPStatus.SWITCHING_PROTOCOLS:
-                raise HTTPException("the server changes to a protocol that nobody asked for")
-            if found[1] >= HTTPStatus.OK:
-                return found
-            parse_headers(self.fp)
-        raise HTTPException(f"more than {MOST_INTERIM} interim answers (1xx)")
-
-
 class _Http(Joining):
-    response_class = _Answer
     _offer: OfferedBody | None = None
     _kept = False
     sock: Any

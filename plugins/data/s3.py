@@ -22,7 +22,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.trees import is_listed, listing, matches_pieces
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
-from ailurus.wire.connection import verifying
+from ailurus.wire.connection import POOLS, verifying
 from ailurus.wire.watched import read_into
 from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.checksums import Checksums
@@ -130,6 +130,7 @@ class S3(Mover):
             timeout=urllib3.Timeout(connect=10.0, read=duration_s(options.stall)),
             **more,
         )
+        self._pool.pool_classes_by_scheme = POOLS
 
     def _renew(self) -> None:
         """Read the keys again, for somebody may have renewed them. Raises JobError."""

@@ -14,9 +14,10 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from ailurus.wire.watched import MOST_INTERIM
-from pilot.ports import JobError
+from ailurus.wire.connection import MOST_INTERIM
+from pilot.ports import JobError, Moved, ToGet
 from plugins.data.http import LARGE
+from plugins.data.s3 import S3
 from tests.plugins.http_stores import allowing, filled, nothing
 
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\nHTTP/1.1 102\r\n\r\n"
@@ -93,6 +94,21 @@ def test_interim_answers_are_passed_over_and_no_file_gets_anothers_contents(into
             os.lseek(into, 0, os.SEEK_SET)
             transfer.get(Url.parse(url + name), into, nothing, md5=False)
             assert os.pread(into, 100, 0) == name.encode()
+
+
+def test_objects_of_s3_have_their_own_contents_likewise(tmp_path) -> None:
+    def talk(line: socket.socket, head: bytes, number: int) -> None:
+        del number
+        line.sendall(EARLY + whole(head.split()[1]))
+
+    told: list[object] = []
+    with talking(talk) as url:
+        mover = S3(S3.Options(endpoint=url, parallel=1))
+        files = [ToGet(key=nr, url=f"s3://b/{nr}", path=str(tmp_path / str(nr))) for nr in (0, 1)]
+        mover.get(files, told.append)
+        mover._pool.clear()
+    assert len([end for end in told if isinstance(end, Moved)]) == 2
+    assert [(tmp_path / str(nr)).read_text() for nr in (0, 1)] == ["/b/0", "/b/1"]
 
 
 def test_a_body_is_sent_after_interim_answers(into: int) -> None:
