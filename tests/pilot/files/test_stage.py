@@ -205,20 +205,20 @@ def test_a_file_has_the_time_that_its_size_takes_at_the_least_speed(world, work,
     assert "min_speed" in error.remedy
 
 
-def test_inputs_come_several_at_a_time_once_one_was_slow(world, work):
-    """Three after the first meet at a barrier, which none would pass alone."""
+def test_inputs_come_several_at_a_time_once_two_were_slow(world, work):
+    """Three after those meet at a barrier, which none would pass alone."""
     barrier = threading.Barrier(3)
 
     def slow(check: Check) -> None:
         world.clock.forward(1)
-        if len(world.storage.calls) > 1:
+        if len(world.storage.calls) > 2:
             barrier.wait(5)
 
     world.storage.on_call = slow
-    world.storage.files |= {f"file:///s/{nr}": b"x" for nr in range(4)}
-    inputs = tuple(InputFile(name=f"f{nr}", url=f"file:///s/{nr}") for nr in range(4))
+    world.storage.files |= {f"file:///s/{nr}": b"x" for nr in range(5)}
+    inputs = tuple(InputFile(name=f"f{nr}", url=f"file:///s/{nr}") for nr in range(5))
     world.kit.stage.stage_in(world.attempt(inputs=inputs), work)
-    assert len(list(work.directory.iterdir())) == 4
+    assert len(list(work.directory.iterdir())) == 5
 
 
 def test_a_stop_ends_a_transfer_and_its_repetition(world, work):
