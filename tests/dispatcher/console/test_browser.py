@@ -240,7 +240,7 @@ def test_pages_are_accessible_and_fit(
     pilot.say(job_id, "\x1b[31mred\x1b[0m plain\n")
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.set_viewport_size({"width": width, "height": 800})
-    for where in ("", "jobs", f"jobs/{job_id}", "pilots", "queues"):
+    for where in ("", "jobs", f"jobs/{job_id}", "pilots", "queues", "failures"):
         page.goto(f"{dispatcher.url}/console/#/{where}")
         page.wait_for_timeout(600)
         found = Axe().run(page).response["violations"]
@@ -297,6 +297,15 @@ def test_problems_come_first_and_a_click_leads_to_exactly_the_jobs_that_were_cou
     expect(row.locator(".note")).to_have_text("8 jobs")
     row.locator("a").click()
     expect(page.locator(".tall .row")).to_have_count(8)
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    kinds = page.locator("tbody tr")
+    expect(kinds.filter(has_text="no file /d/")).to_contain_text("CERN-PROD")
+    page.locator(".chip", has_text="payload").click()
+    expect(page.locator(".empty")).to_contain_text("Nothing failed like that")
+    page.locator(".chip", has_text="input").click()
+    kinds.filter(has_text="bus error").get_by_role("link", name="Show these 4 jobs").click()
+    expect(page.locator(".tall .row")).to_have_count(4)
     pilot.bye()
     assert seen.faults == []
 

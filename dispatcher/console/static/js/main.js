@@ -11,6 +11,7 @@ import { PAGES, link, parse, spoken, understand } from "./query.js";
 import { Help, SignIn } from "./welcome.js";
 import { Overview } from "./overview.js";
 import { Jobs } from "./jobs.js";
+import { Failures } from "./failures.js";
 import { Job } from "./job.js";
 import { Pilots } from "./pilots.js";
 import { Worker } from "./worker.js";
@@ -20,7 +21,7 @@ const place = signal(parse(location.hash));
 const helping = signal(false);
 const theme = signal(document.documentElement.dataset.theme ?? "system");
 /** @type {Record<keyof PAGES | "job" | "worker", import("preact").ComponentType<any>>} */
-const VIEWS = { overview: Overview, jobs: Jobs, job: Job, worker: Worker, pilots: Pilots, queues: Queues };
+const VIEWS = { overview: Overview, jobs: Jobs, job: Job, worker: Worker, pilots: Pilots, queues: Queues, failures: Failures };
 const NAV = Object.entries(PAGES);
 const KEYS = Object.fromEntries(NAV.map(([name, { key }]) => [key, name]));
 
@@ -131,6 +132,7 @@ function Frame() {
 const SHAPES = {
   overview: "M3 12h4l3-8 4 16 3-8h4", jobs: "M4 6h16M4 12h16M4 18h10",
   pilots: "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z", queues: "M4 5v14M9 8v8M14 5v14M19 8v8",
+  failures: "M12 3l10 18H2zM12 10v5M12 18v.5",
   light: "M12 8a4 4 0 100 8 4 4 0 000-8zM12 2v3M12 19v3M2 12h3M19 12h3M5 5l2 2M17 17l2 2M5 19l2-2M17 7l2-2",
   dark: "M20 14A8 8 0 1110 4a6.500 6.500 0 0010 10z", system: "M3 5h18v11H3zM8 20h8M12 16v4",
   out: "M14 4H5v16h9M10 12h11M17 8l4 4-4 4",

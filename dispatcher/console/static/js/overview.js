@@ -80,6 +80,6 @@ function Problems({ seen }) {
         <a href=${link({ page: PAGE_OF[one.kind] ?? "queues" })}><span>${one.sentence}${one.remedy && html`<small class="remedy">${one.remedy}</small>`}</span><span class="note">${one.since && html`for <${Ago} at=${one.since} />`}</span></a></li>`)}
       ${failures.map((/** @type {any} */ row) => html`<li key=${row.kind}>
         <a href=${link({ page: "jobs", params: { kind: String(row.kind) } })}><span><b>${row.code || "failed"}</b> ${row.diagnosis || "no diagnosis"}</span><span class="note">${count(row.jobs)} ${row.jobs === 1 ? "job" : "jobs"}</span></a></li>`)}
-      ${kinds > failures.length && html`<li><a href=${link({ page: "jobs", params: { state: "failed" } })}><span>${count(kinds - failures.length)} more kinds of failures</span></a></li>`}</ul>
+      ${kinds > failures.length && html`<li><a href=${link({ page: "failures" })}><span>${count(kinds - failures.length)} more kinds of failures</span></a></li>`}</ul>
   </${Card}>`;
 }

@@ -9,6 +9,7 @@ export const PAGES = {
   jobs: { title: "Jobs", key: "j" },
   pilots: { title: "Pilots", key: "p" },
   queues: { title: "Queues", key: "q" },
+  failures: { title: "Failures", key: "f" },
 };
 
 /** @param {string} hash @returns {Place} */

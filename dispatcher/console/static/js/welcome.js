@@ -45,7 +45,7 @@ export function SignIn() {
 }
 
 const KEYS = [
-  ["/", "find jobs"], ["g o", "overview"], ["g j", "jobs"], ["g p", "pilots"], ["g q", "queues"],
+  ["/", "find jobs"], ["g o", "overview"], ["g j", "jobs"], ["g p", "pilots"], ["g q", "queues"], ["g f", "failures"],
   ["j  k", "next, previous job in the list"], ["Enter", "open it"], ["x", "select it; with shift and a click all from there on"], ["f", "follow the log"], ["?", "this list"], ["Esc", "close"],
 ];
 
@@ -57,7 +57,7 @@ export function Help({ close }) {
     <h2>Keys</h2>
     <dl>${KEYS.map(([keys, what]) => html`<div key=${keys}><dt>${keys.split(" ").filter(Boolean).map((key) => html`<kbd>${key}</kbd> `)}</dt><dd>${what}</dd></div>`)}</dl>
     <h2>Finding</h2>
-    <p class="note"><code>state:failed not code:1305 (site:CERN or age<2h) text:"disk full"</code><br/>A number goes to its job. Every view is a link: copy the address.</p>
+    <p class="note"><code>${'state:failed not code:1305 (site:CERN or age<2h) text:"disk full"'}</code><br/>A number goes to its job. Every view is a link: copy the address.</p>
     <button type="button" class="primary" onClick=${close}>Close</button>
   </dialog>`;
 }
