@@ -70,7 +70,7 @@ class StateChanged(Event, frozen=True):
 
 
 class TaskChanged(Event, frozen=True):
-    """A task has begun, or changed its state."""
+    """A task has begun, has changed its state, or somebody has steered it."""
 
     kind = "task"
     task_id: int
@@ -78,6 +78,9 @@ class TaskChanged(Event, frozen=True):
     state: str
     user: str
     reason: str = ""
+    verb: str = ""
+    """What was done to it, if that was by somebody."""
+    by: str = ""
 
 
 class ChildrenDue(Event, frozen=True):

@@ -32,6 +32,7 @@ BODIES = {
     "sign_in": 16 * 1024,
     "sign_out": 16 * 1024,
     "submit": 64 * MIB,
+    "submit_task": 8 * MIB,
     "add_items": 4 * MIB,
     "exchange_items": 8 * MIB,
     "report": 8 * MIB,

@@ -131,10 +131,11 @@ class Tasks:
 
     async def steer_task(self, ask: m.SteerTask, caller: Caller) -> m.TaskRow:
         """Pause, resume, retry or finish a task."""
+        by, verb = caller.subject, ask.verb
         return await self._changed(
             ask.task_id,
             caller,
-            lambda tx, one: verbs.steer(tx, one, ask.verb, now=self._state.now()),
+            lambda tx, one: verbs.steer(tx, one, verb, by, now=self._state.now()),
         )
 
     async def cancel_task(self, ask: m.CancelTask, caller: Caller) -> m.TaskRow:

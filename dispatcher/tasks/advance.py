@@ -69,17 +69,22 @@ def catch_up(tx: Tx, task_id: int) -> bool:
     return len(missed) == JOBS
 
 
-def change(tx: Tx, task: TaskRecord, now: float, **news: Any) -> TaskRecord:
-    """Write a task with some fields changed; says so where that is its state."""
+def change(
+    tx: Tx, task: TaskRecord, now: float, *, verb: str = "", by: str = "", **news: Any
+) -> TaskRecord:
+    """Write a task with some fields changed; says so where that is its state, or `by` does a
+    `verb` to it."""
     after = replace(task, **news)
     records.put_task(tx, after, now)
-    if after.state is not task.state:
+    if verb or after.state is not task.state:
         event = TaskChanged(
             task_id=task.task_id,
             name=task.name,
             state=after.state,
             user=task.owner,
             reason=after.reason,
+            verb=verb,
+            by=by,
         )
         tx.tell(event, at=now)
     return after

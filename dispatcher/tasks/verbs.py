@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ailurus.protocol.task import ENDED, TaskState, Verb
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
@@ -17,8 +19,8 @@ _ALLOWED = {
 }
 
 
-def steer(tx: Tx, task: TaskRecord, verb: Verb, *, now: float) -> TaskRecord:
-    """Do that to a task. Raises Rejected where its state does not allow it."""
+def steer(tx: Tx, task: TaskRecord, verb: Verb, by: str, *, now: float) -> TaskRecord:
+    """Do that to a task for the user `by`. Raises Rejected where its state does not allow it."""
     if task.state not in _ALLOWED[verb]:
         allowed = " or ".join(_ALLOWED[verb])
         raise Rejected(
@@ -27,13 +29,14 @@ def steer(tx: Tx, task: TaskRecord, verb: Verb, *, now: float) -> TaskRecord:
             field="verb",
             remedy=f"only if it is {allowed}",
         )
+    news: dict[str, Any] = {"verb": verb, "by": by}
     match verb:
         case Verb.PAUSE:
-            return change(tx, task, now, state=TaskState.PAUSED)
+            return change(tx, task, now, **news, state=TaskState.PAUSED)
         case Verb.RESUME:
-            return change(tx, task, now, state=TaskState.RUNNING)
+            return change(tx, task, now, **news, state=TaskState.RUNNING)
         case Verb.FINISH:
-            return change(tx, task, now, state=TaskState.RUNNING, finishing=1)
+            return change(tx, task, now, **news, state=TaskState.RUNNING, finishing=1)
     ended = task.state in (TaskState.FAILED, TaskState.CANCELLED)
     if not ended and not any(step.failed for step in records.steps(tx, task.task_id)):
         raise Rejected(
@@ -43,7 +46,7 @@ def steer(tx: Tx, task: TaskRecord, verb: Verb, *, now: float) -> TaskRecord:
             remedy=f"see `dispatcher task show {task.task_id}`",
         )
     state = task.state if task.state is TaskState.PAUSED else TaskState.RUNNING
-    return change(tx, task, now, state=state, retrying=1, active=1, reason="")
+    return change(tx, task, now, **news, state=state, retrying=1, active=1, reason="")
 
 
 def cancel(tx: Tx, task: TaskRecord, by: str, *, now: float) -> TaskRecord:
@@ -51,4 +54,5 @@ def cancel(tx: Tx, task: TaskRecord, by: str, *, now: float) -> TaskRecord:
     if task.state in ENDED:
         return task
     reason = f"cancelled by {by}"
-    return change(tx, task, now, state=TaskState.CANCELLED, active=1, reason=reason)
+    news: dict[str, Any] = {"verb": "cancel", "by": by, "reason": reason}
+    return change(tx, task, now, **news, state=TaskState.CANCELLED, active=1)

@@ -241,3 +241,22 @@ async def test_a_task_that_ended_long_ago_is_forgotten_and_others_stay(b):
             lambda tx, query=query, values=values: tx.all(query, task_id=old, **values)
         )
         assert found == []
+
+
+async def test_who_did_what_to_a_task_is_written_down(b):
+    t = Tasks(b)
+    task = await t.submit(step("a", {"list": ["bad", "x"]}, "a {item}"))
+    await t.steer(task, Verb.PAUSE)
+    await t.steer(task, Verb.RESUME)
+    await t.work(task, bad="bad")
+    await t.steer(task, Verb.RETRY)
+    await t.tasks.cancel_task(m.CancelTask(task_id=task), ALICE)
+    told = [one.data for one in await b.told() if one.kind == "task"]
+    assert [(one["state"], one.get("verb"), one.get("by")) for one in told] == [
+        ("running", None, None),
+        ("paused", "pause", "alice"),
+        ("running", "resume", "alice"),
+        ("failed", None, None),
+        ("running", "retry", "alice"),
+        ("cancelled", "cancel", "alice"),
+    ]
