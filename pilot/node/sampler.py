@@ -118,7 +118,8 @@ class Sampler:
         ran."""
         if (one := self._watched.pop(key, None)) is None:
             return None
-        self._gpus.forget(one.sampled.gpus)
+        shared = {gpu for other in list(self._watched.values()) for gpu in other.sampled.gpus}
+        self._gpus.forget([gpu for gpu in one.sampled.gpus if gpu not in shared])
         if one.disk is None:
             return None
         disk = one.disk.anew()

@@ -86,7 +86,21 @@ class Busy:
     def of(self, uuids: object, now: float) -> Load:
         return Load(busy=0.5, memory_mb=100)
 
-    def forget(self, uuids: object) -> None: ...
+    def __init__(self) -> None:
+        self.forgotten: list[object] = []
+
+    def forget(self, uuids: object) -> None:
+        self.forgotten.append(uuids)
+
+
+def test_a_gpu_is_asked_about_for_as_long_as_somebody_shares_it(tmp_path: Path) -> None:
+    loads = Busy()
+    sampler = Sampler(FakeClock(), FakeReadings(), loads)
+    for key, gpus in (("1.1", ("GPU-a", "GPU-b")), ("2.1", ("GPU-a",))):
+        sampler.watch(key, Sampled(memory_kb=1, directory=str(tmp_path), gpus=gpus))
+    sampler.forget("1.1")
+    sampler.forget("2.1")
+    assert loads.forgotten == [["GPU-b"], ["GPU-a"]]
 
 
 def test_the_work_of_gpus_is_added_up_and_is_a_sign_of_life(tmp_path: Path) -> None:
