@@ -96,7 +96,7 @@ class Finish(NamedTuple):
     process: ProcessEnd
     take: Callable[[], TaskOutput]
     """What it wrote. To be called once, by one thread for all of a box, and before another process
-    gets its lane."""
+    gets its seat."""
     memory: MemoryLoss | None = None
     """Of one that failed."""
     at_once: Callable[[], TaskOutput | None] = lambda: None
@@ -109,7 +109,7 @@ class Task(NamedTuple):
     argv: Sequence[str]
     environment: Mapping[str, str]
     """What it has beside the variables of its box. Its `AILURUS_ATTEMPT` is its alone."""
-    lane: int
+    seat: int
     """Where its output goes; no other that runs in the box has the same."""
     cpus: Sequence[int] = ()
     memory_mb: int = 0
@@ -119,7 +119,7 @@ class Task(NamedTuple):
 class Look(NamedTuple):
     """What is wanted of the output of a process in a standing box while it runs."""
 
-    lane: int
+    seat: int
     starts: tuple[int, int]
     """From which byte of stdout and of stderr on."""
 

@@ -122,7 +122,7 @@ class ItemExchange:
         self._send_pieces()
         looks: dict[str, list[tuple[Item, Look]]] = {}
         for item in self._live.due(running, now):
-            looks.setdefault(item.node, []).append((item, Look(item.lane, item.shown)))
+            looks.setdefault(item.node, []).append((item, Look(item.seat, item.shown)))
         for node, several in looks.items():
             standing[node].look([look for _, look in several], partial(self._saw, several))
 

@@ -20,7 +20,7 @@ class Item(Struct, eq=False):
     lease: m.ItemLease
     # While it runs.
     node: str = ""
-    lane: int = 0
+    seat: int = 0
     key: int = 0
     began: float = 0.0
     kill_at: float = float("inf")
@@ -98,7 +98,7 @@ def told_begun(item: Item, at: float, host: str) -> m.ItemBegun:
         attempt=item.lease.attempt,
         at=at,
         host=item.node or host,
-        slot=str(item.lane),
+        slot=str(item.seat),
     )
 
 
@@ -130,7 +130,7 @@ def told_end(
         started=round(now - wall_s, 3),
         ended=round(now, 3),
         host=item.node,
-        slot=str(item.lane or ""),
+        slot=str(item.seat or ""),
         usage=usage,
         stdout_tail=tails[0],
         stderr_tail=tails[1],

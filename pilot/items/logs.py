@@ -15,7 +15,7 @@ KEPT_BYTES = 64 << 20
 TAIL_CHARACTERS = 2000
 
 
-class Lanes:
+class Seats:
     """The numbers under which items run on a node: each is used by one after the other."""
 
     def __init__(self) -> None:
@@ -28,8 +28,8 @@ class Lanes:
         self._count += 1
         return self._count
 
-    def give_back(self, lane: int) -> None:
-        self._free.append(lane)
+    def give_back(self, seat: int) -> None:
+        self._free.append(seat)
 
 
 class JobStreams:

@@ -26,12 +26,13 @@ from pilot.items.exchange import ItemExchange
 from pilot.items.idle import IdleCores
 from pilot.items.inputs import Brought, HasInputs, ItemInputs, refusal
 from pilot.items.item import Item, exit_code, judged, key_of, told_end
-from pilot.items.logs import JobStreams, Lanes
+from pilot.items.logs import JobStreams, Seats
 from pilot.items.news import Answered, LookedAt, News, NodeCame, NodeLost, Wake
 from pilot.items.outputs import ItemOutputs
 from pilot.node import gpus, topology
 from pilot.node.at_once import on_all
-from pilot.node.packing import Packer, Wish
+from pilot.node.lines import Wish
+from pilot.node.packing import Packer
 from pilot.node.shares import Placement, Slot
 from pilot.node_ports import Finish, Standing, Task
 from pilot.payload import Part
@@ -90,7 +91,7 @@ class _Run:
             self._use(slot)
         self._inbox: queue.SimpleQueue[News] = queue.SimpleQueue()
         self._standing: dict[str, Standing] = {}
-        self._lanes = {slot.node: Lanes() for slot, _ in places}
+        self._seats = {slot.node: Seats() for slot, _ in places}
         self._kept = JobStreams(work)
         self._outputs = ItemOutputs(attempt, work, partial(kit.stage.takes, attempt, work))
         capacity = sum(slot.need.cores for slot, _ in places)
@@ -284,7 +285,7 @@ class _Run:
         for item, placement in self._packer.take(now):
             self._waiting.discard(item)
             item.node, item.began = placement[0].node, now
-            item.lane = self._lanes[item.node].take()
+            item.seat = self._seats[item.node].take()
             self._running.add(item)
             tasks.setdefault(item.node, []).append((item, self._task(item, placement)))
             if item.lease.spec.walltime_s is not None:
@@ -310,7 +311,7 @@ class _Run:
         return Task(
             argv=argv(item.lease.spec, spec.command, script),
             environment=environment(item.lease, self._attempt.name, fixed),
-            lane=item.lane,
+            seat=item.seat,
             cpus=slot.cpus,
             memory_mb=item.lease.spec.memory_mb or 0,
         )
@@ -349,7 +350,7 @@ class _Run:
         wrote = finish.take()
         self._exchange.wrote(item, wrote)
         tails = self._kept.add(title, wrote, failed=failed)
-        self._lanes[item.node].give_back(item.lane)
+        self._seats[item.node].give_back(item.seat)
         self._tell_end(item, outcome, error, end, tails)
 
     def _tell_end(

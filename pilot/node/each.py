@@ -41,16 +41,16 @@ class EachItsOwn:
     def _start(self, task: Task, done: Callable[[Finish], None]) -> int:
         # What a container's program reads at its start is this process's alone.
         box = self._order.box
-        own = Path(box.own, f".box-{self._node.name}-{task.lane}")
+        own = Path(box.own, f".box-{self._node.name}-{task.seat}")
 
         def ended(exit_: Exit) -> None:
             process = exit_.process
             failed = bool(process.exit_code or process.errno)
             remove_tree(own)
-            take = partial(self._outputs.take, task.lane, failed=failed)
+            take = partial(self._outputs.take, task.seat, failed=failed)
             done(Finish(process, take, exit_.memory))
 
-        stdout, stderr = self._outputs.paths(task.lane)
+        stdout, stderr = self._outputs.paths(task.seat)
         order = replace(
             self._order,
             argv=task.argv,

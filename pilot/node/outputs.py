@@ -1,4 +1,4 @@
-"""What processes in a standing box write: a pair of files a lane, used by one after the other."""
+"""What processes in a standing box write: a pair of files a seat, used by one after the other."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class Outputs:
         other nodes may have the same one."""
         self._inside, self._outside = inside, outside
         self._name = f".item-{node}-" if node else ".item-"
-        self._lanes: set[int] = set()
+        self._seats: set[int] = set()
         self._kept = [0, 0]
 
-    def paths(self, lane: int) -> tuple[str, str]:
-        """Where the process of a lane writes."""
-        self._lanes.add(lane)
+    def paths(self, seat: int) -> tuple[str, str]:
+        """Where the process of a seat writes."""
+        self._seats.add(seat)
         return (
-            f"{self._inside}/{self._name}{lane}.out",
-            f"{self._inside}/{self._name}{lane}.err",
+            f"{self._inside}/{self._name}{seat}.out",
+            f"{self._inside}/{self._name}{seat}.err",
         )
 
-    def take(self, lane: int, *, failed: bool) -> TaskOutput:
-        """What the process of a lane wrote, once it has ended; then another may have the lane."""
-        return self._taken(lane, 0, failed=failed), self._taken(lane, 1, failed=failed)
+    def take(self, seat: int, *, failed: bool) -> TaskOutput:
+        """What the process of a seat wrote, once it has ended; then another may have the seat."""
+        return self._taken(seat, 0, failed=failed), self._taken(seat, 1, failed=failed)
 
-    def at_once(self, lane: int) -> TaskOutput | None:
+    def at_once(self, seat: int) -> TaskOutput | None:
         """As `take`, of a process that wrote nothing; None of any other."""
         try:
             for stream in (0, 1):
-                found = os.stat(self._path(lane, stream), follow_symlinks=False)  # noqa: PTH116
+                found = os.stat(self._path(seat, stream), follow_symlinks=False)  # noqa: PTH116
                 if found.st_size or not stat.S_ISREG(found.st_mode):
                     return None
         except OSError:
@@ -57,29 +57,29 @@ class Outputs:
         return NOTHING, NOTHING
 
     def look(self, wanted: Look) -> TaskOutput:
-        """What the process of a lane has written by now, from where it is wanted."""
-        out, err = (self._seen(wanted.lane, stream, wanted.starts[stream]) for stream in (0, 1))
+        """What the process of a seat has written by now, from where it is wanted."""
+        out, err = (self._seen(wanted.seat, stream, wanted.starts[stream]) for stream in (0, 1))
         return out, err
 
     def remove(self) -> None:
         """Leave none of the files."""
-        for lane in self._lanes:
+        for seat in self._seats:
             for stream in (0, 1):
-                _remove(Path(self._path(lane, stream)))
+                _remove(Path(self._path(seat, stream)))
 
-    def _path(self, lane: int, stream: int) -> str:
-        return f"{self._outside}/{self._name}{lane}.{('out', 'err')[stream]}"
+    def _path(self, seat: int, stream: int) -> str:
+        return f"{self._outside}/{self._name}{seat}.{('out', 'err')[stream]}"
 
-    def _seen(self, lane: int, stream: int, start: int) -> Written:
+    def _seen(self, seat: int, stream: int, start: int) -> Written:
         try:
-            with _own(self._path(lane, stream)) as fd:
+            with _own(self._path(seat, stream)) as fd:
                 data = os.pread(fd, LOOK_BYTES, start)
         except (OSError, ValueError):
             return NOTHING
         return Written(data, start + len(data))
 
-    def _taken(self, lane: int, stream: int, *, failed: bool) -> Written:
-        path = self._path(lane, stream)
+    def _taken(self, seat: int, stream: int, *, failed: bool) -> Written:
+        path = self._path(seat, stream)
         try:
             found = os.stat(path, follow_symlinks=False)  # noqa: PTH116 - thousands a second
             if not found.st_size and stat.S_ISREG(found.st_mode):

@@ -22,10 +22,9 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from operator import attrgetter
 from typing import Generic, TypeVar
 
-from msgspec import Struct
-
 from ailurus.protocol.resources import Resources
 from pilot.node.gpus import Gpu
+from pilot.node.lines import Line, Queued, Wish
 from pilot.node.shares import (
     NEVER,
     Free,
@@ -48,65 +47,12 @@ PATIENCE = 1.0
 T = TypeVar("T", bound=Hashable)
 
 
-class Wish(Struct, frozen=True, gc=False):
-    """What an item asks for: so much on each of so many nodes."""
-
-    need: Resources
-    nodes: int = 1
-    priority: int = 0
-    estimate_s: float = 0.0
-    """How long it will probably take; 0: nobody knows."""
-    limit_s: float = 0.0
-    """How long it may take; 0: as long as it likes."""
-
-
-class _Entry(Struct, Generic[T], frozen=True, order=True, gc=False):
-    """What waits, in the order of its lane: the arrival decides at last. The collector of garbage
-    does not look at the many of them."""
-
-    urgency: int
-    window: int
-    shortness: float
-    arrival: int
-    batch: int
-    """Those that came between the same two calls of `take` share it."""
-    item: T
-    wish: Wish
-
-
-class _Lane(Generic[T]):
-    """What waits and needs the same, so that a thousand wide items cost a narrow one nothing."""
-
-    __slots__ = ("count", "fresh", "heap", "key", "need", "nodes", "possible", "want", "width")
-
-    def __init__(self, need: Resources, nodes: int) -> None:
-        self.need, self.nodes, self.want = need, nodes, free_of(need)
-        self.heap: list[_Entry[T]] = []
-        # Of those that still wait.
-        self.count = 0
-        self.width = 0.0
-        # Of its first entry among all lanes.
-        self.key: tuple[float, ...] = ()
-        # Whether it may fit on nodes that have not grown since it was looked at last.
-        self.fresh = True
-        # Whether there are such nodes, be they free or not.
-        self.possible = False
-
-    def settle(self) -> None:
-        """Note who is first."""
-        first = self.heap[0]
-        width = self.width
-        wide = width if self.nodes > 1 or width > 0.5 else 0.0
-        work = first.shortness * width**0.5
-        self.key = (first.urgency, first.window, -wide, work, first.arrival)
-
-
 class _Claim:
     """The first of all that wait, and what was started past it."""
 
     __slots__ = ("arrival", "at", "batch", "nodes", "passed")
 
-    def __init__(self, first: _Entry[T]) -> None:
+    def __init__(self, first: Queued[T]) -> None:
         self.arrival, self.batch, self.passed = first.arrival, first.batch, 0.0
         self.nodes: frozenset[FreeNode] = frozenset()
         # When it will probably start on the closed nodes.
@@ -126,9 +72,9 @@ class Packer(Generic[T]):
         self._kinds: Counter[Free] = Counter()
         # On these more has become free since the last `take`.
         self._grown: dict[FreeNode, None] = {}
-        self._lanes: dict[tuple[Resources, int], _Lane[T]] = {}
-        self._order: list[_Lane[T]] = []
-        self._waiting: dict[T, _Entry[T]] = {}
+        self._lines: dict[tuple[Resources, int], Line[T]] = {}
+        self._order: list[Line[T]] = []
+        self._waiting: dict[T, Queued[T]] = {}
         self._removed: set[int] = set()
         self._held: dict[T, Holding] = {}
         self._claim: _Claim | None = None
@@ -184,15 +130,15 @@ class Packer(Generic[T]):
     def add(self, item: T, wish: Wish) -> None:
         """Let an item wait; `take` starts it."""
         key = wish.need, wish.nodes
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane(*key)
-            self._order.append(lane)
-            self._look_at(lane)
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = Line(*key)
+            self._order.append(line)
+            self._look_at(line)
         if not self._waiting or self._filled >= WINDOW * max(1, len(self._nodes)):
             self._window, self._filled = self._window + 1, 0.0
         self._arrivals += 1
-        entry = _Entry(
+        entry = Queued(
             -wish.priority,
             self._window,
             -wish.estimate_s,
@@ -201,29 +147,29 @@ class Packer(Generic[T]):
             item,
             wish,
         )
-        heapq.heappush(lane.heap, entry)
+        heapq.heappush(line.heap, entry)
         self._waiting[item] = entry
-        lane.count += 1
-        lane.settle()
+        line.count += 1
+        line.settle()
 
     def remove(self, item: T) -> None:
         """Let an item wait no more, if it does."""
         entry = self._waiting.pop(item, None)
         if entry is None:
             return
-        lane = self._lanes[entry.wish.need, entry.wish.nodes]
+        line = self._lines[entry.wish.need, entry.wish.nodes]
         self._removed.add(entry.arrival)
-        lane.count -= 1
-        self._tidy(lane)
+        line.count -= 1
+        self._tidy(line)
 
     def take(self, now: float = 0.0) -> list[tuple[T, Placement]]:
         """All that start now, in order. What waits then does not fit, or is kept from what is free
         for the sake of the first. What cannot end in time is not started: see `late`."""
         started: list[tuple[T, Placement]] = []
-        blocked: set[_Lane[T]] = set()
+        blocked: set[Line[T]] = set()
         while self._order:
             self._order.sort(key=attrgetter("key"))
-            first = next((lane for lane in self._order if lane.possible), None)
+            first = next((line for line in self._order if line.possible), None)
             if first is None:
                 break
             if self._is_late(first.heap[0], now):
@@ -233,14 +179,14 @@ class Packer(Generic[T]):
                 self._reopen()
                 self._claim = _Claim(first.heap[0])
                 blocked.clear()
-            for lane in self._order:
-                if lane not in blocked and lane.possible:
-                    if nodes := self._places(lane, now):
+            for line in self._order:
+                if line not in blocked and line.possible:
+                    if nodes := self._places(line, now):
                         break
-                    blocked.add(lane)
+                    blocked.add(line)
             else:
                 break
-            width, entry = lane.width, self._pop(lane)
+            width, entry = line.width, self._pop(line)
             if self._is_late(entry, now):
                 self._late.append(entry.item)
                 continue
@@ -250,8 +196,8 @@ class Packer(Generic[T]):
                 self._pass(self._claim, first, width)
         self._grown.clear()
         self._batch += 1
-        for lane in self._order:
-            lane.fresh = False
+        for line in self._order:
+            line.fresh = False
         return started
 
     def late(self) -> list[T]:
@@ -291,8 +237,8 @@ class Packer(Generic[T]):
 
     def waiting(self) -> Iterator[tuple[Resources, int, int]]:
         """What waits: the need on each node, how many nodes, how many items."""
-        for lane in self._order:
-            yield lane.need, lane.nodes, lane.count
+        for line in self._order:
+            yield line.need, line.nodes, line.count
 
     def __len__(self) -> int:
         """How many wait."""
@@ -302,8 +248,8 @@ class Packer(Generic[T]):
         """Those that wait for more nodes, or larger ones, than there are."""
         return [
             item
-            for (need, nodes), lane in self._lanes.items()
-            if not lane.possible
+            for (need, nodes), line in self._lines.items()
+            if not line.possible
             for item, entry in self._waiting.items()
             if (entry.wish.need, entry.wish.nodes) == (need, nodes)
         ]
@@ -314,34 +260,34 @@ class Packer(Generic[T]):
 
     # what fits -----------------------------------------------------------------------------------
 
-    def _places(self, lane: _Lane[T], now: float) -> list[FreeNode]:
-        """The nodes on which the first of a lane can start, none if it cannot: the tightest, or
+    def _places(self, line: Line[T], now: float) -> list[FreeNode]:
+        """The nodes on which the first of a line can start, none if it cannot: the tightest, or
         several of the emptiest, in the order in which they joined."""
-        barred = self._barred(lane.heap[0], now)
+        barred = self._barred(line.heap[0], now)
         found: dict[Free, Collection[FreeNode]] = {}
         # What did not fit before can only fit on what has grown.
-        if not lane.fresh and not any(fits(lane.want, node.free) for node in self._grown):
+        if not line.fresh and not any(fits(line.want, node.free) for node in self._grown):
             return []
-        if not lane.fresh and lane.nodes == 1 and len(self._grown) < len(self._groups):
+        if not line.fresh and line.nodes == 1 and len(self._grown) < len(self._groups):
             for node in self._grown:
-                if fits(lane.want, node.free) and node.open and node not in barred:
+                if fits(line.want, node.free) and node.open and node not in barred:
                     found.setdefault(node.free, [node])
         else:
             for free, nodes in self._groups.items():
-                if fits(lane.want, free):
+                if fits(line.want, free):
                     found[free] = [n for n in nodes if n not in barred] if barred else nodes
-        if lane.nodes == 1:
-            best = tightest(lane.want, (free for free, nodes in found.items() if nodes))
+        if line.nodes == 1:
+            best = tightest(line.want, (free for free, nodes in found.items() if nodes))
             return [] if best is None else [next(iter(found[best]))]
         chosen: list[FreeNode] = []
         for free in sorted(found, reverse=True):
-            chosen += list(found[free])[: lane.nodes - len(chosen)]
-        if len(chosen) < lane.nodes:
+            chosen += list(found[free])[: line.nodes - len(chosen)]
+        if len(chosen) < line.nodes:
             return []
         ranks = {name: rank for rank, name in enumerate(self._nodes)}
         return sorted(chosen, key=lambda node: ranks[node.name])
 
-    def _barred(self, entry: _Entry[T], now: float) -> frozenset[FreeNode]:
+    def _barred(self, entry: Queued[T], now: float) -> frozenset[FreeNode]:
         """Nodes that are closed to an entry."""
         claim = self._claim
         if claim is None or not claim.nodes or entry.arrival == claim.arrival:
@@ -349,10 +295,10 @@ class Packer(Generic[T]):
         expected_s = entry.wish.limit_s or entry.wish.estimate_s
         return frozenset() if expected_s and now + expected_s <= claim.at < NEVER else claim.nodes
 
-    def _is_late(self, entry: _Entry[T], now: float) -> bool:
+    def _is_late(self, entry: Queued[T], now: float) -> bool:
         return self.until is not None and entry.wish.limit_s > self.until - now
 
-    def _start(self, entry: _Entry[T], nodes: Sequence[FreeNode], now: float) -> Placement:
+    def _start(self, entry: Queued[T], nodes: Sequence[FreeNode], now: float) -> Placement:
         placement = tuple(self._slot(node, entry.wish.need) for node in nodes)
         expected_s = entry.wish.estimate_s or entry.wish.limit_s
         ends = now + expected_s if expected_s else NEVER
@@ -367,7 +313,7 @@ class Packer(Generic[T]):
 
     # whose turn it is ----------------------------------------------------------------------------
 
-    def _pass(self, claim: _Claim, first: _Lane[T], width: float) -> None:
+    def _pass(self, claim: _Claim, first: Line[T], width: float) -> None:
         """Note that something was started past the first, and close nodes for that once it has been
         passed over often enough."""
         claim.passed += width
@@ -395,14 +341,14 @@ class Packer(Generic[T]):
     def _reopen(self) -> None:
         """Close no nodes any more."""
         if self._claim is not None and self._claim.nodes:
-            for lane in self._order:
-                lane.fresh = True
+            for line in self._order:
+                line.fresh = True
         self._claim = None
 
-    def _look_at(self, lane: _Lane[T]) -> None:
-        """Note how wide a lane is, as a share of the largest node and over all its nodes, and
+    def _look_at(self, line: Line[T]) -> None:
+        """Note how wide a line is, as a share of the largest node and over all its nodes, and
         whether its items can be held at all."""
-        lane.width, lane.possible = self._measured(lane.want, lane.nodes)
+        line.width, line.possible = self._measured(line.want, line.nodes)
 
     def _measured(self, want: Free, nodes: int) -> tuple[float, bool]:
         shares = [(share(want, total), count) for total, count in self._kinds.items()]
@@ -412,30 +358,30 @@ class Packer(Generic[T]):
     def _nodes_changed(self) -> None:
         self._kinds = Counter(free_of(node.total) for node in self._nodes.values() if node.open)
         self._reopen()
-        for lane in self._order:
-            lane.fresh = True
-            self._look_at(lane)
-            lane.settle()
+        for line in self._order:
+            line.fresh = True
+            self._look_at(line)
+            line.settle()
 
     # bookkeeping ---------------------------------------------------------------------------------
 
-    def _pop(self, lane: _Lane[T]) -> _Entry[T]:
-        """Take the first of a lane out."""
-        entry = heapq.heappop(lane.heap)
+    def _pop(self, line: Line[T]) -> Queued[T]:
+        """Take the first of a line out."""
+        entry = heapq.heappop(line.heap)
         del self._waiting[entry.item]
-        lane.count -= 1
-        self._tidy(lane)
+        line.count -= 1
+        self._tidy(line)
         return entry
 
-    def _tidy(self, lane: _Lane[T]) -> None:
-        """Drop from a lane's front what waits no more, and a lane in which nothing waits."""
-        while lane.heap and lane.heap[0].arrival in self._removed:
-            self._removed.discard(heapq.heappop(lane.heap).arrival)
-        if lane.heap:
-            lane.settle()
+    def _tidy(self, line: Line[T]) -> None:
+        """Drop from a line's front what waits no more, and a line in which nothing waits."""
+        while line.heap and line.heap[0].arrival in self._removed:
+            self._removed.discard(heapq.heappop(line.heap).arrival)
+        if line.heap:
+            line.settle()
         else:
-            del self._lanes[lane.need, lane.nodes]
-            self._order.remove(lane)
+            del self._lines[line.need, line.nodes]
+            self._order.remove(line)
 
     def _index(self, node: FreeNode) -> None:
         self._groups.setdefault(node.free, {})[node] = None

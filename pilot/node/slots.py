@@ -21,8 +21,9 @@ from ailurus.protocol.resources import Resources, Room, Shape
 from pilot.attempt import Attempt
 from pilot.clock import SYSTEM, Clock
 from pilot.node.gpus import Gpu
+from pilot.node.lines import Wish
 from pilot.node.occupancy import Account, Cores, held, narrowed, widened
-from pilot.node.packing import Packer, Wish
+from pilot.node.packing import Packer
 from pilot.node.shares import OWN, Placement, Slot
 from pilot.node.topology import Cpu
 from pilot.ports import JobError

@@ -117,7 +117,7 @@ class LocalStanding:
         box = replace(box, environment={**box.environment, **task.environment})
         inside = self._container.within(task.argv, box)
         assert isinstance(inside, Direct)  # noqa: S101 - or there would be no such box
-        stdout, stderr = self._outputs.paths(task.lane)
+        stdout, stderr = self._outputs.paths(task.seat)
         return ProcessSpec(
             argv=inside.argv,
             environment=inside.environment,
@@ -140,8 +140,8 @@ class LocalStanding:
                 self._sampler.ended(self._order.name, mark, end.cpu_s)
             failed = bool(end.exit_code or end.errno)
             loss = self._memory.loss(end, held) if failed or held else None
-            take = partial(self._outputs.take, task.lane, failed=failed)
-            done(Finish(end, take, loss, partial(self._outputs.at_once, task.lane)))
+            take = partial(self._outputs.take, task.seat, failed=failed)
+            done(Finish(end, take, loss, partial(self._outputs.at_once, task.seat)))
 
         return ended
 

@@ -9,7 +9,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 
 from ailurus.protocol.resources import Resources
-from pilot.node.packing import Packer, Wish
+from pilot.node.lines import Wish
+from pilot.node.packing import Packer
 from tests.rig.figure import Figure, figure
 
 NODES = 256

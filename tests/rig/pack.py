@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ailurus.protocol.resources import Resources
-from pilot.node.packing import Packer, Wish
+from pilot.node.lines import Wish
+from pilot.node.packing import Packer
 from pilot.node.shares import OWN
 from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process.spawner import GuardedSpawner

@@ -142,7 +142,7 @@ def test_many_processes_with_long_words_are_started_at_once(nodes):
     node = nodes.agent("n1")
     box = node.stand(order(node, nodes.shared, "true"), lambda: None)
     words = ["/bin/true", *["x" * 130_000] * 14]
-    tasks = [Task(words, {"AILURUS_ATTEMPT": f"1.1.{nr}.1"}, lane=nr) for nr in range(1, 41)]
+    tasks = [Task(words, {"AILURUS_ATTEMPT": f"1.1.{nr}.1"}, seat=nr) for nr in range(1, 41)]
     ends: list[Finish] = []
     box.start_all([(task, ends.append) for task in tasks])
     until(lambda: len(ends) == len(tasks))

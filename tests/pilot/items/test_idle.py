@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ailurus.protocol.resources import Resources
 from pilot.items.idle import IdleCores
-from pilot.node.packing import Packer, Wish
+from pilot.node.lines import Wish
+from pilot.node.packing import Packer
 from tests.pilot.fakes import FakeClock
 from tests.pilot.node.test_occupancy import attempt
 

@@ -22,8 +22,8 @@ def each(tmp_path: Path, start: Callable[[Order, Callable[[Exit], None]], int]) 
     return EachItsOwn(node, order)
 
 
-def task(lane: int) -> Task:
-    return Task(argv=["/bin/true"], environment={"AILURUS_ITEM": str(lane)}, lane=lane)
+def task(seat: int) -> Task:
+    return Task(argv=["/bin/true"], environment={"AILURUS_ITEM": str(seat)}, seat=seat)
 
 
 def test_what_the_container_of_one_reads_at_its_start_is_not_anothers(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from ailurus.protocol.resources import WHOLE, Resources, Room, Shape, least_share
 from pilot.node import gpus
 from pilot.node.gpus import Gpu
-from pilot.node.packing import Packer, Wish
+from pilot.node.lines import Wish
+from pilot.node.packing import Packer
 from pilot.node.shares import Slot
 
 shares = st.integers(10, 90)

@@ -17,7 +17,8 @@ from msgspec.structs import replace
 
 from ailurus.protocol.resources import Resources
 from pilot.node import packing
-from pilot.node.packing import Packer, Wish
+from pilot.node.lines import Wish
+from pilot.node.packing import Packer
 from pilot.node.shares import Placement
 from pilot.node.topology import Cpu
 

@@ -57,7 +57,7 @@ def box_of(node: LocalNode, directory: Path, memory_mb: int) -> Standing:
 def task(number: int, line: str, memory_mb: int = 0) -> Task:
     environment = {**ENVIRONMENT, "AILURUS_ATTEMPT": f"1.1.{number}.1"}
     argv = ["/bin/sh", "-c", line]
-    return Task(argv=argv, environment=environment, lane=number, memory_mb=memory_mb)
+    return Task(argv=argv, environment=environment, seat=number, memory_mb=memory_mb)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a cgroup")
