@@ -206,7 +206,7 @@ class Guardian:
             if rung or not events or 0 < self._again_at <= time.monotonic():
                 self._reap()
             if self._stopped is not None and self._stopped.left_s() <= 0:
-                self._stopped.resume()
+                self._stopped.turn(self._running)
             if self._answers or (self._started and not events):
                 self._out += frame(self._started + self._answers)
                 self._answers, self._started = [], []

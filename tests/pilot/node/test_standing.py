@@ -15,7 +15,7 @@ from ailurus.protocol.payloads import Payloads
 from pilot.node.local import LocalNode
 from pilot.node_ports import Finish, MemoryLoss, Order, Standing, Task
 from pilot.ports import PATH, Sandbox
-from pilot.process import cgroup, proc, stopped
+from pilot.process import cgroup, proc
 from pilot.workdir import Workdir
 from plugins.container.bubblewrap import Bubblewrap
 from tests.pilot.attempts import container_setup
@@ -120,10 +120,7 @@ def test_many_with_cgroups_are_started_at_once(node: LocalNode, tmp_path: Path) 
     standing.close()
 
 
-def test_one_that_stops_all_others_stops_them_for_a_moment(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(stopped, "STOPPED_S", 0.2)
+def test_one_that_stops_all_others_stops_them_for_a_moment(tmp_path: Path) -> None:
     ends: SimpleQueue[tuple[int, Finish]] = SimpleQueue()
     with guarded() as spawner:
         node = LocalNode(Bubblewrap(container_setup()), spawner)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pilot.ports import ProcessEnd, ProcessSpec
-from pilot.process import cgroup, proc, stopped
+from pilot.process import cgroup, proc
 from pilot.process.spawner import GuardedSpawner
 from pilot.room_ports import (
     Bind,
@@ -192,11 +192,33 @@ def test_a_room_that_has_ended_costs_nothing_more(spawner: GuardedSpawner) -> No
 
 
 def test_a_program_that_is_stopped_in_a_room_goes_on(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    spawner: GuardedSpawner, tmp_path: Path
 ) -> None:
     """Nobody else in there could let it."""
-    monkeypatch.setattr(stopped, "STOPPED_S", 0.05)
-    with guarded() as spawner, made(spawner) as room:
+    with made(spawner) as room:
         out = tmp_path / "out"
         assert run(spawner, room, "kill -STOP $$; echo on; exit 4", out) == 4
         assert out.read_text() == "on\n"
+
+
+VFORK = """
+import ctypes, os, platform, signal
+clone = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+# CLONE_VFORK without shared memory.
+if ctypes.CDLL(None).syscall(clone, 0x4000 | signal.SIGCHLD, 0, 0, 0, 0) == 0:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    os._exit(0)
+os._exit(3)
+"""
+
+
+@pytest.mark.slow
+def test_a_program_whose_child_is_stopped_before_its_exec_goes_on(
+    spawner: GuardedSpawner, tmp_path: Path
+) -> None:
+    """It waits in the kernel, and nobody is told of it."""
+    with made(spawner) as room:
+        script = tmp_path / "vfork.py"
+        script.write_text(VFORK)
+        out = tmp_path / "out"
+        assert run(spawner, room, f"exec python3 {script}", out) == 3
