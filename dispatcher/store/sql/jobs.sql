@@ -93,7 +93,8 @@ select job_id, priority, rank from job
     order by priority desc, rank, job_id limit :most
 
 -- name: job.ready_sized
--- The same in a lane of a rounded shape, with what each job asks for itself.
+-- The same in a lane of a rounded shape, with what each job asks for itself: its machine stands
+-- beside it, and `nodes` has 10^7 more where there is one (`shape.all`).
 -- reads: job, sized
 -- locks: job skip locked
 select job.job_id, priority, rank, cores, memory_mb, disk_mb, gpus, nodes % 10000000, walltime_s,
@@ -216,7 +217,7 @@ insert into sized (job_id, cores, memory_mb, disk_mb, gpus, nodes, walltime_s, m
     values (:job_id, :cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s, :machine)
 
 -- name: sized.get
--- What a job asks for, where that is less than its lane's shape.
+-- What a job asks for, where that is less than its lane's shape; `nodes` as in `job.ready_sized`.
 -- reads: sized
 select cores, memory_mb, disk_mb, gpus, nodes % 10000000, walltime_s, machine from sized where job_id = :job_id
 

@@ -11,7 +11,9 @@ insert into shape (cores, memory_mb, disk_mb, gpus, nodes, walltime_s)
     values (:cores, :memory_mb, :disk_mb, :gpus, :nodes, :walltime_s) returning shape_id
 
 -- name: shape.all
--- Every shape with its number: memory holds all of them.
+-- Every shape with its number: memory holds all of them. `nodes` has 10^7 more for each number of
+-- its kind of machine, so that a version which knows of none gives such jobs to nobody; what is left
+-- has the share of a GPU in it likewise (rules/records.py).
 -- reads: machine, shape
 select shape_id, cores, memory_mb, disk_mb, gpus, nodes % 10000000, walltime_s, coalesce(m.text, '')
     from shape left join machine m on m.machine_id = nodes / 10000000
@@ -44,7 +46,7 @@ insert into lane (shape_id, of_shape, user_group)
 select shape_id, user_group from lane
 
 -- name: lane.shapes
--- The shape of every lane, as `shape.all` returns shapes.
+-- The shape of every lane, as `shape.all` returns shapes, of which `nodes` is told there.
 -- reads: lane, machine, shape
 select l.shape_id, s.cores, s.memory_mb, s.disk_mb, s.gpus, s.nodes % 10000000, s.walltime_s,
     coalesce(m.text, '')
