@@ -6,9 +6,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
-from functools import partial
 from threading import Thread
 from typing import NamedTuple
 
@@ -131,13 +130,21 @@ class Run:
         site = self._site
         if self._fault != "killed":
             site.nodes.kill(LOST)
+        # Else Slurm waits for what the node had of a job, which it cannot tell the end of.
+        site.slurm.run("scontrol", "update", f"nodename={LOST}", "state=down", "reason=bench")
         site.nodes.boot(LOST)
         words = [FIXTURES / "slurm", "node", site.slurm.directory, LOST, "start"]
         subprocess.run([*map(str, words)], check=True, timeout=60)
-        state: Callable[[], str] = partial(
-            site.slurm.run, "sinfo", "--noheader", f"--nodes={LOST}", "--format=%T"
-        )
-        until(lambda: "idle\n" in state(), 60, "Slurm has the node again", every_s=0.2)
+        until(self._whole, 60, "Slurm has the node again", every_s=0.5)
+
+    def _whole(self) -> bool:
+        """Whether Slurm takes the node for idle; where it does not, it is asked to."""
+        ask, node = self._site.slurm.run, f"nodename={LOST}"
+        state = ask("sinfo", "--noheader", f"--nodes={LOST}", "--format=%T")
+        if "down" in state:
+            # It may have done so meanwhile.
+            ask("scontrol", "update", node, "state=resume", check=False)
+        return "idle\n" in state
 
     def _came(self, seconds: float, found_s: float) -> Came:
         lines = [line.split() for line in self._file.read_text("utf-8").splitlines()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +25,6 @@ class Peers:
 
     def __init__(self, site: Heads) -> None:
         self._site = site
-        self._count = 0
         self._slots = CORES * len(site.nodes.names)
 
     def bare(
@@ -86,9 +86,8 @@ class Peers:
         ntasks: int = 0,
         meanwhile: Callable[[], None] = lambda: None,
     ) -> dict[str, Any]:
-        self._count += 1
         site = self._site
-        file = site.rig.directory / f"peer{self._count}.json"
+        file = site.rig.directory / f"peer-{secrets.token_hex(4)}.json"
         file.write_text(json.dumps(tasks))
         script = Path(f"{file}.sh")
         words = " ".join(f"'{word}'" for word in argv(file))
