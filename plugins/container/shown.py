@@ -1,8 +1,8 @@
 """What payloads see of a node's /etc and /sys: what programs need to run, and nothing secret.
 
-Small files are copied once a pilot into a directory that is every payload's /etc: mounting each of
-them would cost every payload 0.1 ms a file. Directories are mounted, so what a site changes in them
-shows.
+Small files, and directories with few of them, are copied once a pilot into a directory that is
+every payload's /etc: mounting each of them would cost every payload 0.1 ms. Other directories are
+mounted, and those in which a site changes something while pilots run, so that it shows.
 """
 
 from __future__ import annotations
@@ -37,6 +37,14 @@ ETC = (
 """Names below /etc. What only root may read is left out: a payload of root's pilot has root's uid."""
 ETC_BEGINS = ("ImageMagick", "java", "jvm", "mpich", "octave", "openmpi", "python", "tex")
 """Such directories carry a version in their name."""
+_CHANGING = frozenset((
+    "alternatives", "ca-certificates", "crypto-policies", "environment-modules",
+    "grid-security/certificates", "grid-security/vomsdir", "krb5.conf.d", "lmod", "modulefiles",
+    "pki/ca-trust", "pki/java", "pki/tls/certs", "profile.d", "ssl/certs", "vomses",
+))  # fmt: skip
+"""Of these, what is mounted however little it has."""
+_FEW = 32
+"""Entries of a directory that is copied, at any depth."""
 SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 """Processors and their memory, for lscpu, hwloc and OpenMP. Neither cgroups nor other devices."""
 _COPIED_BYTES = 1 << 20
@@ -54,10 +62,14 @@ def etc(directory: Path, user: str, show: Sequence[str] = ()) -> Iterator[tuple[
     yield str(directory), _HERE
     more = [path.removeprefix(f"{_HERE}/") for path in show if path.startswith(f"{_HERE}/")]
     versions = [name for name in os.listdir(_HERE) if name.startswith(ETC_BEGINS)]  # noqa: PTH208
-    for name in sorted({*ETC, *more, *versions}):
+    names = sorted({*ETC, *more, *versions})
+    mounted = {*_CHANGING, *more}
+    # Those that have others of these in them.
+    mounted |= {str(above) for name in names for above in Path(name).parents}
+    for name in names:
         # It may not be here, or be hidden from this user, and so from payloads in any case.
         with suppress(OSError):
-            if _placed(f"{_HERE}/{name}", directory / name):
+            if _placed(f"{_HERE}/{name}", directory / name, mounted=name in mounted):
                 yield f"{_HERE}/{name}", f"{_HERE}/{name}"
     know(
         directory / "passwd",
@@ -93,13 +105,13 @@ def hosts(path: Path, *, network: bool) -> Path:
     return path
 
 
-def _placed(source: str, place: Path) -> bool:
-    """Copy a small file to `place`; True for a directory or a large file, which is to be mounted
-    there."""
+def _placed(source: str, place: Path, *, mounted: bool) -> bool:
+    """Copy a small file or directory to `place`; True for a larger one, or a directory that is
+    `mounted` in any case, which is to be mounted there."""
     seen = os.stat(source)  # noqa: PTH116 - eighty of them at each start of a pilot
     if stat.S_ISDIR(seen.st_mode):
         place.mkdir(parents=True, exist_ok=True)
-        return True
+        return mounted or not _copied(source, place)
     if not stat.S_ISREG(seen.st_mode) or not seen.st_mode & stat.S_IROTH:
         return False
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +120,52 @@ def _placed(source: str, place: Path) -> bool:
         return True
     place.write_bytes(Path(source).read_bytes())
     return False
+
+
+def _copied(source: str, place: Path) -> bool:
+    """Copy what is in a directory, if that is little and anybody may read it; links as they are."""
+    entries: list[os.DirEntry[str]] = []
+    try:
+        if not _few(source, os.stat(source).st_dev, entries):  # noqa: PTH116 - as above
+            return False
+    except OSError:
+        return False
+    for entry in entries:
+        copy = Path(f"{place}{entry.path.removeprefix(source)}")
+        if entry.is_symlink():
+            copy.symlink_to(os.readlink(entry.path))  # noqa: PTH115 - text
+        elif entry.is_dir():
+            copy.mkdir()
+        else:
+            copy.write_bytes(Path(entry.path).read_bytes())
+    return True
+
+
+def _few(directory: str, device: int, found: list[os.DirEntry[str]]) -> bool:
+    """Add all entries below a directory, each behind that it is in; False: there are too many, or
+    one is large, not for all to read, a program, of another file system, or special. Raises
+    OSError."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            found.append(entry)
+            if len(found) > _FEW:
+                return False
+            if entry.is_symlink():
+                continue
+            seen = entry.stat(follow_symlinks=False)
+            if seen.st_dev != device or not seen.st_mode & stat.S_IROTH:
+                return False
+            if stat.S_ISDIR(seen.st_mode):
+                if not _few(entry.path, device, found):
+                    return False
+            elif not _is_small_data(seen):
+                return False
+    return True
+
+
+def _is_small_data(seen: os.stat_result) -> bool:
+    small = seen.st_size <= _COPIED_BYTES // _FEW
+    return small and stat.S_ISREG(seen.st_mode) and not seen.st_mode & 0o111
 
 
 def know(path: Path, number: int, line: str) -> bool:
