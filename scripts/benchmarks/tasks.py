@@ -63,8 +63,10 @@ def run(args: Namespace) -> Iterator[Figure]:
             at_least=0.5,
             note="peer: no task",
         )
-        while rig.client.task(task_id).row.state not in ENDED:
+        while (row := rig.client.task(task_id).row).state not in ENDED:
             time.sleep(0.01)
+        if row.steps[0].finished != items:
+            raise RuntimeError(f"{row.steps[0].finished:,} of {items:,} items have finished")
         took = time.monotonic() - began
         yield figure(f"tasks: items finished, {where}", items / took, "items/s", at_least=20_000)
         use = rig.dispatcher.use()
