@@ -39,6 +39,10 @@ OF: Mapping[str, Callable[[Any], float]] = {
     "retry": lambda ask: RETRIED_S * len(ask.job_ids),
     "reregister": lambda ask: RETRIED_S * len(ask.job_ids),
     "cancel": lambda ask: CANCELLED_S * len(ask.job_ids),
+    # By a query they are done in slices, each behind the heartbeats that have come.
+    "cancel_many": lambda ask: CANCELLED_S * len(ask.job_ids),
+    "retry_many": lambda ask: RETRIED_S * len(ask.job_ids),
+    "change_many": lambda ask: CANCELLED_S * len(ask.job_ids),
     "wait": lambda ask: WATCHED_S * len(ask.job_ids),
 }
 """By route, what a message costs beside the request, its bytes and the time of reading."""

@@ -337,3 +337,12 @@ def test_a_queue_that_nobody_serves_is_told_with_one_that_is_like_it(run, jobfil
     ran = run("submit", jobfile("name: one\ncommand: x\nqueue: anaylsis\n"))
     assert "queue anaylsis and no site offers one (did you mean `analysis`?)" in ran.err
     assert run("submit", jobfile("name: one\ncommand: x\nqueue: analysis\n")).err == ""
+
+
+def test_failures_say_whose_fault_and_lead_to_their_jobs(run):
+    told = json.loads(run("failures", "--json").out)
+    assert set(told) >= {"kinds", "more", "jobs"}
+    lines = run("failures", "--since", "7d", "--fault", "payload").out.splitlines()
+    assert lines[0].split("\t")[:4] == ["failed", "code", "fault", "site"]
+    assert all(line.split("\t")[2] == "payload" for line in lines[1:])
+    assert run("failures", "--fault", "cat").code == 65

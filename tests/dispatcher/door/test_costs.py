@@ -43,6 +43,9 @@ MOST_UNITS = {
     "retry": {"job_ids": costs.RETRIED_S},
     "reregister": {"job_ids": costs.RETRIED_S},
     "cancel": {"job_ids": costs.CANCELLED_S},
+    "cancel_many": {"job_ids": costs.CANCELLED_S},
+    "retry_many": {"job_ids": costs.RETRIED_S},
+    "change_many": {"job_ids": costs.CANCELLED_S},
     "wait": {"job_ids": costs.WATCHED_S},
     "add_items": {"items": costs.ITEM_S},
 }
@@ -91,8 +94,12 @@ def _message(route: str, n: int) -> object:
     if route == "add_items":
         return m.AddItems(list="l", first=0, items=(ItemSpec(),) * n)
     kinds = {"retry": m.Retry, "reregister": m.Reregister, "cancel": m.Cancel, "wait": m.WaitJobs}
-    kind = kinds[route]
-    return kind(job_ids=tuple(range(1, n + 1)))
+    many = {"cancel_many": m.CancelMany, "retry_many": m.RetryMany, "change_many": m.ChangeMany}
+    ids = tuple(range(1, n + 1))
+    if route in many:
+        more = {"verb": "hold"} if route == "change_many" else {}
+        return many[route](request_id="r", job_ids=ids, **more)
+    return kinds[route](job_ids=ids)
 
 
 @pytest.mark.field("A9")
