@@ -19,6 +19,8 @@ from ailurus.protocol.url import Url
 if TYPE_CHECKING:
     from pilot.room_ports import Entrance
 
+ABSENT = "is its URL right, and was it kept for long enough?"
+"""What helps where a file is not there."""
 TAKEN = (
     "another dispatcher, or one of before, had a job of this number: remove it, or name another "
     "directory"
@@ -43,6 +45,13 @@ class JobError(AilurusError):
         super().__init__(message, remedy=remedy, field=field)
         self.code = code
         self.transient = code.transient if transient is None else transient
+
+
+class LeftBehind(JobError):
+    """Why an upload failed of which something may be there, which could not be removed."""
+
+    def __init__(self, why: JobError) -> None:
+        super().__init__(why.code, why.message, remedy=why.remedy, transient=why.transient)
 
 
 class Copied(Struct, frozen=True, kw_only=True):

@@ -58,6 +58,7 @@ class Code(IntEnum):
     INTERNAL = 1319, "an internal problem of the pilot", True
     RUCIO_UNAVAILABLE = 1316, "Rucio cannot be asked", True
     NO_REPLICAS = 1326, "an input file has no replica that the site can read"
+    MISSING_INPUT = 1331, "an input file is missing from the storage that the catalogue names"
     SERVICE_UNAVAILABLE = 1324, "a service is not available", True
     CONTAINER_MISSING = 1325, "the container runtime is not available", True
     CONTAINER_FAILED = 1306, "the container runtime failed", True

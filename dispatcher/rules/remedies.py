@@ -33,6 +33,7 @@ _TABLE: dict[int, Remedy] = {
         "submission, what is wrong elsewhere is to be mended"
     ),
     Code.NO_SUCH_FILE: Remedy("put the input where the job says it is"),
+    Code.MISSING_INPUT: Remedy("declare its lost replica bad in Rucio, or upload the file anew"),
     Code.GET_ADLER_MISMATCH: Remedy("replace the damaged file, or declare its right checksum"),
     Code.GET_MD5_MISMATCH: Remedy("replace the damaged file, or declare its right checksum"),
     Code.KILLED_BY_SERVER: Remedy("somebody stopped it"),

@@ -413,7 +413,9 @@ def compare(file: InputFile, copied: Copied) -> None:
     """Compare what came with what was declared. Raises JobError where they differ."""
     if file.size is not None and file.size != copied.size:
         raise JobError(
-            Code.STAGE_IN_FAILED, f"{file.name} has {copied.size} bytes, declared are {file.size}"
+            Code.STAGE_IN_FAILED,
+            f"{file.name} has {copied.size} bytes, declared are {file.size}",
+            remedy="the file is damaged, or the job declares another one",
         )
     if file.adler32 is not None and file.adler32 != copied.adler32:
         raise JobError(

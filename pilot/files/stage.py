@@ -24,7 +24,7 @@ from pilot.files.leaving import Leaving, leaving
 from pilot.files.listing import check_amount, check_places, parts_of
 from pilot.files.movers import Movers, ToStore
 from pilot.files.outputs import opened
-from pilot.ports import Check, JobError, Lister, Transfer
+from pilot.ports import Check, JobError, LeftBehind, Lister, Transfer
 from pilot.progress import StagingProgress
 from pilot.site import Bounds, Storage
 from pilot.workdir import Workdir
@@ -362,7 +362,8 @@ class Stage:
             return self._own.put(attempt, one, outage_s, another)
         except (JobError, AnotherFailed) as error:
             late = isinstance(error, JobError) and error.code is Code.STAGE_OUT_TIMEOUT
-            if late or attempt.stopped is not None or isinstance(error, AnotherFailed):
+            unsure = isinstance(error, AnotherFailed | LeftBehind)
+            if late or unsure or attempt.stopped is not None:
                 # It may have arrived unacknowledged, or in part.
                 attempt.leftovers += self.delete([one.url.text])
             raise

@@ -19,12 +19,11 @@ from typing import Any, NamedTuple, TypeVar
 from ailurus.protocol.errors import Code
 from ailurus.protocol.trees import listing, matches_pieces
 from ailurus.protocol.url import Url
-from pilot.ports import Copied, Found, JobError, Moved, Mover, Tell, ToGet, ToPut
+from pilot.ports import Copied, Found, JobError, LeftBehind, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.gfal2_elsewhere import module
 from plugins.data.moving import (
     Failure,
     GridOptions,
-    LeftBehind,
     Way,
     drop,
     each_in_threads,

@@ -18,9 +18,19 @@ from msgspec import Struct
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from ailurus.wire.watched import Forgotten, watching
-from pilot.ports import Check, Copied, Found, JobError
+from pilot.ports import Check, Copied, Found, JobError, LeftBehind
 from plugins.data.http_bodies import Copy, Measured, Version, pieces_of
-from plugins.data.http_errors import BrokeOff, Exists, NoParent, Unsupported, broken, refused
+from plugins.data.http_errors import (
+    AT_SERVER,
+    BrokeOff,
+    Exists,
+    NoParent,
+    Unsupported,
+    broken,
+    plain,
+    redirected,
+    refused,
+)
 from plugins.data.http_identity import Identity, OfSite, OfUser
 from plugins.data.http_servers import HEADERS, Connections
 
@@ -78,7 +88,7 @@ class Http:
         said = _said(options or {})
         only = [Url.parse(prefix).web for prefix in said.token_for]
         self._identity: Identity = OfSite(said.token_file, said.proxy, only)
-        self._allow = [_plain(Url.parse(prefix).web) for prefix in http_allow]
+        self._allow = [plain(Url.parse(prefix).web) for prefix in http_allow]
         self._connect = partial(Connections.made, http_proxy, ca)
         self._anonymous = self._connect()
         # Those by the newest proxy.
@@ -97,7 +107,7 @@ class Http:
         return made
 
     def allowed(self, url: Url) -> None:
-        if any(_plain(url.web).within(prefix) for prefix in self._allow):
+        if any(plain(url.web).within(prefix) for prefix in self._allow):
             return
         raise JobError(
             Code.STORAGE_FORBIDDEN,
@@ -122,12 +132,15 @@ class Http:
                     raise JobError(
                         Code.STAGE_IN_FAILED,
                         f"{url}: {copy.size} bytes came, and the server said {version.size}",
+                        remedy=AT_SERVER,
                     )
                 return copy.copied
             except urllib3.exceptions.HTTPError as error:
                 # Short read, stall, reset.
                 broken = JobError(
-                    Code.STAGE_IN_FAILED, f"{url}: broke off after {copy.size} bytes ({error})"
+                    Code.STAGE_IN_FAILED,
+                    f"{url}: broke off after {copy.size} bytes ({error})",
+                    remedy=AT_SERVER,
                 )
             finally:
                 answer.close()
@@ -168,6 +181,15 @@ class Http:
             return http_listing.listed(url, ask)
 
     def put(self, source: int, url: Url, check: Check) -> Copied:
+        try:
+            return self._put(source, url, check)
+        except JobError as error:
+            silent = isinstance(error, BrokeOff) or error.code is Code.STAGE_OUT_TIMEOUT
+            if url.web.sent in (self._partial | self._unanswered if silent else self._partial):
+                raise LeftBehind(error) from None
+            raise
+
+    def _put(self, source: int, url: Url, check: Check) -> Copied:
         dav, url = url.scheme in {"dav", "davs"}, url.web
         body = Measured(source)
         with watching(check):
@@ -287,9 +309,8 @@ class Http:
         _finish(answer)
         if answer.headers.get("Content-Length") != str(body.length):
             self._partial.add(url.sent)
-            raise JobError(
-                Code.STAGE_OUT_FAILED, f"{url}: an earlier try left a part of the file there"
-            )
+            why = f"{url}: an earlier try left a part of the file there"
+            raise JobError(Code.STAGE_OUT_FAILED, why, remedy=AT_SERVER)
         body.rewind()
         # Reading measures it.
         for _ in body.pieces():
@@ -344,7 +365,7 @@ class Http:
             if answer.status == 417 and expects:
                 expects, more = False, None
             elif answer.status in _LEADS[method] and target:
-                url = _redirected(url, target)
+                url = redirected(url, target)
             elif method == "PUT" and answer.status in {404, 409}:
                 raise NoParent.of(refused(url, answer.status, code))
             else:
@@ -425,25 +446,3 @@ def _says_more(answer: urllib3.BaseHTTPResponse) -> bool:
     """Whether a success may be another's than a store's: those say «created», or nothing."""
     empty = answer.headers.get("Content-Length") == "0"
     return answer.status not in {201, 204} and not empty
-
-
-def _redirected(url: Url, target: str) -> Url:
-    try:
-        leads = url.redirected(target)
-    except AilurusError as error:
-        raise JobError(Code.STORAGE_FORBIDDEN, f"{url} redirects badly: {error.message}") from None
-    if url.scheme == "https" and leads.scheme != "https":
-        raise JobError(Code.STORAGE_FORBIDDEN, f"{url} redirects away from https, to {leads}")
-    return leads
-
-
-def _plain(url: Url) -> Url:
-    """A URL that has nothing ambiguous in it."""
-    odd = url.userinfo is not None or not url.host or url.climbs
-    if url.scheme not in {"http", "https"} or odd:
-        raise JobError(
-            Code.STORAGE_FORBIDDEN,
-            f"{url} is not a plain http URL",
-            remedy="write https://host/path, without user, `..` or backslash",
-        )
-    return url

@@ -1,10 +1,18 @@
-"""What a server of http refuses, or leaves unsaid."""
+"""What a server of http refuses, or leaves unsaid, and URLs that none is asked for."""
 
 from __future__ import annotations
 
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
-from pilot.ports import TAKEN, JobError
+from pilot.ports import ABSENT, TAKEN, JobError
+
+AT_SERVER = "look at that server, its log and its free space, and at the way to it"
+_REMEDIES = {
+    401: "renew what the site's `storage.http` names as `token_file` or `proxy`",
+    403: "does what the site's `storage.http` names as `token_file` or `proxy` cover that path?",
+    507: "free space there, or name another in `storage.alternative_output`",
+}
+"""What helps, by the status of an answer."""
 
 _LONGEST = 500
 """Characters of what a library says of a connection."""
@@ -33,7 +41,7 @@ class Exists(JobError):
 def refused(url: Url, status: int, code: Code) -> JobError:
     """The error of a file, by the status of an answer; `code` where no other says it."""
     if status in {404, 410}:
-        return JobError(Code.NO_SUCH_FILE, f"{url} does not exist (HTTP {status})")
+        return JobError(Code.NO_SUCH_FILE, f"{url} does not exist (HTTP {status})", remedy=ABSENT)
     if status == 412:
         return Exists(
             code,
@@ -42,10 +50,12 @@ def refused(url: Url, status: int, code: Code) -> JobError:
             transient=False,
         )
     if status in {405, 501}:
-        return Unsupported(code, f"{url}: HTTP {status}", transient=False)
+        remedy = "name another protocol for it: `storage.plugins` of the site file"
+        return Unsupported(code, f"{url}: HTTP {status}", remedy=remedy, transient=False)
     # 423: a server has not done with a try that broke off.
     passing = status in {202, 408, 416, 423, 425, 429} or status >= 500
-    return JobError(code, f"{url}: HTTP {status}", transient=passing)
+    remedy = _REMEDIES.get(status, AT_SERVER)
+    return JobError(code, f"{url}: HTTP {status}", remedy=remedy, transient=passing)
 
 
 def broken(url: Url, error: Exception, code: Code, *, shown: bool) -> JobError:
@@ -62,4 +72,27 @@ def broken(url: Url, error: Exception, code: Code, *, shown: bool) -> JobError:
             remedy="its authority can be named with the pilot's --ca or SSL_CERT_FILE",
         )
     remedy = "does its server take the proxy that is shown to it? It may have expired"
-    return BrokeOff(code, f"{url}: {why}", remedy=remedy if shown else "")
+    return BrokeOff(code, f"{url}: {why}", remedy=remedy if shown else AT_SERVER)
+
+
+def redirected(url: Url, target: str) -> Url:
+    """Where an answer leads on. Raises JobError."""
+    try:
+        leads = url.redirected(target)
+    except AilurusError as error:
+        raise JobError(Code.STORAGE_FORBIDDEN, f"{url} redirects badly: {error.message}") from None
+    if url.scheme == "https" and leads.scheme != "https":
+        raise JobError(Code.STORAGE_FORBIDDEN, f"{url} redirects away from https, to {leads}")
+    return leads
+
+
+def plain(url: Url) -> Url:
+    """A URL that has nothing ambiguous in it. Raises JobError for another."""
+    odd = url.userinfo is not None or not url.host or url.climbs
+    if url.scheme not in {"http", "https"} or odd:
+        raise JobError(
+            Code.STORAGE_FORBIDDEN,
+            f"{url} is not a plain http URL",
+            remedy="write https://host/path, without user, `..` or backslash",
+        )
+    return url

@@ -24,10 +24,12 @@ from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from pilot.blame import Target, job_error
 from pilot.ports import (
+    ABSENT,
     MOST_FOUND,
     TAKEN,
     Copied,
     JobError,
+    LeftBehind,
     Moved,
     NotMoved,
     Progress,
@@ -69,7 +71,7 @@ class Failure(Enum):
     """Why one file was not moved, in the words of no library: the text, the remedy, whether it may
     pass."""
 
-    MISSING = "does not exist", "is the URL right, and was the file kept for long enough?", False
+    MISSING = "does not exist", ABSENT, False
     EXISTS = "exists already, and outputs overwrite nothing", TAKEN, False
     DENIED = (
         "permission denied to the site's credential",
@@ -134,13 +136,6 @@ def few(found: Iterable[T], url: object) -> list[T]:
     if len(some) > MOST_FOUND:
         raise too_many(url)
     return some
-
-
-class LeftBehind(JobError):
-    """Why an upload failed of which something may be there, which could not be removed."""
-
-    def __init__(self, why: JobError) -> None:
-        super().__init__(why.code, why.message, remedy=why.remedy, transient=why.transient)
 
 
 def not_moved(key: int, error: JobError) -> NotMoved:

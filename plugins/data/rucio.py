@@ -29,7 +29,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
 from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Tell, ToGet, ToPut
 from plugins.data.moving import drop, few, not_moved, padded
-from plugins.data.rucio_errors import rucio_errors_on
+from plugins.data.rucio_errors import missing, nowhere, rucio_errors_on
 from plugins.data.rucio_examined import examined
 from plugins.data.rucio_plugins import Plugin, Plugins, Replica
 from plugins.rucio_client import ClientOptions, RseProtocols, client_of
@@ -50,6 +50,8 @@ class _Wanted(Struct):
     places: list[Replica]
     size: int | None
     adler32: str | None
+    known: bool = True
+    """To the catalogue."""
     began: float = 0.0
     failed: NotMoved | None = None
 
@@ -181,11 +183,15 @@ class Rucio(Mover):
                 # A parent's output that the catalogue does not know yet.
                 places = [self._targets([file.url], read=True)[file.url]] if rse else []
             if not places:
-                tell(not_moved(file.key, _nowhere(did, entry, self._options)))
+                tell(
+                    not_moved(
+                        file.key, nowhere(did, self._options.protocols, known=entry is not None)
+                    )
+                )
                 continue
             size = file.size if entry is None else entry["bytes"]
             adler32 = file.adler32 if entry is None or not entry["adler32"] else entry["adler32"]
-            wanted.append(_Wanted(file, did, places, size, adler32))
+            wanted.append(_Wanted(file, did, places, size, adler32, entry is not None))
         return wanted
 
     def _replicas(self, dids: Sequence[Did]) -> dict[Did, dict[str, Any]]:
@@ -264,6 +270,7 @@ class Rucio(Mover):
                     one.places.pop(0)
                     again.append(one)
                     return
+                news = missing(news) if one.known else news
             elif isinstance(news, Moved):
                 one = by_key[news.key]
                 at = one.places[0]
@@ -386,21 +393,6 @@ def _ranked(entry: Mapping[str, Any], options: Rucio.Options) -> list[Replica]:
             rank = (not own, schemes.index(scheme), not lan, about["priority"], about["rse"])
             found.append((rank, Replica(about["rse"], pfn)))
     return [place for _, place in sorted(found, key=lambda one: one[0])]
-
-
-def _nowhere(did: Did, entry: Mapping[str, Any] | None, options: Rucio.Options) -> JobError:
-    if entry is None:
-        return JobError(
-            Code.NO_SUCH_FILE,
-            f"Rucio knows no file {did}",
-            remedy="is scope and name right? `rucio did show`",
-        )
-    schemes = ", ".join(sorted({*options.protocols.own, *options.protocols.other}))
-    return JobError(
-        Code.NO_REPLICAS,
-        f"{did} has no replica that this site could read ({schemes})",
-        remedy="ask for one by a rule, or declare the lost one so that Rucio recovers it",
-    )
 
 
 def _checked(news: Moved, one: _Wanted) -> Moved | NotMoved:

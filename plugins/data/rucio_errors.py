@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from msgspec.structs import replace
+
+from ailurus.protocol.did import Did
 from ailurus.protocol.errors import Code
-from pilot.ports import JobError
+from pilot.ports import JobError, NotMoved
+from plugins.rucio_client import RseProtocols
 
 _DENIED = (
     "AccessDenied",
@@ -65,3 +69,27 @@ def rucio_errors_on(
             ) from None
         remedy = "name an RSE of Rucio: storage.rse" if kind in _SITES else "it may pass"
         raise JobError(code, said, remedy=remedy, transient=kind not in _SITES) from None
+
+
+def missing(news: NotMoved) -> NotMoved:
+    """Of a file that is not where the catalogue has it, as PanDA's Pilot 3 tells it."""
+    if news.code != Code.NO_SUCH_FILE:
+        return news
+    remedy = "declare that replica bad in Rucio, which recovers it from another one"
+    return replace(news, code=Code.MISSING_INPUT, remedy=remedy)
+
+
+def nowhere(did: Did, protocols: RseProtocols, *, known: bool) -> JobError:
+    """Of a file that the catalogue does not know, or has nowhere that the site could read."""
+    if not known:
+        return JobError(
+            Code.NO_SUCH_FILE,
+            f"Rucio knows no file {did}",
+            remedy="is scope and name right? `rucio did show`",
+        )
+    schemes = ", ".join(sorted({*protocols.own, *protocols.other}))
+    return JobError(
+        Code.NO_REPLICAS,
+        f"{did} has no replica that this site could read ({schemes})",
+        remedy="ask for one by a rule, or declare the lost one so that Rucio recovers it",
+    )

@@ -24,12 +24,11 @@ from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import POOLS, verifying
 from ailurus.wire.watched import read_into
-from pilot.ports import Found, JobError, Moved, Mover, Tell, ToGet, ToPut
+from pilot.ports import Found, JobError, LeftBehind, Moved, Mover, Tell, ToGet, ToPut
 from plugins.data.checksums import Checksums
 from plugins.data.moving import (
     BLOCK,
     Failure,
-    LeftBehind,
     Way,
     drop,
     each_in_threads,

@@ -17,11 +17,21 @@ from urllib.parse import unquote
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.trees import listing, matches_pieces
 from ailurus.protocol.url import Url
-from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Progress, Tell, ToGet, ToPut
+from pilot.ports import (
+    Found,
+    JobError,
+    LeftBehind,
+    Moved,
+    Mover,
+    NotMoved,
+    Progress,
+    Tell,
+    ToGet,
+    ToPut,
+)
 from plugins.data.moving import (
     Failure,
     GridOptions,
-    LeftBehind,
     Way,
     drop,
     failure,

@@ -10,11 +10,10 @@ from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
-from pilot.ports import JobError
+from pilot.ports import JobError, LeftBehind
 from plugins.data.moving import (
     Failure,
     GridOptions,
-    LeftBehind,
     Way,
     failure,
     measured,
