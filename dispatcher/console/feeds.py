@@ -28,7 +28,7 @@ from ailurus.protocol.states import FINAL
 from ailurus.tasks import Tasks
 from dispatcher import events
 from dispatcher.auth.caller import Caller
-from dispatcher.events import Entry, StateChanged, Submitted
+from dispatcher.events import Entry, Handled, StateChanged, Submitted
 
 # Of one pass; with more, pages load their lists again.
 MOST_EVENTS = 500
@@ -190,6 +190,8 @@ class JobsFeed(Feed):
             match entry.event:
                 case Submitted(jobs=jobs):
                     submitted += jobs
+                case Handled(verb="move", new=str(queue)) if entry.job_id is not None:
+                    changes.setdefault(entry.job_id, {"job_id": entry.job_id})["queue"] = queue
                 case StateChanged() as job if entry.job_id is not None:
                     change = changes.setdefault(entry.job_id, {"job_id": entry.job_id})
                     change.update(_moved(job, entry.worker_id), changed=entry.at)

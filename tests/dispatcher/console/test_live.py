@@ -29,7 +29,7 @@ from dispatcher.accounts.meter import METER
 from dispatcher.auth.caller import Caller
 from dispatcher.console import live as live_module
 from dispatcher.console.live import BEHIND, Live
-from dispatcher.events import StateChanged
+from dispatcher.events import Handled, StateChanged
 from dispatcher.refusal import Rejected
 
 ADMIN = Caller(subject="root", scopes=frozenset({Scope.READ, Scope.ADMIN}))
@@ -198,6 +198,18 @@ def test_a_thousand_pages_cost_one_question():
             await reader.until("overview", lambda seen: "finished" in seen["states"])
         assert service.asked["overview"] - before["overview"] <= 2
         assert service.asked["events"] - before["events"] == 1
+
+    run(test)
+
+
+def test_a_job_that_somebody_moves_is_seen_in_its_new_queue():
+    async def test(service: Service, live: Live, page: Pages) -> None:
+        reader = await page("jobs")
+        event = Handled(by="alice", verb="move", action=1, old="q", new="other")
+        service.seq += 1
+        data = msgspec.to_builtins(event)
+        service.told.append(m.Event(seq=service.seq, at=5.0, kind="handled", job_id=2, data=data))
+        await reader.until("jobs", lambda said: {"job_id": 2, "queue": "other"} in said["changes"])
 
     run(test)
 
