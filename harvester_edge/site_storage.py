@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from ailurus.protocol import storage_defaults
 from ailurus.protocol.url import LONGEST_DIRECTORY
 from harvester_edge.fields import AbsolutePath, Duration, Options, Size, Url
 
@@ -52,7 +53,7 @@ class Storage(_Part, frozen=True, kw_only=True):
     nothing."""
     default_output: Destination = ""
     """Where outputs go that a job gives no place, and logs."""
-    logs: Literal["failed", "all", "none"] = "failed"
+    logs: Literal["failed", "all", "none"] = storage_defaults.LOGS
     """Whose log.tgz goes to `default_output`: that of failed attempts and of jobs with `log:
     whole`, of all attempts, or of none."""
     allow: tuple[Url, ...] = ()
@@ -67,13 +68,13 @@ class Storage(_Part, frozen=True, kw_only=True):
     """Which plugin moves files of a scheme; left out: the usual one."""
     direct_read: bool = False
     """Whether a job may ask for the URLs of its inputs, to read them over the network."""
-    parallel: Annotated[int, Meta(ge=1, le=64)] = 4
+    parallel: Annotated[int, Meta(ge=1, le=64)] = storage_defaults.PARALLEL
     """How many files of a pilot move at once by one plugin."""
-    min_speed: Size = "500K"
+    min_speed: Size = storage_defaults.MIN_SPEED
     """Bytes a second: a file may take `min_time` and its size at this speed, and never longer than
     `limits.staging`."""
-    min_time: Duration = "5m"
-    outage_tolerance: Duration = "15m"
+    min_time: Duration = storage_defaults.MIN_TIME
+    outage_tolerance: Duration = storage_defaults.OUTAGE_TOLERANCE
     """For how long a pilot keeps an output whose storage does not take it now, and tries it again;
     with `alternative_output` that is what it tries."""
     http: Options = {}

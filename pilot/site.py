@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from ailurus.apart import SYSTEM, Location, look
 from ailurus.paths import directory_url, expanded, expanded_options, secret_files
+from ailurus.protocol import storage_defaults
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.resources import WHOLE, least_share
 from ailurus.protocol.units import duration_s, size_bytes, size_mb
@@ -47,7 +48,7 @@ class Storage(Struct, frozen=True):
     http_proxy: str = ""
     """What http transfers go through; no variable of the environment says it."""
     default_output: str = ""
-    logs: str = "failed"
+    logs: str = storage_defaults.LOGS
     """Whose log.tgz goes there: of failed attempts, `all` or `none`."""
     allow: tuple[str, ...] = ()
     """Prefixes of the URLs that movers serve."""
@@ -59,12 +60,12 @@ class Storage(Struct, frozen=True):
     plugins: dict[str, str] = {}
     direct_read: bool = False
     """Whether a job may ask for the URLs of its inputs."""
-    parallel: int = 4
+    parallel: int = storage_defaults.PARALLEL
     """How many files move at once by one plugin."""
     # Bytes a second.
-    min_speed: Size = "500K"
-    min_time: Duration = "5m"
-    outage_tolerance: Duration = "15m"
+    min_speed: Size = storage_defaults.MIN_SPEED
+    min_time: Duration = storage_defaults.MIN_TIME
+    outage_tolerance: Duration = storage_defaults.OUTAGE_TOLERANCE
     """For how long an output is tried again whose storage does not take it now."""
     http: Options = {}
     rucio: Options = {}
