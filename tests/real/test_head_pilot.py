@@ -55,7 +55,7 @@ class Queue:
         ]  # fmt: skip
         script = self.directory / "script"
         script.write_text(f"#!/bin/sh\nexec {shlex.join(map(str, words))}\n")
-        options = ["--no-kill", "--nodes=3", "--exclusive", "--time=10"]
+        options = ["--no-kill", "--nodes=3", "--exclusive", "--time=30"]
         output = f"--output={self.directory}/batch.out"
         with self.nodes.network():
             self.slurm.run("sbatch", *options, output, str(script))

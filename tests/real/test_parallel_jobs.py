@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from ailurus.protocol.states import JobState
-from tests.plugins.test_launch_real import HOROVOD, MPI4PY, MPIS, RAY, ROOT, TORCH, WORLD
+from ailurus.protocol.submission import jobs_from
+from tests.plugins.test_launch_real import EXAMPLES, MPI4PY, MPIS, ROOT, WORLD
 from tests.real.test_head_pilot import Queue
 from tests.rig import services
 from tests.rig.batch_systems import Slurm
@@ -26,18 +28,29 @@ pytestmark = [pytest.mark.real, pytest.mark.batch, pytest.mark.slow, pytest.mark
 class Cluster(Queue):
     """Three nodes with one pilot, whose jobs see the programs of `software`."""
 
-    def __init__(self, nodes: Nodes, slurm: Slurm, runtime: str, apptainer: str = "") -> None:
-        """`apptainer`: the directory of its command."""
+    def __init__(
+        self,
+        nodes: Nodes,
+        slurm: Slurm,
+        runtime: str,
+        apptainer: str = "",
+        *,
+        site_software: str = "",
+    ) -> None:
+        """`apptainer`: the directory of its command; `site_software`: another name for what is in
+        `software`."""
         super().__init__(nodes, slurm)
         self.software = nodes.directory / "software"
         self.software.mkdir()
+        self.programs = nodes.directory / "programs"
+        """What some nodes have in /usr/local/bin."""
         site = json.loads(self.site.read_text())
         self.images = nodes.directory / "images"
         self.images.mkdir()
         container = {"default": runtime, "bare": True, "images": [str(self.images)]}
         site["container"] = {**container, **({"apptainer": apptainer} if apptainer else {})}
         site["slots"]["s"]["memory"] = "4GiB"
-        site["software"] = [str(self.software), str(ROOT)]
+        site["software"] = [site_software or str(self.software), str(ROOT)]
         self.site.write_text(json.dumps(site))
 
     def job(self, command: str, launcher: str, *, container: str = "", **options: Any) -> int:
@@ -53,6 +66,11 @@ class Cluster(Queue):
                 launcher=launcher,
                 launcher_options=options,
             )
+
+    def provide(self, name: str, program: str) -> None:
+        """Have a program on the PATH of jobs."""
+        (self.programs / name).write_text(f'#!/bin/sh\nexec {program} "$@"\n')
+        (self.programs / name).chmod(0o755)
 
     def seen(self, job: int) -> tuple[JobState, str, str]:
         """How a job ended: its state, what it wrote, and what was said of it."""
@@ -126,30 +144,53 @@ def test_mpi_jobs_of_each_kind_run_on_three_nodes_and_leave_nothing(
         assert "rank.sh" not in listed
 
 
-@pytest.mark.parametrize("on_three", ["bubblewrap"], indirect=True)
-def test_trainings_and_a_ray_are_jobs_of_three_nodes(
-    on_three: Cluster, horovod: str, need: Callable[..., str]
+RANKS = [f"rank {n} of 3: 3" for n in range(3)]
+GUIDE = {
+    "mpi": (".venv-openmpi", [f"rank {n} of 6: 15" for n in range(6)]),
+    "torch": (".venv-torch", RANKS),
+    "horovod": (".venv-torch", RANKS),
+    "ray": (".venv-ray", ["n1 n2 n3"]),
+}
+"""By job file, the environment that its `python3` is of, and what it prints."""
+
+
+@pytest.fixture
+def as_guided(nodes: Nodes, slurm_nodes: Slurm) -> Iterator[Cluster]:
+    """Nodes that have what the guide's jobs name, at the same paths."""
+    made = Cluster(nodes, slurm_nodes, "bubblewrap", site_software="/opt/software")
+    shutil.copytree(EXAMPLES, made.software, dirs_exist_ok=True)
+    made.programs.mkdir()
+    mounts = (
+        f"mount --bind {made.programs} /usr/local/bin && mount -t tmpfs tmpfs /opt && "
+        f"mkdir /opt/software && mount --bind {made.software} /opt/software"
+    )
+    for name in nodes.names:
+        nodes.run(name, "sh", "-c", mounts)
+    made.start()
+    try:
+        until(lambda: len(made.said("node_joined")) == 2, 30, "both agents are there")
+        yield made
+    finally:
+        made.dispatcher.kill()
+
+
+def test_the_job_files_of_the_guide_run_as_they_are_printed(
+    as_guided: Cluster, horovod: str, need: Callable[..., str]
 ) -> None:
-    ray = need("python", where=f"{ROOT}/.venv-ray/bin", option="--ray")
-    jobs = {}
-    for launcher, python, text in (
-        ("torchrun", horovod, TORCH),
-        ("horovod", horovod, HOROVOD),
-        ("ray", ray, RAY),
-    ):
-        script = on_three.software / f"job-{launcher}.py"
-        script.write_text(text)
-        jobs[launcher] = on_three.job(f"{python} {script}", launcher, python=python)
-    for launcher in ("torchrun", "horovod"):
-        state, out, diagnosis = on_three.seen(jobs[launcher])
-        assert state is JobState.FINISHED, (launcher, diagnosis)
-        assert sorted(out.splitlines()) == [f"rank {n} of 3: 3" for n in range(3)]
-    # The driver says so.
-    state, out, diagnosis = on_three.seen(jobs["ray"])
-    assert "exit_code=5" in diagnosis, diagnosis
-    assert out.split() == ["n1", "n2", "n3"]
-    for name in on_three.nodes.names:
-        listed = on_three.nodes.run(name, "sh", "-c", "ps ax -o args")
+    need("python", where=f"{ROOT}/.venv-openmpi/bin", option="--mpi")
+    need("python", where=f"{ROOT}/.venv-ray/bin", option="--ray")
+    for name, (venv, printed) in GUIDE.items():
+        # The program of the job's PATH, which is another one for each.
+        for program, run in (("python3", "python"), ("mpirun", "mpirun")):
+            as_guided.provide(program, f"{ROOT}/{venv}/bin/{run}")
+        with as_guided.nodes.network("n1"):
+            tree = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+            (job,) = as_guided.dispatcher.client.submit(jobs_from(tree)).job_ids
+        state, out, diagnosis = as_guided.seen(job)
+        assert state is JobState.FINISHED, (name, diagnosis)
+        assert sorted(re.sub(r" on n\d", "", out).splitlines()) == printed, name
+    for name in as_guided.nodes.names:
+        listed = as_guided.nodes.run(name, "sh", "-c", "ps ax -o args")
         assert "raylet" not in listed
         assert "rendezvous" not in listed
 
