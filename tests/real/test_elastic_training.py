@@ -66,12 +66,8 @@ def on_three(nodes: Nodes, slurm_nodes: Slurm) -> Iterator[Cluster]:
     conf.write_text(conf.read_text().replace("SlurmdTimeout=10\n", "SlurmdTimeout=300\n"))
     with nodes.network():
         slurm_nodes.run("scontrol", "reconfigure")
-    made.start()
-    try:
-        until(lambda: len(made.said("node_joined")) == 2, 30, "both agents are there")
+    with made.with_agents():
         yield made
-    finally:
-        made.dispatcher.kill()
 
 
 def test_a_horovod_loses_a_node_and_gets_it_back_and_ends_with_the_loss_of_one_without(

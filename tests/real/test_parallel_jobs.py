@@ -8,7 +8,8 @@ import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Self
 
 import pytest
 import yaml
@@ -53,6 +54,16 @@ class Cluster(Queue):
         site["software"] = [site_software or str(self.software), str(ROOT)]
         self.site.write_text(json.dumps(site))
 
+    @contextmanager
+    def with_agents(self) -> Iterator[Self]:
+        """The same with its pilot and both agents, until the block ends."""
+        self.start()
+        try:
+            until(lambda: len(self.said("node_joined")) == 2, 30, "both agents are there")
+            yield self
+        finally:
+            self.dispatcher.kill()
+
     def job(self, command: str, launcher: str, *, container: str = "", **options: Any) -> int:
         with self.nodes.network("n1"):
             return self.dispatcher.submit(
@@ -86,13 +97,8 @@ def on_three(
     request: pytest.FixtureRequest, nodes: Nodes, slurm_nodes: Slurm, need: Callable[..., str]
 ) -> Iterator[Cluster]:
     program = services.apptainer_needed(need).parent if request.param == "apptainer" else ""
-    made = Cluster(nodes, slurm_nodes, request.param, str(program))
-    made.start()
-    try:
-        until(lambda: len(made.said("node_joined")) == 2, 30, "both agents are there")
+    with Cluster(nodes, slurm_nodes, request.param, str(program)).with_agents() as made:
         yield made
-    finally:
-        made.dispatcher.kill()
 
 
 def compiled(cluster: Cluster, compiler: str) -> str:
