@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -24,7 +25,7 @@ from ailurus.wire.client import Client
 from ailurus.wire.credentials import TokenFile
 from tests.real import pilot3
 from tests.rig import rucio as at
-from tests.rig.programs import Rig
+from tests.rig.programs import Program, Rig
 from tests.rig.services import Service
 from tests.rig.waiting import until
 
@@ -93,7 +94,12 @@ def a_storage(rucio: Service, scheme: str, mark: str) -> tuple[str, Path]:
     """A storage of Rucio, and its directory, where both pilots' users may write."""
     if scheme == "root":
         return "ROOT", Path(rucio.facts["xrootd"]["store"])
-    rse, directory = f"P3_{mark.upper()}", rucio.directory / "storage" / mark
+    return own_storage(rucio, f"P3_{mark.upper()}", mark)
+
+
+def own_storage(rucio: Service, rse: str, name: str) -> tuple[str, Path]:
+    """The same of a test's own, with a directory of that name on this machine."""
+    directory = rucio.directory / "storage" / name
     directory.mkdir()
     prefix = f"{directory}/"
     at.administer(
@@ -144,8 +150,23 @@ def prepared(rucio: Service, scheme: str, own: Path) -> Iterator[Site]:
     raw = {f"user.alice:{name}.{mark}": content for name, content in RAW.items()}
     at.upload(rucio, rse, raw, own / "raw", dataset=f"user.alice:raw.{mark}")
     if scheme == "file":
-        for path in (directory, *directory.rglob("*")):
-            path.chmod(0o777 if path.is_dir() else 0o644)
+        opened(directory)
+    with a_rig(rucio, own, rse, scheme) as rig:
+        yield ran(rig, rucio, rse, directory, mark)
+
+
+def opened(directory: Path) -> None:
+    """Let all users write there."""
+    for path in (directory, *directory.rglob("*")):
+        path.chmod(0o777 if path.is_dir() else 0o644)
+
+
+@contextmanager
+def a_rig(
+    rucio: Service, own: Path, rse: str, scheme: str, account: str = "panda"
+) -> Iterator[Rig]:
+    """A dispatcher with a queue for each pilot, whose storage is an RSE; `account`: with which it
+    registers outputs."""
     for name in ("logs", "out", "sites"):
         (own / name).mkdir()
         (own / name).chmod(0o777)
@@ -153,7 +174,7 @@ def prepared(rucio: Service, scheme: str, own: Path) -> Iterator[Site]:
     with Rig(
         serve=[
             "--catalogue",
-            at.catalogue(rucio, own),
+            at.catalogue(rucio, own, account),
             "--panda-storage",
             own / "logs",
             "--panda-queues",
@@ -171,7 +192,7 @@ def prepared(rucio: Service, scheme: str, own: Path) -> Iterator[Site]:
     ) as rig:
         # The site file of the edge's pilots describes the site to PanDA's pilots, too.
         shutil.copy(rig.site_file, own / "sites" / "site.yaml")
-        yield ran(rig, rucio, rse, directory, mark)
+        yield rig
 
 
 def ran(rig: Rig, rucio: Service, rse: str, directory: Path, mark: str) -> Site:
@@ -180,15 +201,7 @@ def ran(rig: Rig, rucio: Service, rse: str, directory: Path, mark: str) -> Site:
     client = Client(rig.url, TokenFile(token))
     jobs = {}
     ids = client.submit([a_job(queue, mark) for queue in (THEIRS, OURS)]).job_ids
-    config = pilot3.config(rig.directory, heartbeat=5, update_sleep=5)
-    theirs = pilot3.start(
-        rig,
-        THEIRS,
-        "--rucio-host",
-        rucio.facts["url"],
-        HARVESTER_PILOT_CONFIG=str(config),
-        **rucio_of_pilot_3(rucio, rig),
-    )
+    theirs = a_pilot_3(rig, rucio)
     for queue, job_id in zip((THEIRS, OURS), ids, strict=True):
         if queue == OURS:
             rig.pilot("--max-jobs", "1", "--queue", OURS, name="our-pilot")
@@ -198,6 +211,19 @@ def ran(rig: Rig, rucio: Service, rse: str, directory: Path, mark: str) -> Site:
         )
     theirs.kill()  # it would stay for a minute to end
     return Site(rig, rucio, rse, directory, mark, jobs)
+
+
+def a_pilot_3(rig: Rig, rucio: Service) -> Program:
+    """A Pilot 3 at its queue, whose copytool is Rucio's."""
+    config = pilot3.config(rig.directory, heartbeat=5, update_sleep=5)
+    return pilot3.start(
+        rig,
+        THEIRS,
+        "--rucio-host",
+        rucio.facts["url"],
+        HARVESTER_PILOT_CONFIG=str(config),
+        **rucio_of_pilot_3(rucio, rig),
+    )
 
 
 def registered(job: m.JobDetail) -> m.JobDetail | None:
