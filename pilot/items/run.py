@@ -137,7 +137,9 @@ class _Run:
     # what an attempt stops its payload by ---
 
     def signal(self, number: int) -> None:
-        self._transfers.stop(JobError(Code.PAYLOAD_FAILED, "its job is to stop"))
+        # A job that is asked to end, and not stopped, goes on with the items that still wait.
+        if self._attempt.stopped is not None:
+            self._transfers.stop(JobError(Code.PAYLOAD_FAILED, "its job is to stop"))
         for item in list(self._running):
             self._standing[item.node].signal(item.key, number)
         self._inbox.put(Wake())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from queue import SimpleQueue
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
@@ -10,7 +14,9 @@ from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import InputFile
 from pilot.items.inputs import Brought, HasInputs, ItemInputs, refusal
 from pilot.items.item import Item
+from pilot.items.run import _Run
 from pilot.ports import JobError
+from tests.pilot.attempts import attempt_of
 
 
 class Bench:
@@ -122,3 +128,19 @@ def test_what_nobody_needs_any_more_when_it_comes_is_removed() -> None:
 def test_archives_are_no_inputs_of_single_items() -> None:
     archive = InputFile(name="a.tar", url="file:///a.tar", unpack=True)
     assert refusal((archive,)) is not None
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["asked to end", "stopped"])
+def test_inputs_come_until_their_job_is_stopped(stopped: bool) -> None:
+    """A job that gets TERM alone goes on with the items that wait."""
+    attempt = attempt_of("true")
+    run: Any = SimpleNamespace(
+        _attempt=attempt, _transfers=attempt.beside(), _running=[], _inbox=SimpleQueue()
+    )
+    run.signal = lambda number: _Run.signal(run, number)
+    attempt.start_payload(lambda: run)
+    if stopped:
+        attempt.stop(JobError(Code.KILLED_BY_SERVER, "killed"), grace_s=10)
+    else:
+        attempt.terminate()
+    assert (run._transfers.stopped is not None) == stopped
