@@ -122,7 +122,7 @@ def _leave_only(libc: ctypes.CDLL, paths: Sequence[str]) -> None:
 
 def _opened(paths: Sequence[str]) -> Iterator[tuple[str, int]]:
     """What there is of them, less what is beneath others, as it was before anything covers it."""
-    for path in sorted(paths):
+    for path in sorted({*paths}):
         if any(path.startswith(f"{other}/") for other in paths):
             continue
         with suppress(OSError):

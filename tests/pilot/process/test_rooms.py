@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pilot.ports import ProcessEnd, ProcessSpec
-from pilot.process import cgroup, proc
+from pilot.process import cgroup, proc, rooms
 from pilot.process.spawner import GuardedSpawner
 from pilot.room_ports import (
     Bind,
@@ -127,6 +127,14 @@ def test_a_room_may_leave_out_what_else_the_node_has_mounted(
     below = {path for path in seen if path.startswith(("/dev/", "/proc/"))}
     assert seen - below == {"/", "/usr", "/dev", "/proc", str(tmp_path)}
     assert (tmp_path / "new").exists()
+
+
+def test_what_a_room_keeps_is_opened_once_however_often_it_is_named(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    found = [*rooms._opened([str(tmp_path), f"{tmp_path}/below", str(tmp_path)])]
+    for _, fd in found:
+        os.close(fd)
+    assert [path for path, _ in found] == [str(tmp_path)]
 
 
 def test_a_confined_room_has_no_capability_and_gets_none(
