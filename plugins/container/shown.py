@@ -128,16 +128,17 @@ def _copied(source: str, place: Path) -> bool:
     try:
         if not _few(source, os.stat(source).st_dev, entries):  # noqa: PTH116 - as above
             return False
+        for entry in entries:
+            copy = Path(f"{place}{entry.path.removeprefix(source)}")
+            if entry.is_symlink():
+                copy.symlink_to(os.readlink(entry.path))  # noqa: PTH115 - text
+            elif entry.is_dir():
+                copy.mkdir()
+            else:
+                copy.write_bytes(Path(entry.path).read_bytes())
     except OSError:
+        # It changes just now, or may not be read: half a copy is covered by the mount.
         return False
-    for entry in entries:
-        copy = Path(f"{place}{entry.path.removeprefix(source)}")
-        if entry.is_symlink():
-            copy.symlink_to(os.readlink(entry.path))  # noqa: PTH115 - text
-        elif entry.is_dir():
-            copy.mkdir()
-        else:
-            copy.write_bytes(Path(entry.path).read_bytes())
     return True
 
 

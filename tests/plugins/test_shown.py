@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,3 +63,17 @@ def test_nothing_is_written_through_a_link_of_a_copy(etc: Path, tmp_path: Path) 
     places = [place for _, place in shown.etc(tmp_path / "own", "u", [f"{etc}/xdg/it"])]
     assert f"{etc}/xdg" in places
     assert real.stat().st_mtime_ns == before
+
+
+def test_a_directory_that_changes_while_it_is_copied_is_mounted(
+    etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(etc / "terminfo/gone")
+    few = shown._few
+
+    def listed(*args: Any) -> bool:
+        (etc / "terminfo/gone").unlink() if (found := few(*args)) else None
+        return found
+
+    monkeypatch.setattr(shown, "_few", listed)
+    assert f"{etc}/terminfo" in [place for _, place in shown.etc(tmp_path / "own", "u")]
