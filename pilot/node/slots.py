@@ -306,7 +306,9 @@ class Slots:
     def _return_late(self, job: Attempt, until: float) -> None:
         """Let others have a job that was fetched ahead, if no slot has come by then."""
         with self._lock:
-            if self._packer.holds(job) is None and self._clock.monotonic() >= until:
+            late = self._clock.monotonic() >= until and self._packer.holds(job) is None
+            # One that was killed is not given back.
+            if late and job.stopped is None:
                 self._packer.remove(job)
                 self._return(job, Code.RESOURCE_UNAVAILABLE, "the jobs before it run on")
 

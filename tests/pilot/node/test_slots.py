@@ -51,6 +51,22 @@ def test_a_second_job_waits_for_the_first() -> None:
     assert slots.room() == slots.total
 
 
+def test_a_job_that_is_killed_as_its_wait_ends_is_not_given_back() -> None:
+    clock = FakeClock()
+    slots = Slots(Resources(cores=1, memory_mb=1000, disk_mb=1000), clock=clock)
+    job = attempt(2)
+    job.waits_until = clock.now + 300
+
+    def while_waiting() -> None:
+        job.stop(JobError(Code.KILLED_BY_SERVER, "killed"))
+        clock.forward(300)
+
+    clock.while_waiting = while_waiting
+    with slots.placed(attempt(1)), pytest.raises(JobError, match="killed"), slots.placed(job):
+        pass
+    assert not job.give_back
+
+
 def test_a_slot_knows_what_its_cpus_share_on_its_node_and_not_on_this_machine() -> None:
     cpus = [Cpu(900 + number, 900 + number, cache=900, node=1, package=1) for number in range(2)]
     slots = Slots()
