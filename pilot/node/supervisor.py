@@ -139,8 +139,10 @@ class _Watched:
     def left(self, node: str, files: LocalFiles | None) -> None:
         """What the payload left in its local directories of a node, where it runs no more."""
         if files is not None:
-            part = self.parts.setdefault(node, _Part(self.attempt.name))
-            part.last = Sample(key=self.attempt.name, local=files)
+            # A heartbeat may tell of all parts just now.
+            with self.lock:
+                part = self.parts.setdefault(node, _Part(self.attempt.name))
+                part.last = Sample(key=self.attempt.name, local=files)
 
     @property
     def deadline(self) -> float:
