@@ -91,7 +91,7 @@ class Attempt:
         # When it has waited for its slots for long enough, by the monotonic clock; None: it may
         # wait for as long as it takes.
         self.waits_until: float | None = None
-        # Stopped because the pilot ends: unless begun it may be given back.
+        # Stopped for this pilot's reasons: unless begun it is given back, for others.
         self.give_back = False
         self._on_change, self._on_settled, self._clock = on_change, on_settled, clock
         self._stop: JobError | None = None
@@ -100,8 +100,8 @@ class Attempt:
         self._lock = threading.Lock()
 
     def beside(self) -> Attempt:
-        """The same for transfers beside its payload, which end when that one is stopped: it is
-        stopped by itself, and nobody hears of it."""
+        """One for transfers beside its payload, with the same credentials and notes. Stopping
+        either does not stop the other, and the dispatcher hears nothing of this one."""
         other = Attempt(self.assignment, lambda _: None, clock=self._clock)
         other.credentials, other.notes = self.credentials, self.notes
         return other

@@ -44,8 +44,8 @@ class InProcess:
         self._as_users: WeakKeyDictionary[Attempt, dict[str, _AsUser]] = WeakKeyDictionary()
 
     def transfer(self, attempt: Attempt, url: Url) -> Transfer:
-        """What moves a job's files at `url`: as its user, where it brought a token. Raises
-        JobError."""
+        """What moves a job's files at `url`: as its user, where the job brought a token or a
+        proxy. Raises JobError."""
         found = self._transfers(url.scheme)
         token, proxy = of_the_grid(attempt.credentials)
         if not (token or proxy) or not isinstance(found, TakesUsers):

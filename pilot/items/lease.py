@@ -16,8 +16,6 @@ from pilot.upstream.untold import Untold
 
 BEGUN_S = 1.0
 """Of an item that ends sooner nobody is told that it runs."""
-
-
 LAST_NEWS = 250
 """So many ends are worth a request once nothing waits at the dispatcher: it enters them while the
 last items run, and not after them."""
