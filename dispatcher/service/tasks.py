@@ -17,6 +17,7 @@ from ailurus.protocol.task import TaskState
 from ailurus.protocol.task_file import check_task
 from ailurus.protocol.task_jobs import sample
 from dispatcher.auth.caller import Caller
+from dispatcher.catalogue import settings as scopes
 from dispatcher.events import Entry, StateChanged, TaskChanged
 from dispatcher.ports import Tx, Unavailable
 from dispatcher.refusal import Rejected
@@ -43,6 +44,7 @@ class Tasks:
         self._state = state
         self._peers = peers
         self._jobs = jobs
+        self._submitter = _Submitter(state, peers)
         self._led = False
         # In the order in which they get their turn.
         self._due: dict[int, None] = {}
@@ -215,15 +217,30 @@ class Tasks:
     async def advance(self, task_id: int) -> Advanced:
         """Do the next slice of a task's work. Raises Unavailable."""
         done = await self._state.store.write(
-            lambda tx: advance(tx, task_id, self._make, now=self._state.now())
+            lambda tx: advance(tx, task_id, self._submitter, now=self._state.now())
         )
         for job_id in done.cancelled:
             self._state.leases.drop(job_id)
             self._state.log_arrived(job_id)
         return done
 
-    def _make(self, tx: Tx, task: TaskRecord, name: str, jobs: Sequence[JobSpec]) -> int:
-        """Store jobs of a task, as its owner would submit them."""
+    def _stop(self, tx: Tx, task_id: int) -> None:
+        task = records.find_task(tx, task_id)
+        if task is not None and task.state is TaskState.RUNNING:
+            reason = "a bug of the dispatcher stopped it: its trace is in the log"
+            change(tx, task, self._state.now(), state=TaskState.PAUSED, reason=reason)
+
+
+class _Submitter:
+    """Submits the jobs of tasks."""
+
+    def __init__(self, state: State, peers: Peers) -> None:
+        self._state, self._peers = state, peers
+
+    def check(self, job: JobSpec, owner: str, where: str) -> None:
+        scopes.check(self._state.settings.catalogue, job, owner, where)
+
+    def store(self, tx: Tx, task: TaskRecord, name: str, jobs: Sequence[JobSpec]) -> int:
         request = Request(
             by=task.owner,
             request_id=name,
@@ -235,12 +252,6 @@ class Tasks:
         )
         prepared = submission.prepare(jobs)
         return Storing(self._state, self._peers.name, request, prepared).at_once(tx, ()).job_ids[0]
-
-    def _stop(self, tx: Tx, task_id: int) -> None:
-        task = records.find_task(tx, task_id)
-        if task is not None and task.state is TaskState.RUNNING:
-            reason = "a bug of the dispatcher stopped it: its trace is in the log"
-            change(tx, task, self._state.now(), state=TaskState.PAUSED, reason=reason)
 
 
 def _add_slices(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -8,8 +8,8 @@ a job is noted in the commit of its report (`transitions`), and read here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,14 +21,23 @@ from ailurus.protocol.task import Item, TaskState, UnitState, is_item
 from ailurus.protocol.task_jobs import job_of
 from dispatcher.events import TaskChanged
 from dispatcher.ports import Tx
+from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts
 from dispatcher.tasks import records, standing
 from dispatcher.tasks.records import Source, StepRecord, TaskRecord, UnitRecord
 
 # Jobs that are made, told or cancelled in one commit, and items of them.
 JOBS, ITEMS = 200, 5000
-Make = Callable[[Tx, TaskRecord, str, Sequence[JobSpec]], int]
-"""Stores jobs of a task in the transaction, under the name of a request; returns the first id."""
+
+
+class Submitter(Protocol):
+    """How a task submits its jobs, as its owner would."""
+
+    def check(self, job: JobSpec, owner: str, where: str) -> None:
+        """Raise Rejected for a job that its owner may not submit; its fields are below `where`."""
+
+    def store(self, tx: Tx, task: TaskRecord, name: str, jobs: Sequence[JobSpec]) -> int:
+        """Store jobs under the name of a request; returns the first id."""
 
 
 class Advanced(Struct, frozen=True):
@@ -43,12 +52,12 @@ class Advanced(Struct, frozen=True):
 REST = Advanced(more=False)
 
 
-def advance(tx: Tx, task_id: int, make: Make, *, now: float) -> Advanced:
+def advance(tx: Tx, task_id: int, jobs: Submitter, *, now: float) -> Advanced:
     """Do the next slice of a task's work."""
     task = records.find_task(tx, task_id)
     if task is None or not task.active:
         return REST
-    work = _Work(tx, task, make, now)
+    work = _Work(tx, task, jobs, now)
     if work.settle():
         return Advanced(more=True)
     if task.retrying:
@@ -93,8 +102,8 @@ def change(
 class _Work:
     """A task in a transaction."""
 
-    def __init__(self, tx: Tx, task: TaskRecord, make: Make, now: float) -> None:
-        self._tx, self._task, self._make, self._now = tx, task, make, now
+    def __init__(self, tx: Tx, task: TaskRecord, jobs: Submitter, now: float) -> None:
+        self._tx, self._task, self._jobs, self._now = tx, task, jobs, now
         self._spec = task.task
         self._steps = records.steps(tx, task.task_id)
 
@@ -217,31 +226,26 @@ class _Work:
         """Make the jobs of some units; one of which none can be made has failed."""
         step, task_id = self._spec.steps[nr], self._task.task_id
         source = Source(self._tx, task_id, nr, step.over.range)
-        specs, rows = [], []
+        specs, rows, name = [], [], ""
         for unit in units:
             items = source.items(unit.first, unit.items)
-            tried, reason = replace(unit, tries=unit.tries + 1), ""
+            state, reason = UnitState.OPEN, ""
             try:
-                specs.append(job_of(self._spec, nr, unit.nr, items, task_id))
-                tried = replace(tried, state=UnitState.OPEN)
+                specs.append(self._job(nr, unit, items))
+                # By its job before: a unit has several jobs, one after the other.
+                name = name or f"task {task_id} {nr} {unit.first} {unit.job_id or 0}"
             except AilurusError as error:
-                tried, reason = (
-                    replace(tried, state=UnitState.FAILED),
-                    f"{error.field}: {error.message}",
-                )
-            rows.append((tried, reason))
-        job_id = 0
-        if specs:
-            # As each of its jobs is made once.
-            name = f"task {task_id} {nr} {units[0].first} {units[0].job_id or 0}"
-            job_id = self._make(self._tx, self._task, name, specs)
+                state, reason = UnitState.FAILED, f"{error.field}: {error.message}"
+            except Rejected as error:
+                state, reason = UnitState.FAILED, f"{error.field}: {error.title}"
+            rows.append((replace(unit, tries=unit.tries + 1, state=state), reason))
+        job_id = self._jobs.store(self._tx, self._task, name, specs) if specs else 0
         again, count = units[0].state is not None, self._steps[nr]
         written = []
         for unit, reason in rows:
             made = unit.state is UnitState.OPEN
-            written.append(
-                records.unit_row(task_id, replace(unit, job_id=job_id if made else None), reason)
-            )
+            after = replace(unit, job_id=job_id) if made else unit
+            written.append(records.unit_row(task_id, after, reason))
             job_id += made
             count = replace(
                 count,
@@ -259,6 +263,13 @@ class _Work:
         if reason and not self._task.reason:
             self._task = change(self._tx, self._task, self._now, reason=reason)
 
+    def _job(self, nr: int, unit: UnitRecord, items: Sequence[Item]) -> JobSpec:
+        """The job of a unit. Raises AilurusError, and Rejected for one that the user may not
+        submit: its items may lead it where the first did not."""
+        job = job_of(self._spec, nr, unit.nr, items, self._task.task_id)
+        self._jobs.check(job, self._task.owner, f"steps[{nr}].job")
+        return job
+
     def end(self) -> bool:
         """End a task that is over. Whether it still has work."""
         found = standing.standings(self._spec, self._steps, finishing=bool(self._task.finishing))
@@ -274,6 +285,8 @@ class _Work:
         return True
 
     def _fail(self, reason: str) -> None:
+        # Why no job could be made of some items.
+        reason = "; ".join(filter(None, (reason, self._task.reason)))
         change(self._tx, self._task, self._now, state=TaskState.FAILED, reason=reason)
 
     def _write(self, *steps: StepRecord) -> None:

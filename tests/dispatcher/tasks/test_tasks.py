@@ -9,10 +9,11 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
 from ailurus.protocol.task import TaskState, Verb
 from ailurus.protocol.task_file import task_from
+from dispatcher.catalogue.settings import CatalogueSettings
 from dispatcher.refusal import Rejected
 from dispatcher.service import tasks as service
 from dispatcher.tasks import retention
-from tests.dispatcher.helpers import ALICE, new_id
+from tests.dispatcher.helpers import ALICE, bench, new_id
 
 
 @pytest.fixture(autouse=True)
@@ -260,3 +261,29 @@ async def test_who_did_what_to_a_task_is_written_down(b):
         ("running", "retry", "alice"),
         ("cancelled", "cancel", "alice"),
     ]
+
+
+async def test_a_retry_makes_jobs_behind_an_item_of_which_none_can_be_made(b, monkeypatch):
+    monkeypatch.setattr("dispatcher.tasks.advance.JOBS", 2)
+    t = Tasks(b)
+    values = [{"name": "a"}, {"name": "b"}, {"other": "c"}, {"name": "bad"}]
+    task = await t.submit(step("a", {"list": values}, "a {item.name}"))
+    assert await t.work(task, bad="bad") == ["a a", "a b", "a bad"]
+    await t.steer(task, Verb.RETRY)
+    assert await t.work(task) == ["a bad"]
+    assert [one.finished for one in (await t.row(task)).steps] == [3]
+
+
+async def test_no_item_leads_outputs_into_a_scope_that_is_not_its_users(place):
+    scopes = CatalogueSettings(kind="rucio", scopes={"user.{user}": ("*",), "mc": ("bob",)})
+    async with bench(place, catalogue=scopes) as b:
+        t = Tasks(b)
+        outputs = [{"name": "out", "scope": "{item}"}]
+        over = {"list": ["user.alice", "mc"]}
+        task = await t.submit(step("a", over, "a {item}", job={"outputs": outputs}))
+        assert await t.work(task) == ["a user.alice"]
+        row = await t.row(task)
+        assert row.reason == (
+            "step a: 1 of 2 items have failed; "
+            "steps[0].job.outputs[0].scope: alice may not write to scope 'mc'"
+        )
