@@ -54,6 +54,12 @@ def parse(text: str) -> Query:
         raise AilurusError(
             f"a query of {len(text):,} characters", field="query", remedy=f"at most {LONGEST:,}"
         )
+    if (nul := text.find("\0") + 1) > 0:
+        raise AilurusError(
+            f"at character {nul}: a NUL, which no job has anywhere",
+            field="query",
+            remedy="take it away",
+        )
     return _Reader(text).whole()
 
 
@@ -145,13 +151,16 @@ class _Reader:
         if head[2] != ":":
             self._rest()
         values = self._values(begin, head[0])
-        self._terms += len(values)
-        if self._terms > MOST_VALUES:
-            raise self._fault(f"more than {MOST_VALUES} values", "search for fewer", begin)
+        self._count(len(values), begin)
         sign = head[2]
         if sign == "!=":
             return Not(self._meaning(field, "=", values, begin))
         return self._meaning(field, sign, values, begin)
+
+    def _count(self, values: int, at: int) -> None:
+        self._terms += values
+        if self._terms > MOST_VALUES:
+            raise self._fault(f"more than {MOST_VALUES} values", "search for fewer", at)
 
     def _field(self, word: str, at: int) -> str:
         name = _ALIASES.get(word.lower(), word.lower())
@@ -164,9 +173,12 @@ class _Reader:
     def _bare(self, begin: int) -> Query:
         """A word alone: a number is a job's, another word begins a name, a quoted one is searched
         for."""
+        self._count(1, begin)
         if self._text.startswith('"', self._at):
-            return Text(self._quoted())
-        self._terms += 1
+            if not (text := self._quoted()):
+                # All jobs have it: an empty variable of a script is no wish to cancel them all.
+                raise self._fault("no text to search for", '"disk full"', begin)
+            return Text(text)
         found = _PLAIN.match(self._text, self._at)
         word = found[0] if found else ""
         self._at += len(word)

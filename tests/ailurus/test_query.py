@@ -74,6 +74,8 @@ def test_a_text_means_a_tree(text, tree):
         ("id:9-3", 1, "write 3-9"),
         ("label:=x", 1, "label:campaign=mc23"),
         ("a,b", 1, "quotes"),
+        ('""', 1, "disk full"),
+        ('"a\0b"', 3, "take it away"),
     ],
 )
 def test_a_fault_says_where_it_is_and_what_helps(text, place, remedy):
@@ -85,7 +87,13 @@ def test_a_fault_says_where_it_is_and_what_helps(text, place, remedy):
 
 
 @pytest.mark.parametrize(
-    "text", ["x" * (LONGEST + 1), "(" * (DEEPEST + 1) + "a", f"code:{',7' * (MOST_VALUES + 1)}"]
+    "text",
+    [
+        "x" * (LONGEST + 1),
+        "(" * (DEEPEST + 1) + "a",
+        f"code:{',7' * (MOST_VALUES + 1)}",
+        '"x"' * (MOST_VALUES + 1),
+    ],
 )
 def test_a_query_has_a_bound(text):
     with pytest.raises(AilurusError):
