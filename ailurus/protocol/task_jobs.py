@@ -17,6 +17,11 @@ from ailurus.protocol.task import Item, Scalar, Task
 _PLACE = re.compile(r"(?<!\$)\{(item|items|index)(?:\.([A-Za-z_][A-Za-z0-9_]*))?\}")
 _KEPT = ("script",)
 """Texts of a job in which braces mean something else."""
+MOST_FILLED = 16 * 2**20
+"""Characters that a job's places may be filled with, in all: far more than a job may have, and what
+a template makes of its items costs no more."""
+DEEPEST = 20
+"""Lists and mappings of a template within each other."""
 
 
 def sample(task: Task, nr: int) -> JobSpec:
@@ -67,26 +72,39 @@ class _Filling:
 
     def __init__(self, index: int, items: Sequence[Item], single: bool) -> None:
         self._index, self._items, self._single = index, items, single
+        self._left = MOST_FILLED
+        # By key, and whether for the shell: a template may name its items thousands of times.
+        self._texts: dict[tuple[str | None, bool], str] = {}
 
-    def value(self, value: Any, word: str, where: str) -> Any:
+    def value(self, value: Any, word: str, where: str, depth: int = 0) -> Any:
         """`value` with what its texts name; in a command line each as one word of the shell."""
         if isinstance(value, str):
             return _PLACE.sub(lambda found: self._text(found, word, where), value)
+        if depth >= DEEPEST:
+            raise AilurusError(
+                f"more than {DEEPEST} lists and mappings within each other",
+                field=where,
+                remedy="see docs/jobs.md",
+            )
         if isinstance(value, Mapping):
-            return {key: self.value(one, word, f"{where}.{key}") for key, one in value.items()}
+            return {
+                key: self.value(one, word, f"{where}.{key}", depth + 1)
+                for key, one in value.items()
+            }
         if isinstance(value, list | tuple):
             return [
                 one
                 for nr, part in enumerate(value)
-                for one in self._entries(part, word, f"{where}[{nr}]")
+                for one in self._entries(part, word, f"{where}[{nr}]", depth + 1)
             ]
         return value
 
-    def _entries(self, part: Any, word: str, where: str) -> list[Any]:
+    def _entries(self, part: Any, word: str, where: str, depth: int) -> list[Any]:
         """What stands for one entry of a list: an entry `{items}` is replaced by all of them."""
         if part == "{items}" or (part == "{item}" and self._single):
+            self._spend(len(msgspec.json.encode(self._items)), where)
             return [dict(one) if isinstance(one, Mapping) else _written(one) for one in self._items]
-        return [self.value(part, word, where)]
+        return [self.value(part, word, where, depth)]
 
     def _text(self, found: re.Match[str], word: str, where: str) -> str:
         name, key = found.groups()
@@ -96,8 +114,23 @@ class _Filling:
             raise AilurusError(
                 "its jobs take several items each", field=where, remedy="write {items}, or `by: 1`"
             )
-        texts = [_named(one, key, where) for one in self._items]
-        return " ".join(map(shlex.quote, texts) if word == "command" else texts)
+        kind = (key, word == "command")
+        if (text := self._texts.get(kind)) is None:
+            texts = [_named(one, key, where) for one in self._items]
+            text = " ".join(map(shlex.quote, texts) if word == "command" else texts)
+            self._texts[kind] = text
+        self._spend(len(text), where)
+        return text
+
+    def _spend(self, characters: int, where: str) -> None:
+        """Raise AilurusError once a job is filled with too much."""
+        self._left -= characters
+        if self._left < 0:
+            raise AilurusError(
+                f"with its items the job is longer than {MOST_FILLED:,} characters",
+                field=where,
+                remedy="name the items fewer times, or let a job take fewer",
+            )
 
 
 def _named(item: Item, key: str | None, where: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.task import Task
 from ailurus.protocol.task_file import task_from
-from ailurus.protocol.task_jobs import job_of
+from ailurus.protocol.task_jobs import DEEPEST, job_of
 
 JOB = {"command": "true"}
 LIST = {"list": [1, 2, 3]}
@@ -70,6 +70,28 @@ def test_a_value_of_an_item_has_its_name():
         first({"command": "run {item.m} {item.on}"}, {"m": 0.5, "on": True}).command
         == "run 0.5 true"
     )
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        {"command": "{items}" * 4},
+        {"command": "true", "inputs": ["{items}"]},
+        {"command": "true", "environment": {"A": "{items}", "B": "{items}" * 4}},
+    ],
+)
+def test_what_a_job_is_filled_with_has_a_bound(job):
+    # That of the first item alone would do.
+    with pytest.raises(AilurusError, match="longer than 16,777,216 characters"):
+        first(job, "/x", *["/" + "x" * 60_000] * 300, by=301)
+
+
+def test_a_template_is_not_deep_without_bound():
+    deep: object = 1
+    for _ in range(DEEPEST):
+        deep = {"a": [deep]}
+    with pytest.raises(AilurusError, match="within each other"):
+        task(step(job={"command": "true", "launcher_options": deep}))
 
 
 @pytest.mark.parametrize(
