@@ -207,12 +207,19 @@ class Source:
 def files_of(tx: Tx, job_ids: Sequence[int]) -> Mapping[int, list[tuple[str, Item]]]:
     """What jobs have left, by job: each file's name there, and the file as an item."""
     found: dict[int, list[tuple[str, Item]]] = defaultdict(list)
+    taken: set[str] = set()
     rows = tx.all("unit.files", ids=_encode(job_ids).decode())
     for job_id, name, url, size, adler32, md5 in rows:
         if name == LOG:
             continue
         known = {"size": size, "adler32": adler32 or None, "md5": md5}
-        # Jobs of one step leave files of one name.
-        item = {"name": f"{job_id}.{name.replace('/', '.')}", "url": url}
+        # Jobs of one step leave files of one name, and a job may leave `a.b` beside `a/b`.
+        plain = called = f"{job_id}.{name.replace('/', '.')}"
+        nr = 1
+        while called in taken:
+            nr += 1
+            called = f"{plain}-{nr}"
+        taken.add(called)
+        item = {"name": called, "url": url}
         found[job_id].append((name, item | {k: v for k, v in known.items() if v is not None}))
     return found

@@ -199,6 +199,22 @@ async def test_an_item_of_which_no_job_can_be_made_fails_alone(b):
     assert row.reason == "steps[0].job.command: an item has no `name`"
 
 
+async def test_files_of_a_job_have_names_of_their_own_in_the_next_step(b):
+    t = Tasks(b)
+    gen = step("gen", {"list": [1]}, job={"outputs": ["a/b", "a.b"]})
+    merge = step("m", {"outputs": "gen"}, "m {items}", by="all", job={"inputs": ["{items}"]})
+    task = await t.submit(gen, merge)
+    await t.settled(task)
+    worker = await b.worker()
+    (one,) = await worker.acquire()
+    files = [
+        m.DoneFile(name=name, url=f"file:///{nr}", size=1, adler32="0" * 8)
+        for nr, name in enumerate(("a/b", "a.b"))
+    ]
+    await worker.report(one, files=files)
+    assert await t.work(task) == ["m 1.a.b 1.a.b-2"]
+
+
 async def test_a_request_that_comes_again_gives_the_same_task(b):
     one = m.SubmitTask(request_id="r", task=task_from({"task": "t", "steps": [step("a", NUMBERS)]}))
     other = m.SubmitTask(
