@@ -88,30 +88,33 @@ def _numbers_as_goals(tree: dict[str, Any]) -> dict[str, Any]:
 def _refuse(tree: Mapping[str, Any]) -> None:
     """Raise AilurusError for what a later version will do."""
 
-    def look(part: object, kind: str, where: str) -> None:
-        if isinstance(part, Mapping):
-            for word in _NOT_YET[kind]:
-                if word in part:
-                    raise AilurusError(
-                        "not yet: this version has no such tasks",
-                        field=f"{where}{word}",
-                        remedy="leave it out",
-                    )
-
-    look(tree, "", "")
+    _look_for(_NOT_YET[""], tree, "")
     steps = tree.get("steps")
     for nr, step in enumerate(steps if isinstance(steps, Sequence) else ()):
         if not isinstance(step, Mapping):
             continue
         where = f"steps[{nr}]."
-        look(step, "step", where)
+        _look_for(_NOT_YET["step"], step, where)
         for kind in ("over", "gate", "job"):
-            look(step.get(kind), kind, f"{where}{kind}.")
+            _look_for(_NOT_YET[kind], step.get(kind), f"{where}{kind}.")
         if isinstance(step.get("by"), Mapping):
             raise AilurusError(
                 "not yet: items are grouped by their number alone",
                 field=f"{where}by",
                 remedy="by: 10, or by: all",
+            )
+
+
+def _look_for(words: Sequence[str], part: object, where: str) -> None:
+    """Raise AilurusError if a part of a task has one of these fields."""
+    if not isinstance(part, Mapping):
+        return
+    for word in words:
+        if word in part:
+            raise AilurusError(
+                "not yet: this version has no such tasks",
+                field=f"{where}{word}",
+                remedy="leave it out",
             )
 
 
@@ -138,6 +141,7 @@ def check_task(task: Task) -> None:
                 except AilurusError as error:
                     field = f"{where}.failed.{word}"
                     raise AilurusError(error.message, field=field, remedy=error.remedy) from None
+        _look_for(_NOT_YET["job"], step.job, f"{where}.job.")
         for word, how in _OURS.items():
             if word in step.job:
                 raise AilurusError(

@@ -29,7 +29,7 @@ from dispatcher.service.peers import Peers
 from dispatcher.service.state import State, log
 from dispatcher.service.storing import Storing
 from dispatcher.tasks import intake, records, verbs, views
-from dispatcher.tasks.advance import Advanced, advance, catch_up, change
+from dispatcher.tasks.advance import Advanced, advance, catch_up
 from dispatcher.tasks.records import TaskRecord
 
 LOOK_S = 5.0
@@ -153,10 +153,7 @@ class Tasks:
         def write(tx: Tx) -> m.TaskRow:
             return views.row(tx, verb(tx, _found(tx, task_id, caller)))
 
-        row = await self._state.store.write(write)
-        # A task whose state is the same says nothing, and may have work all the same.
-        self._needs_turn(task_id)
-        return row
+        return await self._state.store.write(write)
 
     # --- the loop ---
 
@@ -164,11 +161,8 @@ class Tasks:
         for one in entries:
             match one.event:
                 case StateChanged(task_id=int(task_id)) | TaskChanged(task_id=task_id):
-                    self._needs_turn(task_id)
-
-    def _needs_turn(self, task_id: int) -> None:
-        self._due.setdefault(task_id)
-        self._wake.set()
+                    self._due.setdefault(task_id)
+                    self._wake.set()
 
     async def _run(self, loop: Loop) -> None:
         while True:
@@ -209,7 +203,7 @@ class Tasks:
         # A bug of ours: it stops this task, and no other.
         except Exception:  # noqa: BLE001
             log.error("task_broke", trace=True, task_id=task_id)
-            await self._state.store.write(lambda tx: self._stop(tx, task_id))
+            await self._state.store.write(lambda tx: verbs.stop(tx, task_id, now=self._state.now()))
             return
         if done.more:
             self._due.setdefault(task_id)
@@ -223,12 +217,6 @@ class Tasks:
             self._state.leases.drop(job_id)
             self._state.log_arrived(job_id)
         return done
-
-    def _stop(self, tx: Tx, task_id: int) -> None:
-        task = records.find_task(tx, task_id)
-        if task is not None and task.state is TaskState.RUNNING:
-            reason = "a bug of the dispatcher stopped it: its trace is in the log"
-            change(tx, task, self._state.now(), state=TaskState.PAUSED, reason=reason)
 
 
 class _Submitter:

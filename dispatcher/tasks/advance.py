@@ -16,13 +16,13 @@ from msgspec.structs import replace
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.states import JobState
+from ailurus.protocol.states import FINAL, JobState
 from ailurus.protocol.task import Item, TaskState, UnitState, is_item
 from ailurus.protocol.task_jobs import job_of
 from dispatcher.events import TaskChanged
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import attempts
+from dispatcher.rules import attempts, retention
 from dispatcher.tasks import records, standing
 from dispatcher.tasks.records import Source, StepRecord, TaskRecord, UnitRecord
 
@@ -171,12 +171,21 @@ class _Work:
 
     def cancel(self) -> Advanced:
         """Cancel jobs of a task that is at its end."""
-        rows = self._tx.all("unit.open", task_id=self._task.task_id, most=JOBS)
-        for (job_id,) in rows:
-            attempts.cancel(self._tx, job_id=job_id, by=f"task {self._task.task_id}", now=self._now)
-        if not rows:
+        task_id = self._task.task_id
+        ids = [job_id for (job_id,) in self._tx.all("unit.open", task_id=task_id, most=JOBS)]
+        states = retention.states_of(self._tx, ids)
+        for job_id in ids:
+            state, _ = states.get(job_id, (JobState.CLOSED, ""))
+            if state in FINAL:
+                # A dispatcher has ended it that knew of no tasks.
+                self._tx.run("unit.end", job_id=job_id, state=state)
+            else:
+                attempts.cancel(self._tx, job_id=job_id, by=f"task {task_id}", now=self._now)
+        # What has ended since `settle` looked is to be counted.
+        more = bool(ids or records.ended(self._tx, task_id, 1))
+        if not more:
             change(self._tx, self._task, self._now, active=0)
-        return Advanced(more=bool(rows), cancelled=tuple(job_id for (job_id,) in rows))
+        return Advanced(more=more, cancelled=tuple(ids))
 
     def make_jobs(self) -> bool:
         """Make jobs of the first step that may. Whether there were any."""
@@ -186,7 +195,8 @@ class _Work:
         found = standing.standings(self._spec, self._steps, finishing=finishing)
         for nr, (one, count) in enumerate(zip(found, self._steps, strict=True)):
             step = self._spec.steps[nr]
-            if standing.aborts(step, count, one):
+            # Who finishes a task early is content with what there is.
+            if not finishing and standing.aborts(step, count, one):
                 self._fail(f"step {step.name}: {count.failed} of {count.items} items have failed")
                 return True
             if one.waits:

@@ -17,6 +17,7 @@ _ALLOWED = {
     Verb.FINISH: (TaskState.RUNNING, TaskState.PAUSED),
     Verb.RETRY: tuple(one for one in TaskState if one is not TaskState.SUBMITTING),
 }
+_BROKEN = "a bug of the dispatcher stopped it: its trace is in the log"
 
 
 def steer(tx: Tx, task: TaskRecord, verb: Verb, by: str, *, now: float) -> TaskRecord:
@@ -30,9 +31,11 @@ def steer(tx: Tx, task: TaskRecord, verb: Verb, by: str, *, now: float) -> TaskR
             remedy=f"only if it is {allowed}",
         )
     news: dict[str, Any] = {"verb": verb, "by": by}
+    if verb is Verb.PAUSE:
+        return change(tx, task, now, **news, state=TaskState.PAUSED)
+    if task.reason == _BROKEN:
+        news["reason"] = ""
     match verb:
-        case Verb.PAUSE:
-            return change(tx, task, now, **news, state=TaskState.PAUSED)
         case Verb.RESUME:
             return change(tx, task, now, **news, state=TaskState.RUNNING)
         case Verb.FINISH:
@@ -46,7 +49,8 @@ def steer(tx: Tx, task: TaskRecord, verb: Verb, by: str, *, now: float) -> TaskR
             remedy=f"see `dispatcher task show {task.task_id}`",
         )
     state = task.state if task.state is TaskState.PAUSED else TaskState.RUNNING
-    return change(tx, task, now, **news, state=state, retrying=1, active=1, reason="")
+    news["reason"] = ""
+    return change(tx, task, now, **news, state=state, retrying=1, active=1)
 
 
 def cancel(tx: Tx, task: TaskRecord, by: str, *, now: float) -> TaskRecord:
@@ -56,3 +60,10 @@ def cancel(tx: Tx, task: TaskRecord, by: str, *, now: float) -> TaskRecord:
     reason = f"cancelled by {by}"
     news: dict[str, Any] = {"verb": "cancel", "by": by, "reason": reason}
     return change(tx, task, now, **news, state=TaskState.CANCELLED, active=1)
+
+
+def stop(tx: Tx, task_id: int, *, now: float) -> None:
+    """Pause a task at which `advance` fails, so that its user knows."""
+    task = records.find_task(tx, task_id)
+    if task is not None and task.state is TaskState.RUNNING:
+        change(tx, task, now, state=TaskState.PAUSED, reason=_BROKEN)

@@ -6,8 +6,10 @@ import asyncio
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
-from ailurus.protocol.task import TaskState
+from ailurus.protocol.task import TaskState, Verb
 from ailurus.protocol.task_file import task_from
+from dispatcher.service import tasks as service
+from dispatcher.tasks.advance import advance
 from tests.dispatcher.helpers import ALICE, bench, new_id
 
 JOB = {"command": "true", "queue": "q", "outputs": ["out"]}
@@ -44,3 +46,25 @@ async def test_a_dispatcher_that_starts_goes_on_with_tasks(place):
         worker = await b.worker()
         assert len([await worker.acquire(wait_s=5.0) for _ in range(5)]) == 5
         assert (await row(b, task)).steps[0].open == 5
+
+
+async def test_a_bug_stops_one_task_and_tells_its_user_until_it_goes_on(b, monkeypatch):
+    def broken(tx, task_id, *args, **values):
+        if task_id == 1:
+            raise ZeroDivisionError
+        return advance(tx, task_id, *args, **values)
+
+    with monkeypatch.context() as bug:
+        bug.setattr(service, "advance", broken)
+        task, other = await submit(b), await submit(b)
+        worker = await b.worker()
+        for _ in range(5):
+            await worker.acquire(wait_s=5.0)
+        assert (await row(b, other)).steps[0].open == 5
+        stopped = await row(b, task)
+    assert stopped.state is TaskState.PAUSED
+    assert stopped.reason.startswith("a bug of the dispatcher stopped it")
+    await b.service.tasks.steer_task(m.SteerTask(task_id=task, verb=Verb.RESUME), ALICE)
+    await worker.acquire(wait_s=5.0)
+    resumed = await row(b, task)
+    assert (resumed.state, resumed.reason) == (TaskState.RUNNING, "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
@@ -12,7 +13,7 @@ from ailurus.protocol.task_file import task_from
 from dispatcher.catalogue.settings import CatalogueSettings
 from dispatcher.refusal import Rejected
 from dispatcher.service import tasks as service
-from dispatcher.tasks import retention
+from dispatcher.tasks import records, retention
 from tests.dispatcher.helpers import ALICE, bench, new_id
 
 
@@ -303,3 +304,81 @@ async def test_no_item_leads_outputs_into_a_scope_that_is_not_its_users(place):
             "step a: 1 of 2 items have failed; "
             "steps[0].job.outputs[0].scope: alice may not write to scope 'mc'"
         )
+
+
+async def test_a_task_that_is_finished_early_is_not_aborted_by_what_had_failed(b, monkeypatch):
+    monkeypatch.setattr("dispatcher.tasks.standing.MOST_OPEN", 3)
+    t = Tasks(b)
+    failed = {"abort": "50%"}
+    task = await t.submit(step("a", NUMBERS, "a {item}", failed=failed))
+    await t.settled(task)
+    worker = await b.worker()
+    held = await worker.acquire(3)
+    await t.steer(task, Verb.PAUSE)
+    for one in held[:2]:
+        await worker.report(one, finished=False, code=1305)
+    await t.settled(task)
+    await t.steer(task, Verb.FINISH)
+    assert (await t.settled(task)).state is TaskState.RUNNING
+    await worker.report(held[2], files=())
+    row = await t.settled(task)
+    assert (row.state, row.steps[0].items) == (TaskState.FINISHED, 3)
+
+
+async def test_payloads_in_a_job_of_a_task_are_refused_by_the_dispatcher_too(b):
+    task = task_from({"task": "t", "steps": [step("a", NUMBERS)]})
+    first = structs.replace(
+        task.steps[0], job={**task.steps[0].job, "payloads": {"list": "l", "count": 3}}
+    )
+    ask = m.SubmitTask(request_id="r", task=structs.replace(task, steps=(first,)))
+    with pytest.raises(Rejected) as refused:
+        await b.service.tasks.submit_task(ask, ALICE)
+    assert refused.value.field == "task.steps[0].job.payloads"
+
+
+async def test_a_cancelled_task_counts_an_end_that_came_while_it_looked(b, monkeypatch):
+    t = Tasks(b)
+    task = await t.submit(step("a", {"list": ["x"]}))
+    await t.settled(task)
+    await t.tasks.cancel_task(m.CancelTask(task_id=task), ALICE)
+    await t.tasks.advance(task)
+    # As if the end were committed just after it was first looked for.
+    ended, looks = records.ended, []
+
+    def late(tx, task_id, most):
+        looks.append(task_id)
+        return ended(tx, task_id, most) if len(looks) > 1 else []
+
+    monkeypatch.setattr(records, "ended", late)
+    row = await t.settled(task)
+    assert (row.steps[0].open, row.steps[0].failed) == (0, 1)
+
+
+async def test_an_end_that_an_earlier_version_did_not_note_is_found_by_a_cancellation(b):
+    t = Tasks(b)
+    task = await t.submit(step("a", {"list": ["x"]}))
+    await t.settled(task)
+    worker = await b.worker()
+    (one,) = await worker.acquire()
+    await worker.report(one, finished=False, code=1305)
+    unit = {"task_id": task, "step": 0, "first": 0, "tries": 1, "job_id": 1, "reason": ""}
+    await b.service.store.write(lambda tx: tx.run("unit.put", **unit, state="open"))
+    await t.tasks.cancel_task(m.CancelTask(task_id=task), ALICE)
+    for _ in range(4):
+        await t.tasks.advance(task)
+    assert not (await t.tasks.advance(task)).more
+    assert (await t.row(task)).steps[0].failed == 1
+
+
+async def test_what_a_retry_adds_to_a_merge_that_was_made_is_merged_by_itself(b):
+    t = Tasks(b)
+    first = step("a", {"list": ["x", "bad"]}, "a {item}", failed={"goal": "50%"})
+    merge = step("m", {"outputs": "a"}, "merge {items}", by="all", job={"inputs": ["{items}"]})
+    task = await t.submit(first, merge)
+    await t.work(task, bad="bad")
+    assert await t.work(task) == ["merge 1.out"]
+    assert (await t.row(task)).state is TaskState.FINISHED
+    await t.steer(task, Verb.RETRY)
+    assert await t.work(task) == ["a bad"]
+    assert await t.work(task) == ["merge 4.out"]
+    assert (await t.row(task)).state is TaskState.FINISHED
