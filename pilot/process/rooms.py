@@ -107,7 +107,9 @@ def _leave_only(libc: ctypes.CDLL, paths: Sequence[str]) -> None:
         for link in [entry for entry in Path("/").iterdir() if entry.is_symlink()]:
             with suppress(FileExistsError):
                 Path(_NEW_ROOT, link.name).symlink_to(link.readlink())
-        Path(_NEW_ROOT, "sys").mkdir(mode=0o755, exist_ok=True)
+        # In /tmp bubblewrap begins to make each of its roots, wherever our own directories are.
+        for name in ("sys", "tmp"):
+            Path(_NEW_ROOT, name).mkdir(mode=0o755, exist_ok=True)
         os.chdir(_NEW_ROOT)
         _checked(libc.pivot_root(b".", b"."), "pivot_root")
         # The old one, which is on top of it.

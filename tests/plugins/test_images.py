@@ -300,6 +300,15 @@ def test_a_payload_in_an_image_may_have_its_directory_apart_from_its_agents(
 
 
 @pytest.mark.real
+def test_a_pilot_with_nothing_below_tmp_runs_payloads_in_an_image(
+    spawner: GuardedSpawner, site: Path, image: Callable[[], str], shared: Path
+) -> None:
+    """As most pilots are, and no test's."""
+    job = Job(spawner, shared, "bubblewrap", images=(str(site),))
+    assert job.run("echo t > /tmp/t && cat /tmp/t", image=image()).exit_code == 0, job.said()
+
+
+@pytest.mark.real
 def test_payloads_share_one_mount_of_an_image(boxed: Job, image: Callable[[], str]) -> None:
     name = image()
     for _ in range(3):
