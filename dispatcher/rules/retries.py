@@ -204,14 +204,11 @@ def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:
             raise Rejected(404, f"there is no job {job_id}", remedy="see `dispatcher jobs`")
         if not (old.spec.command or old.spec.script):
             raise _unreadable(job_id)
+        if (task_id := records.value(tx.one("unit.task_of", job_id=job_id), 0)) > 0:
+            raise _of_task(job_id, task_id)
         return _Past(old.row.user, old.spec, old.parents, "")
     if job.task_id:
-        raise Rejected(
-            409,
-            f"job {job_id} is of task {job.task_id}, which would not know of another try",
-            field="job_ids",
-            remedy=f"retry what failed of it: dispatcher task retry {job.task_id}",
-        )
+        raise _of_task(job_id, job.task_id)
     body = records.find_body(tx, job_id)
     try:
         spec = _spec(body.spec if body is not None else b"")
@@ -222,6 +219,15 @@ def _past(tx: Tx, job_id: int, turns: Turns) -> _Past:
     spec = replace(spec, labels=labels, queue=job.queue, priority=priority)
     parents = tuple(parent for parent, _ in records.parents(tx, job_id))
     return _Past(job.owner, spec, parents, turns.group(tx, job.shape_id))
+
+
+def _of_task(job_id: int, task_id: int) -> Rejected:
+    return Rejected(
+        409,
+        f"job {job_id} is of task {task_id}, which would not know of another try",
+        field="job_ids",
+        remedy=f"retry what failed of it: dispatcher task retry {task_id}",
+    )
 
 
 def _unreadable(job_id: int) -> Rejected:

@@ -99,6 +99,12 @@ update unit set state = :state, tries = :tries, job_id = :job_id, reason = :reas
 -- writes: unit
 update unit set state = 'ended', outcome = :state where job_id = :job_id and state = 'open'
 
+-- name: unit.task_of
+-- The task whose job it is, while that task is kept and has not made another of the same items.
+-- owner: checked by _past
+-- reads: unit
+select task_id from unit where job_id = :job_id
+
 -- name: unit.ended
 -- Units whose jobs have ended.
 -- reads: unit

@@ -12,6 +12,7 @@ from ailurus.protocol.task import TaskState, Verb
 from ailurus.protocol.task_file import task_from
 from dispatcher.catalogue.settings import CatalogueSettings
 from dispatcher.refusal import Rejected
+from dispatcher.rules import retention as old_jobs
 from dispatcher.service import tasks as service
 from dispatcher.tasks import records, retention
 from tests.dispatcher.helpers import ALICE, bench, new_id
@@ -242,6 +243,10 @@ async def test_a_job_of_a_task_is_tried_again_by_its_task_alone(b):
     with pytest.raises(Rejected, match="job 1 is of task 1") as refused:
         await b.service.intake.retry(m.Retry(job_ids=(1,)), ALICE)
     assert refused.value.remedy.endswith("dispatcher task retry 1")
+    while await b.service.store.write(lambda tx: old_jobs.tidy(tx, before=4e9)):
+        pass
+    with pytest.raises(Rejected, match="job 1 is of task 1"):
+        await b.service.intake.retry(m.Retry(job_ids=(1,)), ALICE)
 
 
 async def test_a_task_that_ended_long_ago_is_forgotten_and_others_stay(b):
