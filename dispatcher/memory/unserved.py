@@ -7,7 +7,7 @@ They are about to ask, or wait. What one of them could begin is no other's to st
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import islice
 
 LOOKED_AT = 100
@@ -27,6 +27,7 @@ class Unserved:
     def discard(self, queue: str, worker_id: int) -> None:
         self._queues[queue].pop(worker_id, None)
 
-    def first(self, queue: str) -> Iterator[int]:
-        """Those that have been so for longest, and not all of many."""
-        return islice(self._queues[queue], LOOKED_AT)
+    def first(self, queue: str) -> Sequence[int]:
+        """Those that have been so for longest, and not all of many. Any thread may ask: others come
+        and go meanwhile."""
+        return list(islice(self._queues[queue], LOOKED_AT))

@@ -35,12 +35,13 @@ class Wanted(Struct, frozen=True):
 
 
 class Beginning(Struct, frozen=True):
-    """A statement with the values by which it finds its jobs at an index, whatever their ids are:
-    `few` may be read at once."""
+    """A statement with the values by which it finds its jobs at an index."""
 
     suffix: str
     values: dict[str, Any]
     few: bool
+    """There are no more than workers hold, so all may be read at once: a kind of failure, a label
+    or a state may be that of millions of jobs."""
 
 
 def wanted(ask: api.Filter, owner: str, now: float) -> Wanted:
@@ -75,11 +76,11 @@ def begins(tx: Tx, search: Wanted) -> tuple[q.Query, list[Beginning]]:
     parts = q.conjuncts(query)
     for one in parts:
         if isinstance(one, q.Numbers) and one.field == "kind":
-            return query, [Beginning("_of_kind", {"kind": kind}, few=True) for kind in one.numbers]
+            return query, [Beginning("_of_kind", {"kind": kind}, few=False) for kind in one.numbers]
     for one in parts:
         if isinstance(one, q.Label) and one.words and not any(word.wild for word in one.words):
             return query, [
-                Beginning("_of_label", {"label": one.key, "value": word.text}, few=True)
+                Beginning("_of_label", {"label": one.key, "value": word.text}, few=False)
                 for word in dict.fromkeys(one.words)
             ]
     for one in parts:

@@ -14,7 +14,7 @@ import pytest
 from msgspec import inspect
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.api import ROUTES, JobsQuery, Scope
+from ailurus.protocol.api import ROUTES, Filter, JobsQuery, Scope
 from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import InputFile
 from ailurus.protocol.states import JobState
@@ -182,6 +182,20 @@ def test_a_long_search_hands_over_what_it_has_and_where_it_was(tmp_path, small_s
         assert asked == 10
 
     run(test, tmp_path)
+
+
+@pytest.mark.field("A21")
+def test_a_label_of_many_jobs_is_counted_as_far_as_the_time_allows(
+    place, small_slices, monkeypatch
+):
+    monkeypatch.setattr(search, "SEARCH_S", 0.0)
+
+    async def test(b):
+        await b.submit(*(job(f"j{nr}", labels={"of": "all"}) for nr in range(25)))
+        counted = await b.service.users.count(Filter(query="label:of=all"), ALICE)
+        assert (counted.jobs, counted.cut) == (10, True)
+
+    run(test, place)
 
 
 @pytest.mark.field("A21")
