@@ -32,10 +32,11 @@ def running() -> list[threading.Thread]:
     return [one for one in threading.enumerate() if one.name.startswith("job-")]
 
 
-def joined() -> None:
-    """Wait for all jobs that run to their end."""
+def joined(name: str = "") -> None:
+    """Wait for all jobs that run to their end, or for the one of that name."""
     for thread in running():
-        thread.join(10)
+        if not name or thread.name == name:
+            thread.join(10)
 
 
 def acquires(world: World, *answers: Any, **terms: Any) -> Server:

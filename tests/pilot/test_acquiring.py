@@ -23,7 +23,6 @@ from tests.pilot.serving import (
     end_all,
     jobs,
     joined,
-    running,
     server_of,
     started,
 )
@@ -227,7 +226,7 @@ def test_a_job_fetched_ahead_goes_to_others_if_no_slot_comes(world):
     made.take([assignment(1, cores=4)])
     started(world)
     made.acquirer.accept(jobs(2), 0, ahead=True)
-    running()[-1].join(10)
+    joined("job-2.1")
     world.kit.reporter.turn(world.service)
     assert [one.job_id for one in world.link.sent("release")[0].jobs] == [2]
     assert world.clock.now >= acquiring.SHORT_S
