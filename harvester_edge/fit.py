@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from ailurus.protocol import machine
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.messages import ShapeDemand
-from ailurus.protocol.resources import KINDS, Room, Shape, part_of_a_gpu
+from ailurus.protocol.resources import KINDS, WHOLE, Room, Shape, part_of_a_gpu
 
 # Times left are rounded down to this, so that equal rooms stay equal.
 _COARSE_S = 300.0
@@ -128,7 +128,9 @@ def _coarse(place: Bin) -> Bin:
 
 def _size(room: Room) -> tuple[int, int, int, int]:
     there = room.together
-    return (there.gpus, there.cores, there.memory_mb, there.disk_mb)
+    # One with a part of a GPU is for jobs that share it: others take it last, too.
+    gpus = WHOLE * there.gpus + sum(there.gpu_parts)
+    return (gpus, there.cores, there.memory_mb, there.disk_mb)
 
 
 def _wideness(ask: ShapeDemand) -> tuple[bool, int, Shape]:

@@ -237,3 +237,14 @@ def test_a_worker_with_a_part_of_a_gpu_holds_jobs_that_share_it():
     assert fit([half(3, share=25)], slots, []).wanted == {"g": 2}
     assert fit([half(3, share=60)], slots, []).wanted == {"g": 0}
     assert fit([ask(1, gpus=1)], slots, []).wanted == {"g": 0}
+
+
+def test_jobs_without_a_gpu_leave_a_worker_with_a_part_of_one_to_those_that_share_it():
+    part = replace(SHARED["g"].room, cores=4, gpus=0, gpu_parts=(50,))
+    plain = replace(SHARED["g"].room, gpus=0, gpu_share=0)
+    slots = {"part": Bin("a", part), "plain": Bin("a", plain)}
+    assert fit([ask(4, memory_mb=1000)], slots, []).wanted == {"part": 0, "plain": 1}
+    free = [Bin("a", part), Bin("a", plain)]
+    assert fit([ask(16, memory_mb=1000), half(2, share=25)], slots, free).wanted == {
+        "part": 0, "plain": 0,
+    }  # fmt: skip
