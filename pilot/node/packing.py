@@ -320,7 +320,7 @@ class Packer(Generic[T]):
         if claim.nodes or claim.passed < PATIENCE * len(self._nodes):
             return
         times = sorted(
-            (self._free_at(node, first.need), -node.free[2], rank, node)
+            (self._free_at(node, first.need), -node.free.cores, rank, node)
             for rank, node in enumerate(self._nodes.values())
             if node.open and first.need.within(node.total)
         )[: first.nodes]

@@ -12,10 +12,19 @@ from pilot.node.topology import Cpu, choose
 
 OWN = ""
 """The name of the node on which the pilot itself runs, where it has no other."""
-Free = tuple[int, tuple[int, ...], int, int, int, int]
-"""GPUs, parts of shared ones, cores, MB of memory and of disk: in this order the tightest node is
-the least. Last the share of a GPU, as in `Resources`."""
 NEVER = float("inf")
+
+
+class Free(NamedTuple):
+    """What is free on a node, or needed on one, as in `Resources`: in this order the tightest node
+    is the least."""
+
+    gpus: int
+    gpu_parts: tuple[int, ...]
+    cores: int
+    memory_mb: int
+    disk_mb: int
+    gpu_share: int
 
 
 class Slot(NamedTuple):
@@ -113,7 +122,7 @@ class FreeNode:
     def _count_parts(self, whole: int) -> None:
         """Note what is free of shared devices, and that so many whole ones have become free."""
         parts = sorted((free for free in self.shared.values() if free), reverse=True)
-        self.free = (self.free[0] + whole, tuple(parts), *self.free[2:])
+        self.free = self.free._replace(gpus=self.free.gpus + whole, gpu_parts=tuple(parts))
 
 
 class Holding(NamedTuple):
@@ -129,7 +138,7 @@ class Holding(NamedTuple):
 
 
 def free_of(amount: Resources) -> Free:
-    return (
+    return Free(
         amount.gpus,
         amount.gpu_parts,
         amount.cores,
@@ -140,62 +149,68 @@ def free_of(amount: Resources) -> Free:
 
 
 def amount_of(free: Free) -> Resources:
-    gpus, gpu_parts, cores, memory_mb, disk_mb, gpu_share = free
     return Resources(
-        cores=cores,
-        memory_mb=memory_mb,
-        disk_mb=disk_mb,
-        gpus=gpus,
-        gpu_share=gpu_share,
-        gpu_parts=gpu_parts,
+        cores=free.cores,
+        memory_mb=free.memory_mb,
+        disk_mb=free.disk_mb,
+        gpus=free.gpus,
+        gpu_share=free.gpu_share,
+        gpu_parts=free.gpu_parts,
     )
 
 
 def fits(want: Free, free: Free) -> bool:
     return (
-        want[2] <= free[2]
-        and want[3] <= free[3]
-        and (_has_part(want, free) if want[5] else want[0] <= free[0])
-        and want[4] <= free[4]
+        want.cores <= free.cores
+        and want.memory_mb <= free.memory_mb
+        and (_has_part(want, free) if want.gpu_share else want.gpus <= free.gpus)
+        and want.disk_mb <= free.disk_mb
     )
 
 
 def tightest(want: Free, there: Iterable[Free]) -> Free | None:
     """Of nodes on which it fits, the one to take: for a share of a GPU first one on which no whole
     GPU is needed for it. None: there are none."""
-    if not want[5]:
+    if not want.gpu_share:
         return min(there, default=None)
     return min(there, key=lambda free: (not _in_a_part(want, free), free), default=None)
 
 
 def _has_part(want: Free, free: Free) -> bool:
-    return free[5] > 0 and (free[0] > 0 or _in_a_part(want, free))
+    return free.gpu_share > 0 and (free.gpus > 0 or _in_a_part(want, free))
 
 
 def _in_a_part(want: Free, free: Free) -> bool:
-    return bool(free[1]) and free[1][0] >= max(want[5], free[5])
+    largest = free.gpu_parts[0] if free.gpu_parts else 0
+    return largest >= max(want.gpu_share, free.gpu_share)
 
 
 def changed(free: Free, need: Free, sign: int) -> Free:
     """What is free when `need` is given back, or with a negative `sign` taken. A share of a GPU is
     of a certain one, and so its node's affair."""
-    return (
-        free[0] if need[5] else free[0] + sign * need[0],
-        free[1],
-        free[2] + sign * need[2],
-        free[3] + sign * need[3],
-        free[4] + sign * need[4],
-        free[5],
+    return Free(
+        free.gpus if need.gpu_share else free.gpus + sign * need.gpus,
+        free.gpu_parts,
+        free.cores + sign * need.cores,
+        free.memory_mb + sign * need.memory_mb,
+        free.disk_mb + sign * need.disk_mb,
+        free.gpu_share,
     )
 
 
 def share(want: Free, total: Free) -> float:
     """The largest part of any resource of a node that is wanted; more than 1 if it has too
     little."""
-    gpus = (want[0], total[0])
-    if want[5]:
+    gpus = (want.gpus, total.gpus)
+    if want.gpu_share:
         if not fits(want, total):
             return NEVER
-        gpus = (max(want[5], total[5]), WHOLE * total[0] + sum(total[1]))
-    parts = (gpus, *zip(want[2:5], total[2:5], strict=True))
+        taken = max(want.gpu_share, total.gpu_share)
+        gpus = (taken, WHOLE * total.gpus + sum(total.gpu_parts))
+    parts = (
+        gpus,
+        (want.cores, total.cores),
+        (want.memory_mb, total.memory_mb),
+        (want.disk_mb, total.disk_mb),
+    )
     return max((need / there if there else NEVER for need, there in parts if need), default=0.0)
