@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 
 LOOK_S = 0.5
-# From TERM to KILL, of a worker.
+# From TERM to KILL, of a worker, and for so long at most is waited after that.
 KILL_S = 2.0
 here, own, python, *options = sys.argv[1:]
 
@@ -31,24 +31,29 @@ def workers(agent: int) -> list[str]:
     found: list[str] = []
     with suppress(OSError):
         for task in os.listdir(f"/proc/{agent}/task"):  # noqa: PTH208
-            with open(f"/proc/{agent}/task/{task}/children", encoding="utf-8") as file:  # noqa: PTH123
+            children = f"/proc/{agent}/task/{task}/children"
+            # One of its threads may end just now.
+            with suppress(OSError), open(children, encoding="utf-8") as file:  # noqa: PTH123
                 found += file.read().split()
     return found
 
 
 def end(agent: int) -> None:
-    """End the workers that an agent has now."""
-    those = workers(agent)
+    """End the workers that an agent has now, and wait until it has seen that."""
+    those = set(workers(agent))
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in set(those).intersection(workers(agent)):
+        until = time.monotonic() + KILL_S
+        for pid in those.intersection(workers(agent)):
             with suppress(OSError):
                 os.kill(int(pid), number)
-        time.sleep(KILL_S)
+        while those.intersection(workers(agent)) and time.monotonic() < until:
+            time.sleep(0.05)
 
 
 argv = [python, "-m", "torch.distributed.run", *options, "--no-python", "/bin/sh"]
-agent = subprocess.Popen([*argv, f"{here}/command.sh"], stdin=subprocess.DEVNULL)
+# Before the agent begins: one that is lost from now on may be one that its workers wait for.
 before = listed()
+agent = subprocess.Popen([*argv, f"{here}/command.sh"], stdin=subprocess.DEVNULL)
 while (code := agent.poll()) is None:
     time.sleep(LOOK_S)
     now = listed()
