@@ -356,9 +356,9 @@ def _turn(group: Group, shape: Shape) -> tuple[bool, bool, _Size]:
     fits, one = shape.within(group), shape.nodes == 1
     if fits and one:
         return False, breaks(shape, group), _size(group)
-    gpus, parts, *rest = _size(group)
-    # The more there are that begin alike, the emptier it is.
-    cores, memory_mb, disk_mb, share = rest
+    gpus, parts, cores, memory_mb, disk_mb, share = _size(group)
+    # Of two nodes whose parts begin alike, the one with more of them is emptier: the 1 puts the
+    # other behind it.
     turned = (*(-part for part in parts), 1)
     return not fits, False, (-gpus, turned, -cores, -memory_mb, -disk_mb, -share)
 

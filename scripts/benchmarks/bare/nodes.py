@@ -226,4 +226,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "agent":
         Agent(sys.argv[2], int(sys.argv[3])).run()
     else:
-        lead(Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4], float([*sys.argv, "0"][5]))
+        file, slots, order, *dead_s = sys.argv[2:]
+        lead(Path(file), int(slots), order, float(dead_s[0]) if dead_s else 0.0)
