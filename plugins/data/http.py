@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -32,7 +31,7 @@ from plugins.data.http_errors import (
     refused,
 )
 from plugins.data.http_identity import Identity, OfSite, OfUser
-from plugins.data.http_servers import HEADERS, Connections
+from plugins.data.http_servers import HEADERS, Connections, OneAtATime
 
 # Bytes of a body that is announced first: the receiver may be another.
 LARGE = 1 << 20
@@ -41,8 +40,6 @@ REDIRECTS = 5
 DELETE_S = 60.0
 # How long a server may take for the sum of a file that it got, beside what it takes to read it.
 DIGEST_S, DIGEST_BYTES_S = 5.0, 100e6
-# How often a file that waits for its turn to ask looks whether its job stops.
-TURN_S = 0.2
 # How often a download that broke off is continued.
 CONTINUED = 5
 # Bytes of an answer that are read for its connection's sake.
@@ -93,8 +90,8 @@ class Http:
         self._anonymous = self._connect()
         # Those by the newest proxy.
         self._known: tuple[str, Connections] | None = None
-        # One sum is asked for at a time, see decision 0310.
-        self._asking = threading.Lock()
+        # A server is asked for one sum at a time, see decision 0310.
+        self._one_sum = OneAtATime()
         # URLs of files that were sent whole, perhaps in vain.
         self._unanswered: set[str] = set()
         # And of those that may be there in part.
@@ -250,12 +247,8 @@ class Http:
     def _compared(self, url: Url, body: Measured, check: Check) -> bool:
         """Compare a file with what the server has of it; whether it told its adler32. One that
         differs is removed. Raises JobError(PUT_ADLER_MISMATCH)."""
-        while not self._asking.acquire(timeout=TURN_S):
-            check()
-        try:
+        with self._one_sum.at(url, check):
             told = self._told(url, DIGEST_S + body.length / DIGEST_BYTES_S)
-        finally:
-            self._asking.release()
         if told is None or told == body.adler:
             return told is not None
         self._delete(url)

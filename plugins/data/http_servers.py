@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from queue import Queue
 from typing import Any, NamedTuple
@@ -29,8 +31,10 @@ KEPT = 16
 """Connections to a server that wait for the next file."""
 MOST = 10
 """Servers whose connections are at hand; urllib3 keeps those of as many."""
+LOOK_S = 0.2
+"""How often who waits for another to have asked looks whether its job stops."""
 TURNS = 4
-"""The same, where they take turns."""
+"""Connections that are kept to a server, where they take turns."""
 _TURNS = {
     scheme: type(f"{kind.__name__}InTurn", (kind,), {"QueueCls": Queue})
     for scheme, kind in POOLS.items()
@@ -140,3 +144,24 @@ class Connections(NamedTuple):
         """Close those that wait."""
         self.moving.clear()
         self.summing.clear()
+
+
+class OneAtATime:
+    """Who may ask a server something that nobody else asks it meanwhile. Any thread may call
+    this."""
+
+    def __init__(self) -> None:
+        # By host and port.
+        self._locks: dict[tuple[str, int | None], threading.Lock] = {}
+
+    @contextmanager
+    def at(self, url: Url, check: Callable[[], None]) -> Iterator[None]:
+        """Wait until nobody else asks the server of `url`, and keep others waiting during the
+        block. Raises what `check` raises meanwhile."""
+        lock = self._locks.setdefault((url.host, url.port), threading.Lock())
+        while not lock.acquire(timeout=LOOK_S):
+            check()
+        try:
+            yield
+        finally:
+            lock.release()

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,7 @@ def test_a_sum_whose_answer_is_lost_is_asked_for_again(dav, tmp_path, monkeypatc
     assert dav.looks == 2
 
 
-def test_one_sum_is_asked_for_at_a_time(dav, tmp_path):
+def test_a_server_is_asked_for_one_sum_at_a_time(dav, tmp_path):
     """Or a server that computes few at a time loses answers (decision 0310)."""
     dav.two = threading.Barrier(2)
     made = Http(http_allow=[f"davs://{dav.at}"], ca=dav.ca)
@@ -192,9 +193,30 @@ def test_a_job_that_stops_waits_for_no_turn(dav, tmp_path):
         if dav.files:
             raise JobError(Code.KILLED_BY_SERVER, "stopped")
 
-    with made._asking, (tmp_path / "out").open("rb") as source, pytest.raises(JobError) as raised:
-        made.put(source.fileno(), Url.parse(f"davs://{dav.at}/out"), check)
+    url = Url.parse(f"davs://{dav.at}/out")
+    with (
+        made._one_sum.at(url.web, lambda: None),
+        (tmp_path / "out").open("rb") as source,
+        pytest.raises(JobError) as raised,
+    ):
+        made.put(source.fileno(), url, check)
     assert raised.value.code is Code.KILLED_BY_SERVER
+    made._anonymous.clear()
+
+
+def test_a_server_that_takes_its_time_keeps_no_upload_to_another_waiting(dav, tmp_path):
+    made = Http(http_allow=[f"davs://{dav.at}"], ca=dav.ca)
+    (tmp_path / "out").write_bytes(b"result")
+
+    checks = count()
+
+    def check() -> None:
+        assert next(checks) < 100, "it waits for the other one"
+
+    slow = made._one_sum.at(Url.parse("https://slow/"), lambda: None)
+    with slow, (tmp_path / "out").open("rb") as source:
+        made.put(source.fileno(), Url.parse(f"davs://{dav.at}/out"), check)
+    assert dav.looks == 1
     made._anonymous.clear()
 
 
