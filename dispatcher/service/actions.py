@@ -39,8 +39,9 @@ WIDTH = 50_000
 ANSWER_S = 10.0
 # Named in an answer.
 REASONS = 5
-# Unfinished ones that a start goes on with.
-MOST = 1000
+# Unfinished ones that a start goes on with, and how long ago they may have begun: whoever has
+# stopped one has seen by then that it was a mistake, or has asked for the rest.
+MOST, RESUMED_S = 1000, 3600.0
 REQUESTS: dict[str, type[m.Many]] = {"cancel": m.CancelMany, "retry": m.RetryMany}
 _encode = msgspec.json.Encoder().encode
 
@@ -110,8 +111,12 @@ class Actions:
             if found is None or found.ended is not None:
                 continue
             verb, ask, caller = _read(found, owner)
-            log.info("action_resumed", action=found.action_id, verb=verb, user=owner)
             action = self._action(verb, ask, caller, found)
+            if found.at < self._state.now() - RESUMED_S:
+                log.info("action_left", action=found.action_id, verb=verb, user=owner)
+                await self._state.store.write(partial(self._end, action))
+                continue
+            log.info("action_resumed", action=found.action_id, verb=verb, user=owner)
             async with self._busy.setdefault(owner, asyncio.Lock()):
                 await self._carry(action, float("inf"))
 

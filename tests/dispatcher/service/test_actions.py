@@ -279,3 +279,23 @@ def test_a_thousand_jobs_are_each_handled_once_whoever_is_killed(tmp_path, monke
 
     asyncio.run(begin())
     asyncio.run(go_on())
+
+
+def test_what_somebody_left_long_ago_is_ended_as_far_as_it_is(tmp_path, monkeypatch):
+    ask = cancel("state:activated")
+    monkeypatch.setattr(actions, "SLICE", 10)
+    # Everything began longer ago than this.
+    monkeypatch.setattr(actions, "RESUMED_S", -1.0)
+
+    async def test():
+        async with bench(tmp_path) as b:
+            await b.submit(*(job(f"j{nr}") for nr in range(50)))
+            await until_killed(b.service.actions.cancel_many, ask, 2)
+        async with bench(tmp_path) as b:
+            while not await told(b, "action_ended"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            counted = await b.service.users.count(Filter(query="state:cancelled"), ALICE)
+            done = await b.service.actions.cancel_many(ask, ALICE)
+            assert (counted.jobs, done.done, done.ended) == (20, 20, True)
+
+    asyncio.run(test())
