@@ -323,9 +323,8 @@ def _launchers(trial: _Trial, image: str) -> str:
     # Each in a shell of its own, so that none spoils the next.
     text = "".join(f"(\n{question})\n" for question in questions if question)
     _, said = _in_container(trial, image, f"{text}:")
-    found = grouped(said) + _slurms()
-    nothing = "nothing on a job's PATH starts MPI, Horovod, Ray or torch"
-    return f"{_named(image)}: {'; '.join(found) or nothing}"
+    found = grouped(said) or ["nothing on a job's PATH starts MPI, Horovod, Ray or torch"]
+    return f"{_named(image)}: {'; '.join([*found, *_slurms()])}"
 
 
 def grouped(text: str) -> list[str]:
@@ -343,7 +342,7 @@ def _slurms() -> list[str]:
     try:
         types = plugins.load("node", "slurm").pmi_types(os.environ)
     except AilurusError as error:
-        return [error.message.splitlines()[-1]]
+        return [f"no ranks by srun ({error.message.splitlines()[-1]})"]
     return [f"srun --mpi={types}"] if types else []
 
 

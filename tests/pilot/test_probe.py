@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,16 @@ def test_launchers_tell_what_they_found_where_jobs_run(tmp_path):
     found = probed(tmp_path, container={"default": "bare", "bare": True})["launchers"]
     assert found["verdict"] == "good", found
     assert found["said"].startswith("the node's own system: ")
+
+
+def test_an_srun_without_a_slurm_is_told_to_start_no_ranks(tmp_path, monkeypatch):
+    srun = tmp_path / "bin/srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\necho no configuration >&2\nexit 1\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    found = probed(tmp_path, container={"default": "bare", "bare": True})["launchers"]
+    assert "; no ranks by srun (" in found["said"]
 
 
 def test_names_of_one_program_stand_behind_what_it_is():
