@@ -193,7 +193,8 @@ def _why(row: TaskRow, out: Output) -> None:
     if row.state is TaskState.PAUSED:
         out.line(f"  → dispatcher task resume {row.task_id}")
     elif any(step.failed for step in row.steps):
-        out.line(f"  → dispatcher task retry {row.task_id}, once it is known why they failed")
+        out.line(f"  → dispatcher jobs label:task={row.task_id} state:failed tells why")
+        out.line(f"  → dispatcher task retry {row.task_id}, once that is mended")
 
 
 def _wait(client: Client, task_id: int, args: Namespace, out: Output) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from ailurus.protocol.task import Verb
+from ailurus.protocol.messages import StepRow, TaskDetail, TaskRow
+from ailurus.protocol.task import Task, TaskState, Verb
+from dispatcher.cli import task as task_verb
 from dispatcher.cli.task import VERBS
 
 TASK = """\
@@ -49,6 +52,16 @@ def test_a_task_is_submitted_shown_and_steered(run, file):
     listed = json.loads(run("task", "list", "--json", "--state", "cancelled").out)
     assert int(task_id) in {row["task_id"] for row in listed["tasks"]}
     assert f"\n{task_id}\tcli\tcancelled\t" in run("task", "list").out
+
+
+def test_why_says_where_the_reason_of_failures_is_found(run, monkeypatch):
+    step = StepRow("one", 4, True, 0, 0, 1, 3, 4, 0, "3 have failed")
+    row = TaskRow(7, "cli", "admin", TaskState.FAILED, 0.0, 0.0, (step,))
+    detail = TaskDetail(row, Task(task="cli", steps=()))
+    monkeypatch.setattr(task_verb, "connect", lambda _: SimpleNamespace(task=lambda _: detail))
+    why = run("task", "why", "7").out
+    assert "→ dispatcher jobs label:task=7 state:failed" in why
+    assert "→ dispatcher task retry 7" in why
 
 
 def test_jobs_of_a_task_are_found_by_its_label(run, file):
