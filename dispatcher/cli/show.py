@@ -74,6 +74,7 @@ def _show(job: JobDetail, out: Output) -> None:
             ("created", clock(row.created)),
             ("changed", clock(row.changed)),
             ("asks for", _wants(job)),
+            ("container", spec.container),
             ("command", spec.command or (spec.script and spec.script.partition("\n")[0] + " …")),
             ("payloads", items.summary(job.items) if job.items else ""),
             ("used", used(last.usage) if last and last.usage else ""),

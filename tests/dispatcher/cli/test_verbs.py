@@ -40,6 +40,11 @@ def test_submit_prints_the_job_ids_and_the_others_show_them(run, jobfile):
     assert "submitted" in run("events").out
 
 
+def test_a_job_is_shown_with_its_image(run, jobfile):
+    (job,) = ids(run("submit", jobfile(f"{ONE}container: /images/a.sif\n")))
+    assert "container\t/images/a.sif\n" in run("show", job).out
+
+
 @pytest.mark.parametrize("verb", ["status", "jobs", "queues", "workers"])
 def test_json_is_one_document_with_its_schema(run, verb):
     document = json.loads(run(verb, "--json").out)
