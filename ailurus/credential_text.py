@@ -39,19 +39,19 @@ def describe(text: str) -> Described:
     if not text.isascii():
         raise AilurusError("no credential (not ASCII)", field="secret", remedy=_FORMS)
     if "-----BEGIN" in text:
-        return _read(_proxy, text)
+        return _read(_proxy, text, "proxy")
     if text.lstrip().startswith("["):
-        return _read(_keys, text)
-    return _read(_token, text)
+        return _read(_keys, text, "part of keys")
+    return _read(_token, text, "token")
 
 
-def _read(read: Callable[[str], Described], text: str) -> Described:
+def _read(read: Callable[[str], Described], text: str, kind: str) -> Described:
     try:
         return read(text)
     # Parsers of certificates and keys have errors of their own, and deep JSON is a RecursionError.
-    except Exception as error:  # noqa: BLE001
-        # The parsers' own messages may quote what they read.
-        what = f"no credential ({type(error).__name__})"
+    except Exception:  # noqa: BLE001
+        # What the parsers say of it may quote what they read.
+        what = f"no credential: there is no {kind} in it that can be read"
         raise AilurusError(what, field="secret", remedy=_FORMS) from None
 
 

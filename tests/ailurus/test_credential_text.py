@@ -36,7 +36,7 @@ def test_keys_of_s3_are_known_by_their_form() -> None:
     "text", ["[", "[default]", KEYS.replace("s3cret%", ""), KEYS.replace("default", "other")]
 )
 def test_half_a_key_is_refused_and_not_shown(text) -> None:
-    with pytest.raises(AilurusError, match="no credential") as raised:
+    with pytest.raises(AilurusError, match="no credential: there is no part of keys") as raised:
         credential_text.describe(text)
     assert "AK1" not in str(raised.value)
 
@@ -61,7 +61,7 @@ def test_an_end_that_is_no_time_is_refused(end: bytes) -> None:
 
 @pytest.mark.parametrize("text", ["", "word", "a.b", "a.b.c", "e30.e30.x", "e30.e30.e30.e30"])
 def test_a_text_that_is_no_token_is_refused(text: str) -> None:
-    with pytest.raises(AilurusError, match="no credential"):
+    with pytest.raises(AilurusError, match="no credential: there is no token in it"):
         credential_text.describe(text)
 
 
