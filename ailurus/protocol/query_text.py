@@ -37,6 +37,14 @@ DEEPEST = 20
 _ALIASES = {"error": "code", "owner": "user", "job": "id", "attempt": "try"}
 _STATES = {"open": sorted(OPEN), "final": sorted(FINAL)}
 """Words for several states."""
+_CALLED = {
+    "held": ["pending"],
+    "blocked": ["pending"],
+    "queued": ["activated"],
+    "waiting": ["activated"],
+    "done": ["finished"],
+}
+"""Words of other systems, or of this one's verbs, and the states that they mean."""
 # What a quoted text may hold, with its backslashes; a word; a name of a field and a sign.
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PLAIN = re.compile(r'[^\s()"]+')
@@ -266,10 +274,10 @@ class _Reader:
                 found.append(name)
             else:
                 known = [*JobState, *_STATES]
-                near = difflib.get_close_matches(name, known, n=1)
+                like = _CALLED.get(name) or difflib.get_close_matches(name, known)
                 raise self._fault(
                     f"{word.text!r} is no state",
-                    f"did you mean `{near[0]}`?" if near else ", ".join(known),
+                    f"did you mean `{like[0]}`?" if like else ", ".join(known),
                     at,
                 )
         return tuple(Word(name) for name in dict.fromkeys(found))

@@ -104,9 +104,10 @@ def chosen(
     for name in filtered:
         # A variable of a shell that is not set: without this filter it would be all jobs.
         if not str(getattr(args, name)).strip(" ,"):
-            raise CommandError(
-                USAGE, f"--{name} is blank", remedy=f"leave it out to {verb} jobs of any {name}"
-            )
+            remedy = f"leave it out to {verb} jobs of any {name}"
+            if name == "query":
+                remedy = f"say which jobs to {verb}: --query 'label:campaign=mc23 age<1d'"
+            raise CommandError(USAGE, f"--{name} is blank", remedy=remedy)
     if bool(ids) == bool(filtered):
         raise CommandError(
             USAGE,

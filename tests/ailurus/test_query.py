@@ -59,6 +59,7 @@ def test_a_text_means_a_tree(text, tree):
     [
         ("stat:failed", 1, "did you mean `state`?"),
         ("queue:a state:faild", 9, "did you mean `failed`?"),
+        ("state:held", 1, "did you mean `pending`?"),
         ("colour:red", 1, "known: state"),
         ("state:failed )", 14, "take it away"),
         ("(state:failed", 1, "close it"),

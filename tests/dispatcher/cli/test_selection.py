@@ -106,6 +106,11 @@ def test_a_blank_filter_widens_nothing(run, jobfile, blank):
     assert states(run, queue) == {"activated"}
 
 
+def test_nobody_is_told_to_leave_a_blank_query_out(run):
+    ran = run("cancel", "--query", " ", "--yes")
+    assert (ran.code, "say which jobs to cancel" in ran.err) == (exits.USAGE, True)
+
+
 def test_more_jobs_than_a_list_has_are_all_meant(run, jobfile, monkeypatch):
     ids(run("submit", jobfile(SWEEP.format(name="manyfold"))))
     monkeypatch.setattr(selection, "AT_ONCE", 3)
