@@ -6,15 +6,20 @@ It runs by whatever Python has gfal2's module, 3.6 too, so it imports nothing of
 
 import errno
 import json
+import os
 import sys
 from typing import Any
 
 import gfal2  # type: ignore[import-not-found]
 
+OUT = os.fdopen(os.dup(1), "w")
+# What libraries print is no answer.
+os.dup2(2, 1)
+
 
 def say(answer: Any) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    OUT.write(json.dumps(answer) + "\n")
+    OUT.flush()
 
 
 def filecopy(context: Any, source: str, target: str, options: Any) -> None:

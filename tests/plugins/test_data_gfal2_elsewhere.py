@@ -42,6 +42,8 @@ class Context:
     def checksum(self, url, kind):
         return "%s of %s by %s" % (kind, url, self.token)
     def stat(self, url):
+        print("a word of a library")
+        os.write(1, b"and one more\\n")
         return SimpleNamespace(st_mode=0o100644, st_size=7)
     def opendir(self, url):
         return Directory()
