@@ -201,7 +201,8 @@ class Acquirer:
             wait_s = BUSY_POLL_S if self._server.busy or slots.awaits else IDLE_POLL_S
             return Vacancy(room, min(cores, left), wait_s)
         most = max(1, slots.total.together.cores // 16)
-        if self._prefetch and self._lasted_s <= SHORT_S and slots.waiting() < most:
+        short = self._lasted_s <= SHORT_S and not slots.stuck
+        if self._prefetch and short and slots.waiting() < most:
             # Until the dispatcher allows it again.
             self._prefetch = False
             return Vacancy(slots.total, 1, AHEAD_POLL_S, ahead=True)

@@ -70,6 +70,8 @@ class Slots:
         self._common: Hardware | None = None
         self._awaited: set[str] = set()
         self._awaited_since = clock.monotonic()
+        # A job waited for its slots in vain, and none has been given back since.
+        self._stuck = False
         self._lock = threading.RLock()
         self.changed = threading.Condition(self._lock)
         """Notified when there may be room for another job."""
@@ -256,6 +258,11 @@ class Slots:
         with self._lock:
             return len(self._packer) + len(self._coming)
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the jobs that hold slots are those behind which one waited for too long."""
+        return self._stuck
+
     def _grant(self) -> None:
         for job, growing in self._growing.items():
             self._grow(job, min(job.spec.nodes, growing.most), growing.gained)
@@ -309,6 +316,7 @@ class Slots:
             late = self._clock.monotonic() >= until and self._packer.holds(job) is None
             # One that was killed is not given back.
             if late and job.stopped is None:
+                self._stuck = True
                 self._packer.remove(job)
                 self._return(job, Code.RESOURCE_UNAVAILABLE, "the jobs before it run on")
 
@@ -321,6 +329,7 @@ class Slots:
         if self._packer.holds(job) is None:
             self._packer.remove(job)
         else:
+            self._stuck = False
             self._packer.give_back(job)
             self._leaving.add(job)
             self._leaving_cores += _cores(job)

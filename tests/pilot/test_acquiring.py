@@ -225,12 +225,17 @@ def test_a_job_fetched_ahead_goes_to_others_if_no_slot_comes(world):
     made = server_of(world)
     made.take([assignment(1, cores=4)])
     started(world)
-    made.acquirer.accept(jobs(2), 0, ahead=True)
+    made.acquirer.ended(1.0)
+    made.acquirer.accept(m.Acquired(jobs=(assignment(2),), prefetch=True), 0, ahead=True)
     joined("job-2.1")
     world.kit.reporter.turn(world.service)
     assert [one.job_id for one in world.link.sent("release")[0].jobs] == [2]
     assert world.clock.now >= acquiring.SHORT_S
+    # Nor is one fetched again behind the same jobs.
+    assert made.acquirer.next_request() is None
+    assert world.kit.slots.stuck
     end_all(world, made)
+    assert not world.kit.slots.stuck
 
 
 def test_a_request_says_how_much_time_is_left(world):
