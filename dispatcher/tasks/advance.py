@@ -190,8 +190,6 @@ class _Work:
     def make_jobs(self) -> bool:
         """Make jobs of the first step that may. Whether there were any."""
         finishing = bool(self._task.finishing)
-        if finishing:
-            self._cut()
         found = standing.standings(self._spec, self._steps, finishing=finishing)
         for nr, (one, count) in enumerate(zip(found, self._steps, strict=True)):
             step = self._spec.steps[nr]
@@ -209,13 +207,6 @@ class _Work:
                 self._start(nr, units)
                 return True
         return False
-
-    def _cut(self) -> None:
-        """Let no more items of lists and ranges begin."""
-        for nr, (step, count) in enumerate(zip(self._spec.steps, self._steps, strict=True)):
-            if step.over.outputs is None and count.items > count.fresh:
-                self._steps[nr] = replace(count, items=count.fresh)
-                self._write(self._steps[nr])
 
     def _next(self, nr: int, count: StepRecord, one: standing.Standing) -> list[UnitRecord]:
         most = min(JOBS, standing.MOST_OPEN - count.open_jobs)

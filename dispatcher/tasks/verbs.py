@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from ailurus.protocol.task import ENDED, TaskState, Verb
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.tasks import records
+from dispatcher.tasks import records, standing
 from dispatcher.tasks.advance import change
 from dispatcher.tasks.records import TaskRecord
 
@@ -39,6 +41,7 @@ def steer(tx: Tx, task: TaskRecord, verb: Verb, by: str, *, now: float) -> TaskR
         case Verb.RESUME:
             return change(tx, task, now, **news, state=TaskState.RUNNING)
         case Verb.FINISH:
+            _cut(tx, task)
             return change(tx, task, now, **news, state=TaskState.RUNNING, finishing=1)
     ended = task.state in (TaskState.FAILED, TaskState.CANCELLED)
     if not ended and not any(step.failed for step in records.steps(tx, task.task_id)):
@@ -51,6 +54,16 @@ def steer(tx: Tx, task: TaskRecord, verb: Verb, by: str, *, now: float) -> TaskR
     state = task.state if task.state is TaskState.PAUSED else TaskState.RUNNING
     news["reason"] = ""
     return change(tx, task, now, **news, state=state, retrying=1, active=1)
+
+
+def _cut(tx: Tx, task: TaskRecord) -> None:
+    """Let no more items of lists and ranges begin. Those of a step whose gate is closed are what is
+    to be done with what there is."""
+    steps, counts = task.task.steps, records.steps(tx, task.task_id)
+    found = standing.standings(task.task, counts, finishing=False)
+    for step, count, one in zip(steps, counts, found, strict=True):
+        if step.over.outputs is None and not one.waits and count.items > count.fresh:
+            records.put_step(tx, task.task_id, replace(count, items=count.fresh))
 
 
 def cancel(tx: Tx, task: TaskRecord, by: str, *, now: float) -> TaskRecord:

@@ -183,6 +183,20 @@ async def test_a_task_that_is_finished_early_merges_what_there_is(b, monkeypatch
     assert (await t.row(task)).state is TaskState.FINISHED
 
 
+async def test_what_waits_at_a_gate_is_done_with_what_a_task_has_that_is_finished_early(
+    b, monkeypatch
+):
+    monkeypatch.setattr("dispatcher.tasks.standing.MOST_OPEN", 3)
+    t = Tasks(b)
+    compare = step("b", {"list": ["ks", "chi2"]}, "b {item}", gate={"after": "a 90%"})
+    task = await t.submit(step("a", NUMBERS, "a {item}"), compare)
+    await t.settled(task)
+    await t.steer(task, Verb.FINISH)
+    assert await t.work(task) == ["a 1", "a 2", "a 3"]
+    assert await t.work(task) == ["b ks", "b chi2"]
+    assert (await t.row(task)).state is TaskState.FINISHED
+
+
 async def test_a_list_may_be_long(b):
     t = Tasks(b)
     values = [f"v{nr}" for nr in range(12_345)]
