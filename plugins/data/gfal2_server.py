@@ -12,7 +12,7 @@ from typing import Any
 
 import gfal2  # type: ignore[import-not-found]
 
-OUT = os.fdopen(os.dup(1), "w")
+OUT = os.fdopen(os.dup(1), "w", encoding="ascii")
 # What libraries print is no answer.
 os.dup2(2, 1)
 
