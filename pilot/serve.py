@@ -302,8 +302,9 @@ class Server:
         if (run_s := attempt.timing.get("run")) is not None:
             self.acquirer.ended(run_s)
         self._kit.slots.gone(attempt)
-        self._jobs.discard(attempt)
+        # First: whoever sees that no job is here looks at the time next.
         self.idle_since = self._clock.monotonic()
+        self._jobs.discard(attempt)
         self._kit.slots.notify()
         self._nudge_if_draining()
 

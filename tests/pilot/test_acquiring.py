@@ -156,6 +156,22 @@ def test_an_idle_pilot_waits_no_longer_than_it_may_and_then_ends(world):
     assert (made.ending, made.diagnosis) == (Ending.IDLE_EXIT, "idle for 40 s")
 
 
+def test_a_pilot_whose_job_has_just_ended_is_idle_from_then_on(world):
+    made = server_of(world, idle_exit_s=40)
+    world.clock.forward(3600)
+    waits: list[float] = []
+
+    class Jobs(set):
+        def discard(self, one: object) -> None:
+            super().discard(one)
+            waits.append(made.acquirer.next_request().wait_s)
+
+    made._jobs = Jobs()
+    made.take([assignment(1)])
+    joined()
+    assert waits == [acquiring.IDLE_POLL_S]
+
+
 def test_a_silent_dispatcher_does_not_make_an_idle_pilot_stay_longer(world):
     def silent(name: str, request: m.Acquire) -> m.Acquired:
         world.clock.forward(39)
