@@ -37,6 +37,11 @@ def begin(
     if (found := records.find_request(tx, owner, request_id)) is not None:
         if found.digest != digest:
             raise submission.id_reused(request_id)
+        if found.state == TaskState.SUBMITTING:
+            # It may be half forgotten, and is not to be forgotten now.
+            _add_steps(tx, task, found.task_id)
+            if (begun := records.find_task(tx, found.task_id)) is not None:
+                records.put_task(tx, begun, now)
         return found.task_id
     if value(tx.one("task.count_active", owner=owner), 0) >= MOST_ACTIVE:
         raise Rejected(
@@ -58,14 +63,16 @@ def begin(
     if made is None:
         raise Unavailable("another dispatcher is storing this request")
     task_id = value(made, 0)
-    tx.many(
-        "step.add",
-        (
-            {"task_id": task_id, "nr": nr, "items": known(step) or 0}
-            for nr, step in enumerate(task.steps)
-        ),
-    )
+    _add_steps(tx, task, task_id)
     return task_id
+
+
+def _add_steps(tx: Tx, task: Task, task_id: int) -> None:
+    rows = [
+        {"task_id": task_id, "nr": nr, "items": known(step) or 0}
+        for nr, step in enumerate(task.steps)
+    ]
+    tx.many("step.add", rows)
 
 
 def parts(task: Task, task_id: int) -> Iterator[list[dict[str, Any]]]:

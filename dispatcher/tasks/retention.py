@@ -14,10 +14,11 @@ def tidy(tx: Tx, *, before: float) -> bool:
     if row is None:
         return False
     (task_id,) = row
+    # From here on nobody sees it, nor tries again what is left of it.
+    tx.run("step.drop", task_id=task_id)
     if tx.all("unit.trim", task_id=task_id, most=UNITS):
         return True
     if tx.all("task_slice.trim", task_id=task_id, most=SLICES):
         return True
-    tx.run("step.drop", task_id=task_id)
     tx.run("task.drop", task_id=task_id)
     return True

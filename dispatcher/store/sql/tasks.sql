@@ -15,12 +15,13 @@ insert into task (owner, user_group, request_id, digest, name, state, active, fi
     on conflict do nothing returning task_id
 
 -- name: task.get
--- A task, with what it says.
+-- A task, with what it says; one that is being forgotten has no steps any more.
 -- owner: checked by _found
--- reads: task
+-- reads: step, task
 -- locks: task
 select task_id, owner, user_group, name, state, active, finishing, retrying, reason, created, changed,
     spec from task where task_id = :task_id
+    and exists (select 1 from step where step.task_id = task.task_id)
 
 -- name: task.put
 -- How far a task is.
@@ -42,10 +43,11 @@ select count(*) from task where owner = :owner and active = 1
 -- name: task.page
 -- Tasks of an owner, or of all if it is blank, in a state, or in any if it is blank; newest first.
 -- owner: user
--- reads: task
+-- reads: step, task
 select task_id, owner, user_group, name, state, active, finishing, retrying, reason, created, changed,
     spec from task
     where task_id < :before and (:owner = '' or owner = :owner) and (:state = '' or state = :state)
+    and exists (select 1 from step where step.task_id = task.task_id)
     order by task_id desc limit :most
 
 -- name: step.add
@@ -145,6 +147,7 @@ select job_id, name, url, size, adler32, md5 from file where job_id in {ids} ord
 -- name: task.old
 -- A task that has been at its end, or half submitted, since before a time.
 -- reads: task
+-- locks: task
 select task_id from task where active = 0 and changed < :before order by changed limit 1
 
 -- name: task.drop

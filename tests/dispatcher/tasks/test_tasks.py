@@ -14,7 +14,7 @@ from dispatcher.catalogue.settings import CatalogueSettings
 from dispatcher.refusal import Rejected
 from dispatcher.rules import retention as old_jobs
 from dispatcher.service import tasks as service
-from dispatcher.tasks import records, retention
+from dispatcher.tasks import intake, records, retention
 from tests.dispatcher.helpers import ALICE, bench, new_id
 
 
@@ -400,4 +400,34 @@ async def test_what_a_retry_adds_to_a_merge_that_was_made_is_merged_by_itself(b)
     await t.steer(task, Verb.RETRY)
     assert await t.work(task) == ["a bad"]
     assert await t.work(task) == ["merge 4.out"]
+    assert (await t.row(task)).state is TaskState.FINISHED
+
+
+async def test_a_task_of_which_a_part_is_forgotten_is_shown_and_steered_by_nobody(b, monkeypatch):
+    monkeypatch.setattr(retention, "UNITS", 1)
+    t = Tasks(b)
+    task = await t.submit(step("a", {"list": ["bad", "x"]}, "a {item}"))
+    await t.work(task, bad="bad")
+    assert await b.service.store.write(lambda tx: retention.tidy(tx, before=4e9))
+    with pytest.raises(Rejected, match="there is no task 1"):
+        await t.steer(task, Verb.RETRY)
+    assert not (await t.tasks.tasks(api.TasksQuery(), ALICE)).tasks
+
+
+async def test_a_submission_that_goes_on_is_whole_although_some_of_it_was_forgotten(b):
+    spec = task_from({"task": "t", "steps": [step("a", {"list": ["x", "y"]}, "a {item}")]})
+    who = {"owner": ALICE.subject, "group": "", "request_id": "r"}
+    digest = intake.digest_of(spec)
+
+    def begun(tx):
+        task_id = intake.begin(tx, spec, **who, digest=digest, now=1.0)
+        for rows in intake.parts(spec, task_id):
+            tx.many("task_slice.add", rows)
+
+    await b.service.store.write(begun)
+    assert await b.service.store.write(lambda tx: retention.tidy(tx, before=2.0))
+    t = Tasks(b)
+    again = m.SubmitTask(request_id="r", task=spec)
+    task = (await t.tasks.submit_task(again, ALICE)).task_id
+    assert await t.work(task) == ["a x", "a y"]
     assert (await t.row(task)).state is TaskState.FINISHED
