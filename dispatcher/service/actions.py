@@ -29,12 +29,11 @@ from dispatcher.rules.action_records import ActionRecord
 from dispatcher.rules.handling import Hand
 from dispatcher.rules.searches import Wanted
 from dispatcher.service.intake import Intake
+from dispatcher.service.search import FIRST, next_width
 from dispatcher.service.state import State, log
 
 # Jobs of one commit: heartbeats get their turn between two.
 SLICE = 250
-# Ids among which one read looks for them.
-WIDTH = 50_000
 # After so long an answer tells how far it is.
 ANSWER_S = 10.0
 # Named in an answer.
@@ -68,6 +67,8 @@ class _Action(Struct):
     job_ids: list[int]
     new_ids: list[int]
     reasons: dict[str, None]
+    width: int = FIRST
+    """Ids among which the next read looks for jobs."""
 
 
 class _Overtaken(Exception):
@@ -210,7 +211,7 @@ class Actions:
         """Do it to one slice of jobs after the other, until all is done or the time is over."""
         try:
             while time.monotonic() < ends:
-                ids, upto = await self._state.store.read(partial(_next, action))
+                ids, upto = await self._look(action)
                 if ids:
                     await self._do(action, ids)
                     action.cursor = ids[-1]
@@ -222,6 +223,14 @@ class Actions:
                     return
         except _Overtaken:
             log.info("action_overtaken", action=action.number)
+
+    async def _look(self, action: _Action) -> tuple[list[int], int]:
+        """The next jobs that are meant, and up to where was looked."""
+        async with self._state.searching:
+            began = time.perf_counter()
+            found = await self._state.store.read(partial(_next, action))
+            action.width = next_width(action.width, time.perf_counter() - began)
+        return found
 
     async def _do(self, action: _Action, ids: list[int]) -> None:
         """Do it to a slice."""
@@ -315,7 +324,7 @@ def _next(action: _Action, tx: Tx) -> tuple[list[int], int]:
     if action.search is None:
         left = sorted(one for one in set(action.ask.job_ids) if one > action.cursor)
         return left[:SLICE], action.last if not left else action.cursor
-    upto = min(action.last, action.cursor + WIDTH)
+    upto = min(action.last, action.cursor + action.width)
     ids = searches.following(tx, action.search, action.cursor, upto, SLICE)
     return ids, upto
 

@@ -47,12 +47,19 @@ class _Slice(Struct, frozen=True):
     """The greatest id of all jobs."""
 
 
+def next_width(width: int, took_s: float) -> int:
+    """How many ids the slice has that follows one of `width` ids, which took so long."""
+    if took_s > SLICE_S:
+        return max(FIRST, width // 2)
+    return min(WIDEST, width * 4) if took_s < SLICE_S / 4 else width
+
+
 class Searches:
     """Searches for one user after the other."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._slice = asyncio.Semaphore(1)
+    def __init__(self, store: Store, turns: asyncio.Semaphore) -> None:
+        """`turns`: see `State.searching`."""
+        self._store, self._turns = store, turns
         self._users: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def page(self, subject: str, search: Wanted, before: int, most: int) -> m.JobPage:
@@ -111,7 +118,7 @@ class Searches:
         """What `look` finds in one slice after the other, downwards from `before`."""
         before, width = min(before, search.before), FIRST
         while True:
-            async with self._slice:
+            async with self._turns:
                 began = time.perf_counter()
                 part = await self._store.read(
                     lambda tx, before=before, width=width: _slice(tx, search, before, width, look)  # type: ignore[misc]
@@ -121,10 +128,7 @@ class Searches:
             before = part.least
             if before <= part.end:
                 return
-            if took > SLICE_S:
-                width = max(FIRST, width // 2)
-            elif took < SLICE_S / 4:
-                width = min(WIDEST, width * 4)
+            width = next_width(width, took)
 
 
 def _slice(

@@ -126,6 +126,8 @@ class State:
         limiter: Limiter | None = None,
     ) -> None:
         self.store = store
+        # Held for each slice of a search, whatever it is for: so a reader is always free.
+        self.searching = asyncio.Semaphore(1)
         self.loops = store.loops
         self.settings = settings
         self.limiter = limiter

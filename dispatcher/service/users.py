@@ -46,7 +46,7 @@ class Users:
         self._peers = peers
         self._intake = intake
         self._reasons = reasons
-        self._searches = Searches(state.store)
+        self._searches = Searches(state.store, state.searching)
         self._tailing: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
 
     async def me(self, ask: api.NoQuery, caller: Caller) -> m.Me:

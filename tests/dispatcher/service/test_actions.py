@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
 from dispatcher.events import ActionEnded
 from dispatcher.refusal import Rejected
+from dispatcher.rules import searches
 from dispatcher.service import actions
 from tests.dispatcher.helpers import ALICE, BOB, bench, job, new_id, run
 from tests.rig.waiting import eventually
@@ -40,6 +42,35 @@ async def names(b, query: str) -> str:
 
 async def told(b, kind: str) -> list[dict]:
     return [one.data for one in await b.told() if one.kind == kind]
+
+
+# --- what it costs others ---
+
+
+async def test_of_all_searches_one_reads_at_a_time(b, monkeypatch):
+    for user in (ALICE, BOB):
+        await b.submit(*(job(f"j{nr}") for nr in range(20)), caller=user)
+    reading, most = [], [0]
+    alone = threading.Event()
+
+    def watched(real):
+        def look(*args, **more):
+            reading.append(None)
+            most[0] = max(most[0], len(reading))
+            alone.wait(0.05)
+            reading.pop()
+            return real(*args, **more)
+
+        return look
+
+    monkeypatch.setattr(searches, "following", watched(searches.following))
+    monkeypatch.setattr(searches, "count", watched(searches.count))
+    await asyncio.gather(
+        b.service.actions.cancel_many(cancel('"j1"'), ALICE),
+        b.service.actions.cancel_many(cancel('"j1"'), BOB),
+        b.service.users.count(Filter(query='"j1"'), BOSS),
+    )
+    assert most == [1]
 
 
 # --- each verb ------------------------------------------------------------------------------------
