@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from ailurus.protocol import api
@@ -136,3 +137,11 @@ def following(tx: Tx, search: Wanted, after: int, last: int, most: int) -> list[
         "job.next", query, search.now, owner=search.owner, least=least, before=before, most=most
     )
     return [job_id for (job_id,) in found]
+
+
+def still(tx: Tx, search: Wanted, job_ids: Sequence[int]) -> frozenset[int]:
+    """Of jobs that matched when they were found those that do so in this transaction, too."""
+    query = _numbered(tx, search.query, search.owner)
+    ids = msgspec.json.encode(job_ids).decode()
+    found = tx.search("job.still", query, search.now, ids=ids)
+    return frozenset(job_id for (job_id,) in found)

@@ -330,13 +330,17 @@ def _next(action: _Action, tx: Tx) -> tuple[list[int], int]:
 
 
 def _handled(action: _Action, ids: list[int], hand: Hand, tx: Tx) -> list[int]:
-    """Do it to a slice of jobs. To which it was done. Raises _Overtaken."""
+    """Do it to a slice of jobs. To which it was done: one that has begun to run since it was found
+    waits no more. Raises _Overtaken."""
     _advance(action, ids[-1], tx)
     handle = _handler(action.ask, action.verb)
+    still = ids if action.search is None else searches.still(tx, action.search, ids)
     done = [
         job_id
         for job_id in ids
-        if (job := records.find_job(tx, job_id)) is not None and handle(tx, job, hand)
+        if job_id in still
+        and (job := records.find_job(tx, job_id)) is not None
+        and handle(tx, job, hand)
     ]
     tx.run("action.more", action_id=action.number, done=len(done), kept=len(ids) - len(done))
     return done

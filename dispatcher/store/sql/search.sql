@@ -82,6 +82,11 @@ select j.owner, j.state, count(*) from {labelled} where l.name = :label and l.va
 -- reads: job
 select j.job_id from job j where {job_filter} and {where} order by j.job_id limit :most
 
+-- name: job.still
+-- Of these jobs those that match.
+-- reads: job
+select j.job_id from job j where j.job_id in {ids} and {where}
+
 -- name: label.add
 -- A label of a job.
 -- writes: label

@@ -241,6 +241,21 @@ def test_jobs_that_cannot_be_tried_again_keep_no_other_from_it(place):
     run(test, place)
 
 
+async def test_a_job_that_has_begun_since_it_was_found_waits_no_more(b, monkeypatch):
+    await b.submit(*(job(name) for name in "abc"))
+    worker = await b.worker()
+    look = actions.Actions._look
+
+    async def found(self, action):
+        ids = await look(self, action)
+        await worker.acquire(1)
+        return ids
+
+    monkeypatch.setattr(actions.Actions, "_look", found)
+    done = await b.service.actions.cancel_many(cancel("state:activated"), ALICE)
+    assert (done.job_ids, done.kept) == ((2, 3), 1)
+
+
 # --- killed in between ----------------------------------------------------------------------------
 
 
