@@ -17,11 +17,19 @@ def meaning(ask: Filter) -> q.Query:
 
 
 def text(ask: Filter) -> str:
-    """The same as one text. Raises AilurusError for a field that is wrong."""
-    older = " ".join(q.spoken(one) for one in _older(ask))
-    if not ask.query.strip():
-        return older
-    return f"{older} ({ask.query})" if older else ask.query
+    """The same as one text. Raises AilurusError for a field that is wrong, and for a beginning of a
+    name that the language cannot say."""
+    said = " ".join(q.spoken(one) for one in _older(ask))
+    if ask.query.strip():
+        said = f"({ask.query}) {said}" if said else ask.query
+    # Who acts on what a text finds is to meet no other jobs.
+    if parse(said) != meaning(ask):
+        raise AilurusError(
+            f"{ask.name!r} is not as names of jobs begin",
+            field="name",
+            remedy="take what is before the first such sign, or the whole name",
+        )
+    return said
 
 
 def _older(ask: Filter) -> Iterator[q.Query]:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ailurus.protocol import faults
+from ailurus.protocol import faults, filters
 from ailurus.protocol import query as q
+from ailurus.protocol.api import Filter
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.query_text import DEEPEST, LONGEST, MOST_VALUES, parse
 from ailurus.protocol.states import OPEN
@@ -153,3 +154,27 @@ def test_every_code_is_somebodys_fault_and_can_be_searched_for():
     assert 1305 in parse("fault:payload,input").numbers
     with pytest.raises(AilurusError, match="nobody"):
         parse("fault:cat")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Filter(),
+        Filter(name="*"),
+        Filter(name="sweep*"),
+        Filter(name="a,b"),
+        Filter(state="failed,closed", user="ann", queue="q", code=1305, kind=7),
+        Filter(queue="q", query="state:failed or age<2h"),
+        Filter(queue="q", name="a*", query="state:failed age<2h"),
+        Filter(query="not label:a"),
+    ],
+)
+def test_the_text_of_a_filter_finds_what_the_filter_does(ask):
+    assert parse(filters.text(ask)) == filters.meaning(ask)
+
+
+@pytest.mark.parametrize("name", ["a,b*", "my job*", "*x*"])
+def test_a_beginning_of_a_name_that_would_find_others_is_refused(name):
+    with pytest.raises(AilurusError) as refused:
+        filters.text(Filter(name=name))
+    assert refused.value.field == "name"
