@@ -146,12 +146,15 @@ def _nearest(ask: ShapeDemand, slots: dict[str, Bin]) -> str:
     offers = [
         (unit, int(getattr(ask.shape, kind)), float(max(room.most(kind) for room in same)))
         for kind, unit in KINDS
+        # Those that share one need no whole one.
+        if kind != "gpus" or not ask.shape.gpu_share
     ]
     longest = max(room.seconds_left or 0 for room in same)
     offers.append(("s of walltime", ask.shape.walltime_s, longest))
     short = [f"{most:.0f} {unit} at most" for unit, needed, most in offers if needed > most]
-    if ask.shape.gpu_share and not any(room.most_of_a_gpu() for room in same):
-        short.append("no GPU that jobs share")
+    part = max(room.most_of_a_gpu() for room in same)
+    if part < ask.shape.gpu_share:
+        short.append(f"{part_of_a_gpu(part)} at most" if part else "no GPU that jobs share")
     known = [one for place in slots.values() for one in place.machines]
     if not short and known:
         lacks = machine.lacks(ask.shape.machine, known)
