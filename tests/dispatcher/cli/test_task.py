@@ -11,6 +11,7 @@ from ailurus.protocol.messages import StepRow, TaskDetail, TaskRow
 from ailurus.protocol.task import Task, TaskState, Verb
 from dispatcher.cli import task as task_verb
 from dispatcher.cli.task import VERBS
+from tests.rig.waiting import until
 
 TASK = """\
 task: cli
@@ -66,9 +67,12 @@ def test_why_says_where_the_reason_of_failures_is_found(run, monkeypatch):
 
 def test_jobs_of_a_task_are_found_by_its_label(run, file):
     task_id = run("task", "submit", str(file)).out.strip()
-    run("task", "finish", task_id)
-    rows = json.loads(run("jobs", f"label:task={task_id}", "--json").out)["jobs"]
-    assert {row["name"] for row in rows} <= {f"cli.one.{nr}" for nr in range(4)}
+
+    def names() -> list[str]:
+        listed = json.loads(run("jobs", f"label:task={task_id}", "--json").out)
+        return sorted(row["name"] for row in listed["jobs"])
+
+    assert until(names) == [f"cli.one.{nr}" for nr in range(4)]
     run("task", "cancel", task_id)
 
 
