@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
@@ -68,3 +71,21 @@ async def test_a_bug_stops_one_task_and_tells_its_user_until_it_goes_on(b, monke
     await worker.acquire(wait_s=5.0)
     resumed = await row(b, task)
     assert (resumed.state, resumed.reason) == (TaskState.RUNNING, "")
+
+
+@pytest.mark.parametrize("place", ["postgres"], indirect=True)
+async def test_a_task_goes_on_at_another_dispatcher_when_the_one_that_led_ends(place, monkeypatch):
+    monkeypatch.setattr(service, "LOOK_S", 0.1)
+    async with AsyncExitStack() as first:
+        await first.enter_async_context(bench(place))
+        async with bench(place) as b:
+            task = await submit(b)
+            worker = await b.worker()
+            for nr in range(10):
+                (one,) = await worker.acquire(wait_s=20.0)
+                if nr == 2:
+                    await first.aclose()
+                file = m.DoneFile(name="out", url=f"file:///{one.job_id}", size=1, adler32="0" * 8)
+                await worker.report(one, files=(file,))
+            while (await row(b, task)).state is not TaskState.FINISHED:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
