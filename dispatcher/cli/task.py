@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 60.0
 LOOK_S = 1.0
+LISTED = 100
+"""Tasks that `list` shows, the newest."""
 """Between two looks at a task that is waited for."""
 FAILED = 1
 MALFORMED = 422
@@ -141,10 +143,19 @@ def _submit(args: Namespace, out: Output) -> int:
 
 def _list(args: Namespace, out: Output) -> int:
     from ailurus.protocol.api import TasksQuery
+    from ailurus.protocol.messages import TaskPage, TaskRow
 
-    page = connect(args).tasks(TasksQuery(state=args.state))
+    client, rows, before = connect(args), list[TaskRow](), None
+    # A page of tasks that say much has few.
+    while len(rows) < LISTED:
+        ask = TasksQuery(state=args.state, before=before, limit=LISTED - len(rows))
+        page = client.tasks(ask)
+        rows += page.tasks
+        before = page.next
+        if before is None:
+            break
     if out.as_json:
-        out.document(page)
+        out.document(TaskPage(tasks=tuple(rows), next=before))
         return OK
     out.table(
         ("task", "name", "state", "user", "items", "finished", "failed", "submitted"),
@@ -159,7 +170,7 @@ def _list(args: Namespace, out: Output) -> int:
                 sum(step.failed for step in row.steps),
                 ago(row.created),
             )
-            for row in page.tasks
+            for row in rows
         ),
     )
     return OK

@@ -111,16 +111,16 @@ class Tasks:
         if ask.user and ask.user != owner:
             return m.TaskPage(tasks=())
 
-        def look(tx: Tx) -> tuple[m.TaskRow, ...]:
-            found = records.page(
-                tx, owner=owner, state=ask.state, before=ask.before or 2**62, most=ask.limit
-            )
-            return tuple(views.row(tx, one) for one in found)
+        def look(tx: Tx) -> tuple[tuple[m.TaskRow, ...], int | None]:
+            said = {"owner": owner, "state": ask.state}
+            found = records.page(tx, **said, before=ask.before or 2**62, most=ask.limit)
+            rows = tuple(views.row(tx, one) for one in found)
+            if not rows or not tx.all("task.page", **said, before=rows[-1].task_id, most=1):
+                return rows, None
+            return rows, rows[-1].task_id
 
-        rows = await self._state.store.read(look)
-        *_, last = rows or (None,)
-        after = last.task_id if last is not None and len(rows) == ask.limit else None
-        return m.TaskPage(tasks=rows, next=after)
+        rows, more = await self._state.store.read(look)
+        return m.TaskPage(tasks=rows, next=more)
 
     async def task(self, ask: api.TaskQuery, caller: Caller) -> m.TaskDetail:
         """All about a task."""

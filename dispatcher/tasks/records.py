@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,8 @@ from dispatcher.ports import Tx
 
 TOGETHER = 1000
 """Items of one slice."""
+PAGE_BYTES = 8 * 2**20
+"""Of what the tasks of a page say, which is read for each of them."""
 _encode = msgspec.json.Encoder().encode
 _task = msgspec.json.Decoder(Task).decode
 _items = msgspec.json.Decoder(list[Item]).decode
@@ -101,10 +103,16 @@ def find_task(tx: Tx, task_id: int) -> TaskRecord | None:
     return None if row is None else _record(row)
 
 
-def page(tx: Tx, *, owner: str, state: str, before: int, most: int) -> list[TaskRecord]:
-    """Tasks, newest first."""
+def page(tx: Tx, *, owner: str, state: str, before: int, most: int) -> Iterator[TaskRecord]:
+    """Tasks, newest first: of those that say much only some."""
+    left = PAGE_BYTES
     rows = tx.all("task.page", owner=owner, state=state, before=before, most=most)
-    return [_record(row) for row in rows]
+    for nr, (task_id, length) in enumerate(rows):
+        left -= length
+        if nr and left < 0:
+            return
+        if (found := find_task(tx, task_id)) is not None:
+            yield found
 
 
 def _record(row: Sequence[Any]) -> TaskRecord:

@@ -41,13 +41,12 @@ select task_id from task where active = 1 order by task_id
 select count(*) from task where owner = :owner and active = 1
 
 -- name: task.page
--- Tasks of an owner, or of all if it is blank, in a state, or in any if it is blank; newest first.
+-- Tasks of an owner, or of all if it is blank, in a state, or in any if it is blank; newest first, each
+-- with how long what it says is.
 -- owner: user
--- reads: step, task
-select task_id, owner, user_group, name, state, active, finishing, retrying, reason, created, changed,
-    spec from task
+-- reads: task
+select task_id, length(spec) from task
     where task_id < :before and (:owner = '' or owner = :owner) and (:state = '' or state = :state)
-    and exists (select 1 from step where step.task_id = task.task_id)
     order by task_id desc limit :most
 
 -- name: step.add
