@@ -4,6 +4,7 @@ to one of them."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -29,11 +30,14 @@ from dispatcher.service.peers import Peers
 from dispatcher.service.state import State, log
 from dispatcher.service.storing import Storing
 from dispatcher.tasks import intake, records, verbs, views
-from dispatcher.tasks.advance import Advanced, advance, catch_up
+from dispatcher.tasks.advance import Advanced, advance, catch_up, misses
 from dispatcher.tasks.records import TaskRecord
 
 LOOK_S = 5.0
 """How often a dispatcher looks whether it leads by now."""
+CATCH_UP_S = 600.0
+"""How often the leader looks for ends that were not noted: during an upgrade a dispatcher of the
+version before may end jobs."""
 STUCK_S = 60.0
 
 
@@ -46,6 +50,7 @@ class Tasks:
         self._jobs = jobs
         self._submitter = _Submitter(state, peers)
         self._led = False
+        self._caught_up = 0.0
         # In the order in which they get their turn.
         self._due: dict[int, None] = {}
         self._wake = asyncio.Event()
@@ -167,7 +172,7 @@ class Tasks:
     async def _run(self, loop: Loop) -> None:
         while True:
             loop.turned()
-            await self._look()
+            await self._look(loop)
             if self._led and self._due:
                 await self._turn()
                 continue
@@ -180,15 +185,19 @@ class Tasks:
                 pass
             self._wake.clear()
 
-    async def _look(self) -> None:
-        """Read which tasks there are once we begin to lead: those before us may have ended in
-        between."""
-        if self._peers.leads and not self._led:
+    async def _look(self, loop: Loop) -> None:
+        """Read which tasks there are once we begin to lead, as those before us may have ended in
+        between, and now and then from there on."""
+        now = time.monotonic()
+        if self._peers.leads and (not self._led or now > self._caught_up + CATCH_UP_S):
             rows = await self._state.store.read(lambda tx: tx.all("task.active"))
             for (task_id,) in rows:
-                while await self._state.store.write(partial(catch_up, task_id=task_id)):
-                    pass
+                loop.turned()
+                if await self._state.store.read(partial(misses, task_id=task_id)):
+                    while await self._state.store.write(partial(catch_up, task_id=task_id)):
+                        loop.turned()
                 self._due.setdefault(task_id)
+            self._caught_up = now
         self._led = self._peers.leads
 
     async def _turn(self) -> None:

@@ -70,6 +70,11 @@ def advance(tx: Tx, task_id: int, jobs: Submitter, *, now: float) -> Advanced:
     return Advanced(more=work.make_jobs() or work.end())
 
 
+def misses(tx: Tx, task_id: int) -> bool:
+    """Whether there is something to catch up with."""
+    return bool(tx.all("unit.missed", task_id=task_id, most=1))
+
+
 def catch_up(tx: Tx, task_id: int) -> bool:
     """Note which jobs of a task a dispatcher has ended that knew of no tasks. Whether there may be
     more."""

@@ -89,3 +89,23 @@ async def test_a_task_goes_on_at_another_dispatcher_when_the_one_that_led_ends(p
                 await worker.report(one, files=(file,))
             while (await row(b, task)).state is not TaskState.FINISHED:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+async def test_an_end_that_an_earlier_version_did_not_note_is_found_in_time(b, monkeypatch):
+    monkeypatch.setattr(service, "LOOK_S", 0.05)
+    task = await submit(b)
+    worker = await b.worker()
+    (one,) = await worker.acquire(wait_s=5.0)
+    await worker.report(one, finished=False, code=1305)
+    unit = {"task_id": task, "step": 0, "first": 0, "tries": 1, "reason": ""}
+    await b.service.store.write(
+        lambda tx: tx.run("unit.put", **unit, job_id=one.job_id, state="open")
+    )
+    monkeypatch.setattr(service, "CATCH_UP_S", 0.0)
+
+    async def noted() -> bool:
+        rows = await b.service.store.read(lambda tx: tx.all("unit.open", task_id=task, most=9))
+        return (one.job_id,) not in rows
+
+    while not await noted():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
