@@ -179,9 +179,9 @@ class Rucio(Mover):
             did = dids[file.key]
             entry = known.get(did)
             places = _ranked(entry, self._options) if entry is not None else []
-            if not places and (rse := rse_of(Url.parse(file.url))):
+            if not places and rse_of(Url.parse(file.url)):
                 # A parent's output that the catalogue does not know yet.
-                places = [self._targets([file.url], read=True)[file.url]] if rse else []
+                places = [self._targets([file.url], read=True)[file.url]]
             if not places:
                 tell(
                     not_moved(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 import time
@@ -79,12 +80,9 @@ class Run:
     """Tasks that tell in a file when they begin and end, and what happens to a node meanwhile.
     Afterwards the machine is whole, and its Slurm idle."""
 
-    count = 0
-
     def __init__(self, site: Heads, fault: str) -> None:
-        Run.count += 1
         self._site, self._fault = site, fault
-        self._file = site.rig.directory / f"told{Run.count}"
+        self._file = site.rig.directory / f"told-{secrets.token_hex(4)}"
         self._at = 0.0
 
     def ours(self) -> Came:
