@@ -23,6 +23,9 @@ from ailurus.wire.client import WireError
 
 LIVE = (JobState.SENT, JobState.STARTING, JobState.RUNNING, JobState.HOLDING)
 terminal = Console()
+if not terminal.is_terminal:
+    # A log has no width: what is to be copied from it stays in one piece.
+    terminal.width = 160
 
 
 def submit(place: Path, url: str, options: argparse.Namespace, setting: Setting) -> list[int]:

@@ -72,6 +72,13 @@ def test_a_console_is_named_at_the_end_only_where_it_is_left_running(beside):
     assert "http://127.0.0.1:8080/console/" in demo.ended(12.0, "http://127.0.0.1:8080")
 
 
+def test_names_stay_whole_where_the_demo_writes_a_log(beside, capsys):
+    file = {"did": f"user.alice:{'x' * 60}.root", "size": 1, "adler32": "00000001", "replicas": {}}
+    known = {"datasets": [{"did": "user.alice:d", "files": [file]}], "rules": []}
+    module("jobs").terminal.print(module("holdings").table_of_replicas(known))
+    assert file["did"] in capsys.readouterr().out
+
+
 def test_the_plain_demo_loads_nothing_for_rucio(beside):
     module("demo")
     assert "setting" in sys.modules
