@@ -28,6 +28,8 @@ from dispatcher.tasks.records import Source, StepRecord, TaskRecord, UnitRecord
 
 # Jobs that are made, told or cancelled in one commit, and items of them.
 JOBS, ITEMS = 200, 5000
+# Files that become items in one commit, unless a single job has left more.
+FILES = 10_000
 
 
 class Submitter(Protocol):
@@ -115,7 +117,7 @@ class _Work:
     def settle(self) -> bool:
         """Tell units what became of their jobs, and let the files of those that finished be items
         of other steps. Whether there was any."""
-        ended = records.ended(self._tx, self._task.task_id, JOBS)
+        ended = self._some(records.ended(self._tx, self._task.task_id, JOBS))
         if not ended:
             return False
         rows = []
@@ -136,6 +138,18 @@ class _Work:
         self._add_outputs([unit for unit in ended if unit.outcome == JobState.FINISHED])
         self._write(*self._steps)
         return True
+
+    def _some(self, ended: list[UnitRecord]) -> list[UnitRecord]:
+        """The first of them, of which other steps read so many files as a commit takes."""
+        if not any(step.over.sources for step in self._spec.steps):
+            return ended
+        files = records.file_counts(self._tx, [one.job_id for one in ended if one.job_id])
+        left = FILES
+        for nr, unit in enumerate(ended):
+            left -= files.get(unit.job_id, 0)
+            if nr and left < 0:
+                return ended[:nr]
+        return ended
 
     def _add_outputs(self, ended: Sequence[UnitRecord]) -> None:
         readers = defaultdict(list)

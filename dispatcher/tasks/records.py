@@ -212,6 +212,11 @@ class Source:
         return self._read[at : at + count]
 
 
+def file_counts(tx: Tx, job_ids: Sequence[int]) -> Mapping[int | None, int]:
+    """How many files jobs have left, by job."""
+    return dict(tx.all("unit.file_counts", ids=_encode(job_ids).decode()))
+
+
 def files_of(tx: Tx, job_ids: Sequence[int]) -> Mapping[int, list[tuple[str, Item]]]:
     """What jobs have left, by job: each file's name there, and the file as an item."""
     found: dict[int, list[tuple[str, Item]]] = defaultdict(list)

@@ -143,6 +143,11 @@ select unit.job_id, job.state from unit join job on job.job_id = unit.job_id
 -- reads: file
 select job_id, name, url, size, adler32, md5 from file where job_id in {ids} order by job_id, name
 
+-- name: unit.file_counts
+-- How many files the jobs `ids` have left.
+-- reads: file
+select job_id, count(*) from file where job_id in {ids} group by job_id
+
 -- name: task.old
 -- A task that has been at its end, or half submitted, since before a time.
 -- reads: task

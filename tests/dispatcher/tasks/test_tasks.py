@@ -231,22 +231,6 @@ async def test_files_of_a_job_have_names_of_their_own_in_the_next_step(b):
     assert await t.work(task) == ["m 1.a.b 1.a.b-2"]
 
 
-async def test_a_page_of_tasks_that_say_much_has_few_and_the_next_goes_on(b, monkeypatch):
-    t = Tasks(b)
-    made = [await t.submit(step("a", NUMBERS, "true " + "x" * 1000)) for _ in range(5)]
-    monkeypatch.setattr(records, "PAGE_BYTES", 3000)
-    pages, before = [], None
-    while not pages or before is not None:
-        page = await t.tasks.tasks(api.TasksQuery(before=before), ALICE)
-        pages.append([row.task_id for row in page.tasks])
-        before = page.next
-    assert [len(page) for page in pages] == [2, 2, 1]
-    assert [one for page in pages for one in page] == made[::-1]
-    monkeypatch.setattr(records, "PAGE_BYTES", 10)
-    page = await t.tasks.tasks(api.TasksQuery(limit=4), ALICE)
-    assert (len(page.tasks), page.next) == (1, made[-1])
-
-
 async def test_a_request_that_comes_again_gives_the_same_task(b):
     one = m.SubmitTask(request_id="r", task=task_from({"task": "t", "steps": [step("a", NUMBERS)]}))
     other = m.SubmitTask(
