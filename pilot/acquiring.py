@@ -177,6 +177,7 @@ class Acquirer:
             ahead=vacancy.ahead,
             items=True,
             item_files=True,
+            uploads=True,
             hardware=slots.hardware(),
         )
 

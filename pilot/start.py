@@ -19,6 +19,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.resources import Room
 from ailurus.protocol.units import duration_s
+from ailurus.protocol.uploads import SCHEME
 from ailurus.wire.credentials import TokenFile, fixed_token
 from ailurus.wire.dialect import detect_dialect
 from ailurus.wire.retry import Patience
@@ -47,6 +48,7 @@ from pilot.upstream.leases import Leases
 from pilot.upstream.link import ONCE, Link
 from pilot.upstream.reporter import VERDICT_WAIT_S, Reporter
 from pilot.upstream.spool import Journal, Spool
+from pilot.upstream.uploads import Uploads
 from pilot.workdir import remove_tree
 
 if TYPE_CHECKING:
@@ -106,7 +108,7 @@ def started(
             directory=directory,
             node=node,
             nodes=nodes,
-            stage=(stage := stage_of(options, site, spawner, directory, clock)),
+            stage=(stage := stage_of(options, site, spawner, directory, clock, link)),
             slots=slots,
             supervisor=Supervisor(bounds_of(site.limits), nodes, clock),
             delegation=Delegation(link, clock),
@@ -194,8 +196,10 @@ def stage_of(
     spawner: GuardedSpawner,
     directory: Path,
     clock: Clock = SYSTEM,
+    link: Link | None = None,
 ) -> Stage:
-    """Moves files; `spawner` starts movers, and beneath `directory` are theirs."""
+    """Moves files; `spawner` starts movers, and beneath `directory` are theirs. `link`: by which
+    files come that users uploaded."""
     storage, bounds = site.storage, bounds_of(site.limits, site.storage)
 
     def launch() -> Launch:
@@ -212,7 +216,8 @@ def stage_of(
     # Movers have none of our environment.
     ca = options.trust.ca or os.environ.get("SSL_CERT_FILE", "")
     movers = Movers(storage, bounds, launch, clock, ca)
-    transfers = _transfers(site, options)
+    uploads = None if link is None else Uploads(link, directory / "uploads", clock)
+    transfers = _transfers(site, options, uploads)
     return Stage(transfers, storage.default_output, bounds, storage, movers, clock)
 
 
@@ -314,11 +319,15 @@ def _credential(options: Options) -> Callable[..., str] | None:
     return None if options.token_file is None else TokenFile(options.token_file)
 
 
-def _transfers(site: Site, options: Options) -> Callable[[str], Transfer]:
+def _transfers(
+    site: Site, options: Options, uploads: Uploads | None = None
+) -> Callable[[str], Transfer]:
     """The transfer of a URL scheme, made when a job first needs it."""
 
     @cache
     def transfer(scheme: str) -> Transfer:
+        if scheme == SCHEME and uploads is not None:
+            return uploads
         try:
             kind = plugins.load("data", site.storage.plugin(scheme))
         except AilurusError as error:

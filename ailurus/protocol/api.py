@@ -6,7 +6,6 @@ walk this table.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -14,31 +13,10 @@ from msgspec import Meta, Struct
 from ailurus.protocol import messages as m
 from ailurus.protocol.fields import Moment, Whole
 
+# Who reads the table takes its scopes from here.
+from ailurus.protocol.scopes import Scope as Scope  # noqa: PLC0414
+
 PREFIX = "/api/ailurus/v1"
-
-
-class Scope(StrEnum):
-    """What a token may do. The first four are scopes of the WLCG profile; ours bind a site or a
-    worker."""
-
-    READ = "compute.read"
-    CREATE = "compute.create"
-    MODIFY = "compute.modify"
-    CANCEL = "compute.cancel"
-    # All of the above for everybody's jobs; also makes and revokes tokens.
-    ADMIN = "ailurus.admin"
-    # As `ailurus.edge:SITE`.
-    EDGE = "ailurus.edge"
-    # As `ailurus.relay:SITE`: sends what the workers of that site send.
-    RELAY = "ailurus.relay"
-    # What Prometheus reads, and nothing else.
-    METRICS = "ailurus.metrics"
-    # A pilot started by hand: may register as a worker.
-    PILOT = "ailurus.pilot"
-    # For one registration, bound to intent, index, epoch and deadline.
-    BOOTSTRAP = "ailurus.bootstrap"
-    # A registered worker, for its own jobs only.
-    WORKER = "ailurus.worker"
 
 
 class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -238,6 +216,9 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("add_items", P, "/items", Scope.CREATE, m.AddItems, m.ItemsAdded, "Upload items"),
     Route(
+        "add_upload", P, "/uploads", Scope.CREATE, m.AddUpload, m.UploadAdded, "Upload a small file"
+    ),
+    Route(
         "samples", G, "/jobs/{job_id}/samples", Scope.READ, SamplesQuery, Samples, "Resource curves"
     ),
     Route("tail", G, "/jobs/{job_id}/tail", Scope.READ, TailQuery, Tail, "The end of a job's file"),
@@ -417,6 +398,24 @@ ROUTES: tuple[Route, ...] = (
         m.CredentialsRequest,
         m.Credentials,
         "Credentials of a leased job",
+    ),
+    Route(
+        "relay_upload",
+        P,
+        "/relay/upload",
+        Scope.RELAY,
+        m.RelayUpload,
+        m.UploadPiece,
+        "A file of a relayed job",
+    ),
+    Route(
+        "job_upload",
+        P,
+        "/worker/upload",
+        Scope.WORKER,
+        m.UploadRequest,
+        m.UploadPiece,
+        "A file of a leased job",
     ),
     Route("bye", P, "/worker/bye", Scope.WORKER, m.Bye, m.Done, "A pilot ends"),
     Route(

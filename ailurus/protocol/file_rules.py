@@ -9,6 +9,7 @@ from ailurus.protocol import trees
 from ailurus.protocol.did import SCHEME, Did, rse_of
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import LOG, InputFile, OutputFile
+from ailurus.protocol.uploads import check_upload, is_upload
 from ailurus.protocol.url import Url
 
 OF_A_TREE = "write tree: archive for one file, or tree: dataset for each file of its own"
@@ -27,6 +28,8 @@ def check_inputs(files: Sequence[InputFile], where: str) -> None:
                     field=f"{field}.name",
                     remedy="name the directory into which its files come, without * and /",
                 )
+            if is_upload(file.url):
+                check_upload(file, field)
             many = trees.is_listed(url)
         if file.unpack and (file.direct or many):
             raise AilurusError(
@@ -56,6 +59,12 @@ def check_outputs(files: Sequence[OutputFile], where: str) -> None:
         field = f"{where}[{nr}]"
         if file.url:
             _check_url(file.url, f"{field}.url")
+        if is_upload(file.url):
+            raise AilurusError(
+                f"output {file.name!r} cannot go to where uploaded files are",
+                field=f"{field}.url",
+                remedy="name a directory of a storage, or leave `url` out for the site's",
+            )
         if trees.effective(file) == LOG:
             raise AilurusError(
                 f"{LOG} is the log of each attempt",

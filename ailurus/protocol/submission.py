@@ -8,51 +8,38 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 
 from ailurus.protocol import machine_file
-from ailurus.protocol.did import SCHEME, Did, DidText, Scope
+from ailurus.protocol.did import SCHEME, Did
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.fields import (
-    PLAIN_FILE,
-    Adler32,
-    FileName,
-    Key,
-    LabelName,
-    LabelValue,
-    Md5,
-    Name,
-    QueueName,
-    Text,
-    Variable,
-)
+from ailurus.protocol.fields import PLAIN_FILE
 from ailurus.protocol.file_rules import check_inputs, check_outputs
-from ailurus.protocol.job import JobSpec, Tree
+from ailurus.protocol.forms import form
+from ailurus.protocol.job import JobSpec
 from ailurus.protocol.launchers import (
     OPTIONS,
     SINGLE,
-    Controller,
-    Flavour,
     check_options,
     named,
 )
-from ailurus.protocol.machine import Architecture, Cuda, Model, Vendor
 from ailurus.protocol.panda import NOTHING
-from ailurus.protocol.payloads import ALL, Goal, Payloads, needed
+from ailurus.protocol.payloads import ALL, Payloads, needed
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
 from ailurus.protocol.sweeps import swept
 from ailurus.protocol.trees import can_make, is_listed, is_many, listing
 from ailurus.protocol.units import duration_s, size_mb
-from ailurus.protocol.url import FileUrl, Url
+from ailurus.protocol.url import Url
 
 # Of one submission, as `messages.Submit` allows.
 MOST_JOBS = 100_000
 PayloadReader = Callable[[object, str], Payloads]
 """Of what stands there, and the field."""
+UploadReader = Callable[[Any, str], Any]
+"""Of the inputs that stand there, and their field: the same with uploads as URLs."""
 _UNITS: dict[
     str, tuple[str, Callable[[Any], float]]
 ] = {  # how people write it → the field, and how to read it
@@ -71,46 +58,21 @@ _MISSING = re.compile(r"missing required field `(\w+)`")
 _PATTERN = re.compile(r" matching regex '(.*)'$")
 _BOUND = re.compile(r"(of length )?([<>]=?) (\S+)$")
 _WORDS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
-_ALLOWED = {
-    meta.pattern: meta.description
-    for kind in (
-        Name,
-        FileName,
-        LabelName,
-        LabelValue,
-        QueueName,
-        Text,
-        Variable,
-        FileUrl,
-        Adler32,
-        Md5,
-        Key,
-        Scope,
-        DidText,
-        Tree,
-        Flavour,
-        Controller,
-        Goal,
-        Architecture,
-        Cuda,
-        Model,
-        Vendor,
-    )
-    for meta in get_args(kind)
-    if isinstance(meta, Meta)
-}
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _AT = re.compile(r" - at (?:`key` in )?`\$\.?(.*?)`$")
 
 
 def jobs_from(
-    tree: object, base: str = "/", payloads: PayloadReader | None = None
+    tree: object,
+    base: str = "/",
+    payloads: PayloadReader | None = None,
+    uploads: UploadReader | None = None,
 ) -> tuple[JobSpec, ...]:
     """The jobs of a file: one mapping, a list, or `{defaults: …, jobs: […]}`.
 
     `base` is the directory against which relative paths of inputs and outputs are read; `payloads`
-    makes of what a job's `payloads` says the list that is uploaded. Raises AilurusError with the
-    field, as `jobs[3].inputs[0].adler32`.
+    makes of what a job's `payloads` says the list that is uploaded, `uploads` of its inputs those
+    with uploads as URLs. Raises AilurusError with the field, as `jobs[3].inputs[0].adler32`.
     """
     shared: dict[str, Any] = {}
     if isinstance(tree, Mapping) and "jobs" in tree:
@@ -136,6 +98,8 @@ def jobs_from(
                 )
             if payloads is not None and one.get("payloads") is not None:
                 one["payloads"] = payloads(one["payloads"], f"{where}.payloads")
+            if uploads is not None and "inputs" in one:
+                one["inputs"] = uploads(one["inputs"], f"{where}.inputs")
             jobs.append(_job(one, where, base))
     return tuple(jobs)
 
@@ -310,18 +274,12 @@ def explained(
         path, message = ".".join(part for part in (path, missing[1]) if part), "missing"
         remedy = "give it"
     elif pattern := _PATTERN.search(message):
-        message, remedy = "not of the form that is allowed", _form(pattern[1])
+        message, remedy = "not of the form that is allowed", form(pattern[1])
     elif message.startswith("Expected `array`"):
         remedy = "a list, also of one: `[…]`"
     elif bound := _BOUND.search(message):
         remedy = f"{'a length of ' if bound[1] else ''}{_WORDS[bound[2]]} {bound[3]}"
     return AilurusError(message, field=path, remedy=remedy)
-
-
-def _form(shown: str) -> str:
-    """What a text has to be like, by its pattern as msgspec shows it: with each backslash twice."""
-    pattern = shown.replace("\\\\", "\\")
-    return _ALLOWED.get(pattern) or "it must match " + pattern.replace(r"(?!\n)$", "$")
 
 
 def check(jobs: Sequence[JobSpec]) -> None:

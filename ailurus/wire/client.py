@@ -11,6 +11,7 @@ Every request may be repeated: those that create something carry an id made by t
 from __future__ import annotations
 
 import copy
+import hashlib
 import ipaddress
 import json
 import math
@@ -157,6 +158,21 @@ class Client:
                 known = self.call("add_items", ask, answer=m.ItemsAdded, wait_s=60.0).count
             first += len(part)
         return Payloads(list=name, count=first)
+
+    def upload_file(self, contents: bytes, *, program: bool = False) -> str:
+        """Upload a small file that travels with jobs, unless it is there; returns its URL, to be
+        named with its size in `InputFile`. `program`: it may be executed."""
+        from ailurus.protocol.uploads import PIECE_BYTES, Upload
+
+        made = Upload(hashlib.sha256(contents).hexdigest(), program=program)
+        size = len(contents)
+        have, piece = 0, b""
+        while True:
+            ask = m.AddUpload(digest=made.digest, size=size, first=have, piece=piece)
+            have = self.call("add_upload", ask, answer=m.UploadAdded, wait_s=60.0).have
+            if have >= size:
+                return made.url
+            piece = contents[have : have + PIECE_BYTES]
 
     def items(self, job_id: int, query: api.ItemsQuery | None = None) -> m.ItemPage:
         """Items of a job, in their order."""

@@ -13,10 +13,12 @@ import yaml
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.submission import MOST_JOBS, check, jobs_from
+from ailurus.protocol.uploads import check_uploads
 from dispatcher.cli.exits import DATA, CommandError
 from dispatcher.cli.hints import paths_beside_parents, unknown_launchers
 from dispatcher.cli.payloads import PayloadLists
 from dispatcher.cli.treefile import TreeFile, value_of
+from dispatcher.cli.uploads import UploadFiles
 
 MOST_FAULTS = 20
 """That are told of one file."""
@@ -30,7 +32,8 @@ class JobFiles:
 
     def __init__(self, names: list[str]) -> None:
         self.payloads = PayloadLists()
-        self._files = [JobFile(name, self.payloads) for name in names]
+        self.uploads = UploadFiles()
+        self._files = [JobFile(name, self.payloads, self.uploads) for name in names]
         self.jobs: tuple[JobSpec, ...] = tuple(job for file in self._files for job in file.jobs)
         if len(self.jobs) > MOST_JOBS:
             raise CommandError(
@@ -38,6 +41,7 @@ class JobFiles:
             )
         try:
             check(self.jobs)
+            check_uploads(self.jobs)
         except AilurusError as error:
             self.fault(error)
 
@@ -63,11 +67,12 @@ class JobFiles:
 class JobFile(TreeFile):
     """One file, its jobs, and where each thing in it stands."""
 
-    def __init__(self, name: str, payloads: PayloadLists) -> None:
+    def __init__(self, name: str, payloads: PayloadLists, uploads: UploadFiles) -> None:
         super().__init__(name)
         self._payloads = payloads.reader(self.base)
+        self._uploads = uploads.reader(self.base)
         try:
-            self.jobs = jobs_from(self.tree, self.base, self._payloads)
+            self.jobs = jobs_from(self.tree, self.base, self._payloads, self._uploads)
         except AilurusError as error:
             first, *further = (self._faults() if error.field else []) or [error]
             told = self.placed(first)
@@ -99,7 +104,7 @@ class JobFile(TreeFile):
             told: set[str] = set()
             while len(found) < MOST_FAULTS:
                 try:
-                    jobs_from(tree, self.base, self._payloads)
+                    jobs_from(tree, self.base, self._payloads, self._uploads)
                     break
                 except AilurusError as error:
                     place = _IN_ENTRY.match(error.field)
@@ -118,7 +123,8 @@ class JobFile(TreeFile):
     def entry_of(self, index: int) -> int:
         """Which entry of the file made job number `index`: a sweep makes many of one."""
         for entry in range(len(self._entries())):
-            made = len(jobs_from(self._one(entry), self.base, self._payloads))
+            one = self._one(entry)
+            made = len(jobs_from(one, self.base, self._payloads, self._uploads))
             if index < made:
                 return entry
             index -= made

@@ -65,6 +65,8 @@ def main(args: Namespace, out: Output) -> int:
     client = connect(args, patience_s=PATIENCE_S)
     for name, items in files.payloads:
         client.upload(name, items)
+    for contents in files.uploads:
+        client.upload_file(contents)
     known = args.request_id
     with nullcontext(known) if known else request_id(url_of(args), jobs) as made:
         try:

@@ -37,6 +37,8 @@ class Carried(IntEnum):
     ITEMS = 1
     FILES = 2
     """Items with inputs or outputs of their own."""
+    UPLOADS = 3
+    """Files that its user uploaded for it."""
 
 
 Ready = tuple[str, int, int]

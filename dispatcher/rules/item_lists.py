@@ -17,6 +17,7 @@ from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.payloads import MOST_ITEMS, Payloads, needed
 from ailurus.protocol.program import LONGEST_CHARACTER, LONGEST_IN_ALL
+from ailurus.protocol.uploads import has_uploads, is_upload
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import item_records, item_views, records
@@ -149,6 +150,13 @@ def _check_files(item: ItemSpec, number: int, where: str) -> None:
                 remedy="let it be an output of the job, which may name many: hist_*.root",
             )
     for nr, input_ in enumerate(item.inputs):
+        if is_upload(input_.url):
+            raise Rejected(
+                422,
+                f"input {input_.name!r} of payload {number} is an uploaded file",
+                field=f"{where}.inputs[{nr}].url",
+                remedy="let it be an input of the job: all payloads find it in their directory",
+            )
         if input_.unpack:
             raise Rejected(
                 422,
@@ -314,6 +322,8 @@ def fits(tx: Tx, owner: str, job: JobSpec) -> None:
 
 def carried(tx: Tx, owner: str, job: JobSpec) -> Carried:
     """What a job carries."""
+    if has_uploads(job):
+        return Carried.UPLOADS
     if job.payloads is None:
         return Carried.NOTHING
     found = item_records.find_list(tx, owner, job.payloads.list)

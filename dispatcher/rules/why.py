@@ -31,7 +31,7 @@ class Offer(Struct, frozen=True, kw_only=True):
     """A PanDA pilot: what others of its queue can hold, only its own site knows."""
     hardware: Hardware | None = None
     """None: of a slot, not known; a worker did not tell."""
-    carries: Carried = Carried.FILES
+    carries: Carried = Carried.UPLOADS
     """The most that a job may carry for it."""
 
     def lacks(self, shape: Shape) -> str:
@@ -250,15 +250,21 @@ def _not_for_panda(shape: Shape, carried: Carried) -> str:
         return "needs a share of a GPU"
     if shape.machine:
         return "needs a kind of machine"
+    if carried is Carried.UPLOADS:
+        return "names uploaded files"
     return "carries payloads" if carried else ""
 
 
 def _of_earlier_versions(workers: Sequence[Offer], carried: Carried) -> tuple[str, list[str]]:
     """That none of these knows what a job carries, and which they are."""
-    files = " with files of their own" if carried is Carried.FILES else ""
+    known = {
+        Carried.FILES: "payloads with files of their own",
+        Carried.UPLOADS: "uploaded files",
+    }
+    what = known.get(carried, "payloads")
     names = sorted(offer.name for offer in workers)[:20]
     return (
-        f"None of the {len(workers)} pilots that could hold it knows payloads{files}",
+        f"None of the {len(workers)} pilots that could hold it knows {what}",
         [f"{name}: its pilot is of an earlier version" for name in names],
     )
 

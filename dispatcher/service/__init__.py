@@ -32,6 +32,7 @@ from dispatcher.service.state import Settings, State
 from dispatcher.service.tasks import Tasks
 from dispatcher.service.timelines import Timelines
 from dispatcher.service.upkeep import Upkeep
+from dispatcher.service.uploads import Uploads
 from dispatcher.service.users import Users
 from dispatcher.service.workers import Workers
 
@@ -75,7 +76,10 @@ class Service:
         self.heartbeats = Heartbeats(state, self.peers, self.seals, liveness)
         self.conclusions = Conclusions(state, self.seals, Nodes(state, self.peers))
         self.items = Items(state, liveness)
-        self.relays = Relays(state, self.workers, self.heartbeats, self.items, self.delegation)
+        self.uploads = Uploads(state)
+        self.relays = Relays(
+            state, self.workers, self.heartbeats, self.items, self.delegation, self.uploads
+        )
         self.edges = Edges(state, self.peers, mint)
         self.upkeep = Upkeep(state, self.peers)
 
@@ -117,6 +121,7 @@ class Service:
             self.registrar,
             self.timelines,
             self.tasks,
+            self.uploads,
         )
         parts = (*of_users, *of_workers, self.relays, self.edges)
         for route in ROUTES:

@@ -16,6 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.resources import Shape
 from ailurus.protocol.submission import check
+from ailurus.protocol.uploads import check_uploads, named
 from dispatcher.accounts import costs
 from dispatcher.auth.caller import Caller
 from dispatcher.catalogue import settings as scopes
@@ -87,6 +88,13 @@ class Intake:
         """Raise Rejected for jobs that would be refused if the caller submitted them."""
         ask = m.Submit(request_id=uuid.uuid4().hex, jobs=tuple(jobs))
         await asyncio.to_thread(self._prepared, ask, known=False)
+        if (found := next(named(jobs), None)) is not None:
+            raise Rejected(
+                422,
+                "the jobs of a task name no uploaded files",
+                field=f"jobs[{found[0]}].inputs[{found[1]}].url",
+                remedy="put the file on storage that the nodes reach, and name its path or URL",
+            )
         await self._has_credentials(ask, caller.subject)
         self._registrable(ask.jobs, caller.subject)
 
@@ -176,6 +184,7 @@ class Intake:
     def _checked(self, ask: m.Submit) -> list[Prepared]:
         try:
             check(ask.jobs)
+            check_uploads(ask.jobs)
         except AilurusError as error:
             raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
         submission.check_links(ask.jobs)

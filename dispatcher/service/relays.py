@@ -19,6 +19,7 @@ from dispatcher.service.delegation import Delegation
 from dispatcher.service.heartbeats import Heartbeats
 from dispatcher.service.items import Items
 from dispatcher.service.state import LiveWorker, State
+from dispatcher.service.uploads import Uploads
 from dispatcher.service.workers import Workers
 
 A = TypeVar("A")
@@ -37,12 +38,14 @@ class Relays:
         heartbeats: Heartbeats,
         items: Items,
         delegation: Delegation,
+        uploads: Uploads,
     ) -> None:
         self._state = state
         self._workers = workers
         self._heartbeats = heartbeats
         self._items = items
         self._delegation = delegation
+        self._uploads = uploads
 
     async def relay_tell(self, ask: m.RelayBeat, caller: Caller) -> m.RelayBeatAnswer:
         """Heartbeats, and the other reports of workers, in this order: the ends of workers come
@@ -90,6 +93,7 @@ class Relays:
             ahead=one.ask.ahead,
             items=one.ask.items,
             item_files=one.ask.item_files,
+            uploads=one.ask.uploads,
             hardware=one.ask.hardware,
         )
         got = await self._for(site, one.worker_id, self._workers.acquire, ask)
@@ -107,6 +111,14 @@ class Relays:
         ended, or has no such job."""
         call = self._delegation.credentials_for_relay
         got = await self._for(ask.site, ask.worker_id, call, ask.ask)
+        if got is None:
+            raise Rejected(410, "this worker has ended", remedy="exit")
+        return got
+
+    async def relay_upload(self, ask: m.RelayUpload, caller: Caller) -> m.UploadPiece:
+        """A file that the job of a worker behind a relay names. Raises Rejected as
+        `relay_credentials` does."""
+        got = await self._for(ask.site, ask.worker_id, self._uploads.job_upload, ask.ask)
         if got is None:
             raise Rejected(410, "this worker has ended", remedy="exit")
         return got

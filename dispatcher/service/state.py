@@ -89,7 +89,7 @@ class LiveWorker(Struct):
     occupancy: m.Occupancy | None = None
     hardware: Hardware | None = None
     """None: its pilot did not tell."""
-    carries: Carried = Carried.FILES
+    carries: Carried = Carried.UPLOADS
     """The most that a job may carry for it: all, as long as it has not asked."""
 
     def suits(self, shape: Shape) -> bool:

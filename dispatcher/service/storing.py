@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ailurus.protocol import messages as m
 from dispatcher.ports import Tx
-from dispatcher.rules import submission, user_turns
+from dispatcher.rules import submission, uploads, user_turns
 from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.submission import Prepared, Request
 from dispatcher.service.state import State
@@ -50,6 +50,7 @@ class Storing:
         self._first = submission.begin(
             tx, request, len(self._jobs), process=self._process, now=self._now
         )
+        uploads.use(tx, (job.spec for job in self._jobs), request.owner, self._first, now=self._now)
         self._begins = user_turns.begin(tx, request.owner, self._takes, request.group, state.turns)
 
     def add(self, tx: Tx, at: int) -> None:

@@ -20,7 +20,15 @@ from dispatcher.events import ChildrenDue, Entry
 from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.ports import Tx
-from dispatcher.rules import attempts, dependencies, item_lists, records, retention, worker_records
+from dispatcher.rules import (
+    attempts,
+    dependencies,
+    item_lists,
+    records,
+    retention,
+    uploads,
+    worker_records,
+)
 from dispatcher.rules.attempts import OpenAttempt, WorkerAttempt
 from dispatcher.rules.worker_records import ExcludedNode, SiteRecord, WorkerRecord
 from dispatcher.service.peers import Peers
@@ -291,7 +299,8 @@ class Upkeep:
             def change(tx: Tx, now: float = now) -> bool:
                 moved = age is not None and retention.tidy(tx, before=now - age)
                 tasks = age is not None and task_retention.tidy(tx, before=now - age)
-                return item_lists.trim(tx, now=now) or moved or tasks
+                trimmed = item_lists.trim(tx, now=now), uploads.trim(tx, now=now)
+                return any(trimmed) or moved or tasks
 
             more = self._peers.leads and await self._state.store.write(change)
 

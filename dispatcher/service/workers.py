@@ -256,4 +256,6 @@ def _carries(ask: m.Acquire) -> Carried:
     """The most that a job may carry for a worker that asks so."""
     if not ask.items:
         return Carried.NOTHING
-    return Carried.FILES if ask.item_files else Carried.ITEMS
+    if not ask.item_files:
+        return Carried.ITEMS
+    return Carried.UPLOADS if ask.uploads else Carried.FILES

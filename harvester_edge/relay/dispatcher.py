@@ -114,6 +114,12 @@ class Exchange:
         whole = m.RelayCredentials(site=self._state.terms.site, worker_id=worker_id, ask=ask)
         return await self._up.call("relay_credentials", whole, m.Credentials)
 
+    async def upload(self, worker_id: int, ask: m.UploadRequest) -> m.UploadPiece:
+        """A piece of a file that a job names which is leased to a worker. Raises Unreachable or
+        Refused."""
+        whole = m.RelayUpload(site=self._state.terms.site, worker_id=worker_id, ask=ask)
+        return await self._up.call("relay_upload", whole, m.UploadPiece)
+
     # asked for jobs ------------------------------------------------------------------------------
 
     async def fetch(self, loop: Loop) -> None:

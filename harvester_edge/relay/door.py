@@ -25,6 +25,7 @@ ROUTES = (
     "bye",
     "exchange_items",
     "job_credentials",
+    "job_upload",
 )
 BY_PATH = {PREFIX + BY_NAME[name].path: name for name in ROUTES}
 LONGEST = 8 * 1024 * 1024

@@ -18,12 +18,13 @@ from ailurus.logs import Log
 from ailurus.protocol import machine
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import ReportOutcome
+from ailurus.protocol.uploads import has_uploads
 from ailurus.wire.client import Refused, Unreachable
 from harvester_edge.relay.dispatcher import Exchange, verdict
 from harvester_edge.relay.proof import Planned
 from harvester_edge.relay.state import GONE, Id, Job, PendingReport, Pilot, Refusal, RelayState
 
-Ask = TypeVar("Ask", m.ItemsRequest, m.CredentialsRequest)
+Ask = TypeVar("Ask", m.ItemsRequest, m.CredentialsRequest, m.UploadRequest)
 Answer = TypeVar("Answer")
 # Jobs of others that are looked at for an idle pilot.
 STEALABLE = 200
@@ -146,11 +147,12 @@ class Pilots:
             if len(picked) == ask.count:
                 break
             spec = job.assignment.spec
-            # Its credentials cannot be had while the dispatcher is away.
+            # Credentials and uploaded files cannot be had while the dispatcher is away.
             # Whether the payloads of another's job have files is not known here.
             able = (ask.item_files or job.owner is pilot or spec.payloads is None) and (
-                self._dispatcher.up or not spec.credentials
+                self._dispatcher.up or not (spec.credentials or has_uploads(spec))
             )
+            able = able and (ask.uploads or not has_uploads(spec))
             able = able and machine.met(job.shape.machine, ask.hardware or pilot.ask.hardware)
             if able and not job.leaving and job.shape.fits(room):
                 picked.append(job)
@@ -269,6 +271,15 @@ class Pilots:
 
         answer = await self._passed_on(pilot, ask, self._dispatcher.credentials, final)
         return m.Credentials(sealed=answer.sealed, giver=self.name)
+
+    async def job_upload(self, ask: m.UploadRequest, pilot: Pilot) -> m.UploadPiece:
+        """Passed on, and kept nowhere here. Raises Refusal."""
+
+        def final(status: int) -> int | None:
+            return 422 if status in (404, 422) else None
+
+        answer = await self._passed_on(pilot, ask, self._dispatcher.upload, final)
+        return replace(answer, giver=self.name)
 
     async def _passed_on(
         self,

@@ -21,7 +21,7 @@ ONCE = Patience(total_s=0.0)
 ANSWER_S = 10.0
 THREADS = 16
 # Routes that a dispatcher of the version before has not.
-NEWER = frozenset({"relay_credentials"})
+NEWER = frozenset({"relay_credentials", "relay_upload"})
 
 
 class Holder(Protocol):

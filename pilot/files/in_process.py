@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 from weakref import WeakKeyDictionary
 
 from ailurus.protocol.errors import Code
@@ -32,6 +32,14 @@ LARGE = 8 << 20
 """Bytes of a file that takes its time on any network."""
 
 
+@runtime_checkable
+class OfJobs(Protocol):
+    """A `Transfer` of what belongs to jobs."""
+
+    def of(self, attempt: Attempt) -> Transfer:
+        """The same for the files of an attempt."""
+
+
 class InProcess:
     """The transfers of this site, several files of a job at a time."""
 
@@ -47,6 +55,8 @@ class InProcess:
         """What moves a job's files at `url`: as its user, where the job brought a token or a
         proxy. Raises JobError."""
         found = self._transfers(url.scheme)
+        if isinstance(found, OfJobs):
+            return found.of(attempt)
         token, proxy = of_the_grid(attempt.credentials)
         if not (token or proxy) or not isinstance(found, TakesUsers):
             return found

@@ -69,6 +69,7 @@ class Worker:
         request: str = "",
         items: bool = True,
         item_files: bool = True,
+        uploads: bool = True,
     ):
         ask = m.Acquire(
             request_id=request or new_id(),
@@ -77,6 +78,7 @@ class Worker:
             wait_s=wait_s,
             items=items,
             item_files=item_files,
+            uploads=uploads,
         )
         return list((await self.service.workers.acquire(ask, self.caller)).jobs)
 

@@ -89,6 +89,13 @@ from ailurus.protocol.messages.tasks import (
     TaskSubmitted,
 )
 from ailurus.protocol.messages.timeline import Bar, NodeLanes, Timeline
+from ailurus.protocol.messages.uploads import (
+    AddUpload,
+    RelayUpload,
+    UploadAdded,
+    UploadPiece,
+    UploadRequest,
+)
 from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.messages.users import (
     Acted,
@@ -158,6 +165,7 @@ __all__ = [
     "Acted",
     "Action",
     "AddItems",
+    "AddUpload",
     "Answer",
     "Assignment",
     "Attempt",
@@ -242,6 +250,7 @@ __all__ = [
     "RelayBeatAnswer",
     "RelayCredentials",
     "RelayItems",
+    "RelayUpload",
     "RelayedAcquire",
     "RelayedBeat",
     "RelayedBeatAnswer",
@@ -283,6 +292,9 @@ __all__ = [
     "TracedAttempt",
     "Trouble",
     "Update",
+    "UploadAdded",
+    "UploadPiece",
+    "UploadRequest",
     "Usage",
     "WaitJobs",
     "Welcome",

@@ -53,9 +53,9 @@ class Acquire(LenientRequest):
     """Asks for up to `count` jobs that fit in `room` together; waits up to `wait_s` for the first.
 
     `ahead`: the room is not free yet; the pilot stages the job in meanwhile. `items`: it can run
-    jobs that carry items, `item_files`: those, too, whose items have files of their own; it gets
-    none else. `hardware`: what all of its nodes have in common, of a
-    pilot that had not met them all when it registered.
+    jobs that carry items, `item_files`: those, too, whose items have files of their own, `uploads`:
+    those, too, that name uploaded files; it gets none else. `hardware`: what all of its nodes have
+    in common, of a pilot that had not met them all when it registered.
     """
 
     request_id: Key
@@ -65,6 +65,7 @@ class Acquire(LenientRequest):
     ahead: bool = False
     items: bool = False
     item_files: bool = False
+    uploads: bool = False
     hardware: Hardware | None = None
 
 

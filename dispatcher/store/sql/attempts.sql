@@ -43,7 +43,7 @@ select a.job_id, a.attempt_nr, a.worker_id, a.state, j.owner
 
 -- name: attempt.get
 -- Worker and state of an attempt.
--- owner: checked by look, keep, _conclude, _claim, change, judge, job_credentials, _told, _tell
+-- owner: checked by look, keep, _conclude, _claim, change, judge, job_credentials, job_upload, _told, _tell
 -- reads: attempt
 select worker_id, state from attempt where job_id = :job_id and attempt_nr = :attempt_nr
 

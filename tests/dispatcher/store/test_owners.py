@@ -4,6 +4,7 @@ exist for it."""
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 
 import pytest
 
@@ -12,13 +13,14 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, Scope
 from ailurus.protocol.item import ItemOutcome, ItemSpec
-from ailurus.protocol.job import CredentialUse
+from ailurus.protocol.job import CredentialUse, InputFile
 from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.task import Verb
 from ailurus.protocol.task_file import task_from
+from ailurus.protocol.uploads import Upload
 from ailurus.protocol.worker import Ending, Phase
 from dispatcher.auth.caller import Caller
 from dispatcher.console.live import Live
@@ -32,6 +34,7 @@ ADMIN = Caller(subject="boss", scopes=frozenset({Scope.ADMIN}))
 PILOT = Caller(subject="ops", scopes=frozenset({Scope.PILOT}))
 THEIR_EDGE = Caller(subject="e2", scopes=frozenset({Scope.EDGE}), site="there")
 THEIR_RELAY = Caller(subject="r2", scopes=frozenset({Scope.RELAY}), site="there")
+FILE = Upload(sha256(b"mine").hexdigest())
 INTENT = {"queue": "q", "count": 1, "deadline": 4e9}
 
 
@@ -56,7 +59,11 @@ class World:
         await b.service.items.add_items(ask, ALICE)
         payloads = Payloads(list="items", count=1)
         use = (CredentialUse(name="proxy"),)
-        (self.job,) = await b.submit(job("mine", credentials=use, payloads=payloads))
+        ask = m.AddUpload(digest=FILE.digest, size=4, piece=b"mine")
+        await b.service.uploads.add_upload(ask, ALICE)
+        inputs = (InputFile(name="x", url=FILE.url, size=4),)
+        mine = job("mine", credentials=use, payloads=payloads, inputs=inputs)
+        (self.job,) = await b.submit(mine)
         (self.got,) = await self.worker.acquire()
         await self.worker.exchange(self.got, 1)
         await self.worker.beat(self.got)
@@ -89,6 +96,7 @@ class World:
                 "list": "select * from item_list where owner = 'alice'",
                 "log": "select count(*) from log",
                 "credential": "select * from credential where owner = 'alice'",
+                "upload": "select upload_id, have from upload where owner = 'alice'",
                 "site": "select site, instance, epoch, online from site",
                 "task": "select * from task where owner = 'alice'",
             }
@@ -206,6 +214,20 @@ class World:
     async def job_credentials(self):
         ask = m.CredentialsRequest(job_id=self.job, attempt_nr=1)
         await self.service.delegation.job_credentials(ask, self.stranger.caller)
+
+    async def add_upload(self):
+        """A file with the same contents is another's own."""
+        half = m.AddUpload(digest=FILE.digest, size=4)
+        assert (await self.service.uploads.add_upload(half, BOB)).have == 0
+
+    async def job_upload(self):
+        ask = m.UploadRequest(job_id=self.job, attempt_nr=1, digest=FILE.digest)
+        await self.service.uploads.job_upload(ask, self.stranger.caller)
+
+    async def relay_upload(self):
+        ask = m.UploadRequest(job_id=self.job, attempt_nr=1, digest=FILE.digest)
+        whole = m.RelayUpload(site="there", worker_id=self.worker.id, ask=ask)
+        await self.service.relays.relay_upload(whole, THEIR_RELAY)
 
     async def jobs(self):
         page = await self.service.users.jobs(api.JobsQuery(user="alice"), BOB)
@@ -329,10 +351,10 @@ REFUSED = {
     **dict.fromkeys(("reregister", "task", "steer_task", "cancel_task"), 404),
     **dict.fromkeys(("cancel_many", "retry_many", "change_many"), 404),
     **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),
-    **dict.fromkeys(("hello", "demand", "job_credentials"), 403),
+    **dict.fromkeys(("hello", "demand", "job_credentials", "job_upload"), 403),
     "submit": 422,
     "intent": 409,
-    **dict.fromkeys(("relay_items", "relay_credentials"), 410),
+    **dict.fromkeys(("relay_items", "relay_credentials", "relay_upload"), 410),
 }
 """By what status: what is not theirs is not there, for users."""
 

@@ -87,10 +87,22 @@ class Pilot:
         return self.world.relay.who(self.token)
 
     async def acquire(
-        self, *, wait_s: float = 0.0, request: str = "", count: int = 1, items: bool = False
+        self,
+        *,
+        wait_s: float = 0.0,
+        request: str = "",
+        count: int = 1,
+        items: bool = False,
+        uploads: bool = False,
     ) -> list[m.Assignment]:
         ask = m.Acquire(
-            request_id=request or new_id(), room=ROOM, wait_s=wait_s, count=count, items=items
+            request_id=request or new_id(),
+            room=ROOM,
+            wait_s=wait_s,
+            count=count,
+            items=items or uploads,
+            item_files=uploads,
+            uploads=uploads,
         )
         got = list((await self.world.relay.acquire(ask, self.known)).jobs)
         self.has |= {(one.job_id, one.attempt_nr): one for one in got}
@@ -195,9 +207,11 @@ class World:
             except Unreachable:
                 pass
 
-    async def fill(self, pilot: Pilot, *, items: bool = False) -> list[m.Assignment]:
+    async def fill(
+        self, pilot: Pilot, *, items: bool = False, uploads: bool = False
+    ) -> list[m.Assignment]:
         """An acquire that waits, while the relay fetches for it."""
-        waiting = asyncio.create_task(pilot.acquire(wait_s=5, items=items))
+        waiting = asyncio.create_task(pilot.acquire(wait_s=5, items=items, uploads=uploads))
         while not waiting.done():
             await asyncio.sleep(0)
             await self.turn()

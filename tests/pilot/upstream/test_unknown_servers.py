@@ -130,6 +130,7 @@ ASKS = {
         pieces=(m.LogPiece(job_id=1, attempt_nr=1, stream="stdout", offset=0, text="x"),)
     ),
     "job_credentials": m.CredentialsRequest(job_id=1, attempt_nr=1),
+    "job_upload": m.UploadRequest(job_id=1, attempt_nr=1, digest="0" * 64),
     "exchange_items": m.ItemsRequest(request_id="r", job_id=1, attempt_nr=1),
     "bye": m.Bye(ending="done"),
 }
