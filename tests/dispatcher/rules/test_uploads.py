@@ -8,9 +8,11 @@ import pytest
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import InputFile
+from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.uploads import MOST_SUBMISSION_BYTES, PIECE_BYTES, Upload
 from dispatcher.refusal import Rejected
 from dispatcher.rules import retention, uploads
+from dispatcher.service.panda import acquire as panda
 from tests.dispatcher.helpers import ALICE, BOB, job
 
 SMALL = b"print('hello')\n"
@@ -188,6 +190,19 @@ async def test_a_submission_has_no_more_than_its_limit_each_file_counted_once(b)
     with pytest.raises(Rejected, match="travel with these jobs") as refused:
         await b.submit(*many)
     assert refused.value.field == f"jobs[{most}].inputs[0]"
+
+
+async def test_pandas_pilots_get_no_such_job(b):
+    await upload(b, SMALL)
+    (named,) = await b.submit(naming(SMALL))
+    (plain,) = await b.submit(job("plain"))
+    ask = panda.Acquisition(request=JobRequest(site="q", node="n1"))
+    (sent,) = await panda.acquire(b.service, ask)
+    assert int(sent["PandaID"]) == plain
+    ask = panda.Acquisition(request=JobRequest(site="q", node="n2"))
+    assert not await panda.acquire(b.service, ask)
+    (got,) = await (await b.worker()).acquire()
+    assert got.job_id == named
 
 
 async def test_pilots_of_before_get_no_such_job_and_why_says_so(b):
