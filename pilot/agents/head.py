@@ -91,7 +91,11 @@ class Head:
         Raises OSError."""
         self._welcoming, self._container, self._clock = welcoming, container, clock
         self._on_join, self._on_leave = on_join, on_leave
-        self._listener = _listening(address, 2 * len(welcoming.shares) + MORE_PEERS)
+        try:
+            self._listener = _listening(address, 2 * len(welcoming.shares) + MORE_PEERS)
+        except OSError as error:
+            what = f"cannot listen for agents at {address}, which the batch system calls this node"
+            raise OSError(f"{what}: {error.strerror or error}") from None
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll = select.epoll()
         self._poll.register(self._listener, select.EPOLLIN)

@@ -26,6 +26,19 @@ from tests.pilot.fakes import FakeContainer, FakeSpawner
 from tests.rig.waiting import until
 
 
+def test_a_name_of_this_node_that_leads_nowhere_is_named() -> None:
+    welcoming = Welcoming(
+        key=new_key(),
+        shares=[Share(name="n1", address="n1.invalid")],
+        site=Site(),
+        gpus=None,
+        terms=LeaseTerms(),
+        probe=("", ""),
+    )
+    with pytest.raises(OSError, match=r"at n1\.invalid, which the batch system calls this node: "):
+        Head(welcoming, None, lambda *_: None, lambda *_: None, "n1.invalid")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("of_slot", "given", "told"),
     [(None, None, None), (4, None, 4), (None, 1, 1), (4, 1, 1), (1, 2, 1)],
