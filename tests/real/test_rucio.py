@@ -271,6 +271,9 @@ def test_a_lost_replica_costs_a_try_and_the_last_one_the_job(rucio, data, tmp_pa
         # Where Rucio would have put it at the other storage.
         path = Path(rucio.facts["xrootd"]["store"], "rucio-root", lost.relative_to(storage))
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The server may put other files there later, as a user of its own.
+        for made in path.parents[:2]:
+            made.chmod(0o777)
         lost.rename(path)
     second = {
         "scope": "user.alice",

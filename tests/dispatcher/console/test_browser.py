@@ -302,7 +302,8 @@ def test_problems_come_first_and_a_click_leads_to_exactly_the_jobs_that_were_cou
     kinds = page.locator("tbody tr")
     expect(kinds.filter(has_text="no file /d/")).to_contain_text("CERN-PROD")
     page.locator(".chip", has_text="payload").click()
-    expect(page.locator(".empty")).to_contain_text("Nothing failed like that")
+    # Other tests may have left failures that are a payload's.
+    expect(kinds.filter(has_text="bus error")).to_have_count(0)
     page.locator(".chip", has_text="input").click()
     kinds.filter(has_text="bus error").get_by_role("link", name="Show these 4 jobs").click()
     expect(page.locator(".tall .row")).to_have_count(4)
