@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -96,7 +97,7 @@ def _close(libc: ctypes.CDLL, target: str) -> None:
 
 def _leave_only(libc: ctypes.CDLL, paths: Sequence[str]) -> None:
     """Move to a root that has nothing but `paths`, or stay where we are."""
-    sources = dict(_opened(paths))
+    sources = dict(_opened([*paths, *_procs()]))
     try:
         _mount(libc, "memory", _NEW_ROOT, _MS_NOSUID | _MS_NODEV, b"tmpfs", b"mode=755")
     except OSError:
@@ -120,6 +121,17 @@ def _leave_only(libc: ctypes.CDLL, paths: Sequence[str]) -> None:
         os.chdir("/")
         for fd in sources.values():
             os.close(fd)
+
+
+def _procs() -> list[str]:
+    """Where the whole of a /proc is mounted. A sandbox may have one of its own only where one is
+    seen of which nothing is covered, and on some nodes that of /proc is not."""
+    mounts = [line.split() for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+    return [
+        os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), words[4]))
+        for words in mounts
+        if words[3] == b"/" and words[words.index(b"-") + 1] == b"proc"
+    ]
 
 
 def _opened(paths: Sequence[str]) -> Iterator[tuple[str, int]]:

@@ -34,17 +34,18 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount namespa
 
 @contextmanager
 def made(
-    spawner: GuardedSpawner, *steps: Step, users: bool = False, **how: object
+    spawner: GuardedSpawner, *steps: Step, users: bool = False, first: str = ":", **how: object
 ) -> Iterator[int]:
     """A room in the mount namespace of a process that only holds it. `users`: in a user namespace,
-    as an ordinary user's."""
+    as an ordinary user's. `first`: what that process does there before."""
     apart = ["-m", "-U", "-r"] if users else ["-m"]
-    argv = ["/usr/bin/unshare", *apart, "/bin/sleep", "600"]
+    argv = ["/usr/bin/unshare", *apart, "/bin/sh", "-c", f"{first}; exec sleep 600"]
     key = spawner.spawn(ProcessSpec(argv=argv, tell=True), lambda _: None)
     until(lambda: spawner.pid(key) is not None)
     own = Path("/proc/self/ns/mnt").stat().st_ino
     path = Path(f"/proc/{spawner.pid(key)}/ns/mnt")
     until(lambda: path.stat().st_ino != own)
+    until(lambda: path.parents[1].joinpath("comm").read_text() == "sleep\n")
     names = ("user", "mnt") if users else ("mnt",)
     fds = [os.open(path.with_name(name), os.O_RDONLY) for name in names]
     try:
@@ -127,6 +128,21 @@ def test_a_room_may_leave_out_what_else_the_node_has_mounted(
     below = {path for path in seen if path.startswith(("/dev/", "/proc/"))}
     assert seen - below == {"/", "/usr", "/dev", "/proc", str(tmp_path)}
     assert (tmp_path / "new").exists()
+
+
+def test_a_room_keeps_each_proc_of_which_a_sandbox_may_need_the_whole(
+    spawner: GuardedSpawner, tmp_path: Path
+) -> None:
+    place, kept = tmp_path / "clean proc", tmp_path / "kept"
+    place.mkdir()
+    kept.mkdir()
+    # As in a container: something covers a part of /proc, and a whole one is elsewhere.
+    first = f"mount -t proc proc '{place}'; mount --bind /dev/null /proc/uptime"
+    only = Only((str(kept), "/usr", str(Path("/lib").resolve()), "/dev", "/proc"))
+    with made(spawner, only, first=first) as room:
+        script = f"cat '{place}/uptime' >&2; unshare -Urpf --mount-proc echo new"
+        assert run(spawner, room, script, kept / "out") == 0
+    assert (kept / "out").read_text() == "new\n"
 
 
 def test_what_a_room_keeps_is_opened_once_however_often_it_is_named(tmp_path: Path) -> None:
