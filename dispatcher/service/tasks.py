@@ -118,14 +118,14 @@ class Tasks:
 
         def look(tx: Tx) -> tuple[tuple[m.TaskRow, ...], int | None]:
             said = {"owner": owner, "state": ask.state}
-            found = records.page(tx, **said, before=ask.before or 2**62, most=ask.limit)
-            rows = tuple(views.row(tx, one) for one in found)
-            if not rows or not tx.all("task.page", **said, before=rows[-1].task_id, most=1):
-                return rows, None
-            return rows, rows[-1].task_id
+            found = list(records.page(tx, **said, before=ask.before or 2**62, most=ask.limit))
+            told = tuple(views.row(tx, one) for one in found)
+            last = found[-1].task_id if found else 0
+            more = tx.all("task.page", **said, before=last, most=1)
+            return told, last if more else None
 
-        rows, more = await self._state.store.read(look)
-        return m.TaskPage(tasks=rows, next=more)
+        told, more = await self._state.store.read(look)
+        return m.TaskPage(tasks=told, next=more)
 
     async def task(self, ask: api.TaskQuery, caller: Caller) -> m.TaskDetail:
         """All about a task."""
