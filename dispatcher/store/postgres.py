@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import os
 import random
+import selectors
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,8 @@ from ailurus.migrations import Unfit
 from ailurus.protocol.errors import AilurusError
 from dispatcher.events import Entry
 from dispatcher.ports import NOTHING, NOTICE_BYTES, Ahead, Tx, Unavailable
-from dispatcher.store.postgres_tx import EVENTS, Connection, PostgresTx
+from dispatcher.store.postgres_pipeline import Connection, pipeline
+from dispatcher.store.postgres_tx import EVENTS, PostgresTx
 from dispatcher.store.queries import postgres_statements
 from dispatcher.store.schema import check, for_postgres
 from dispatcher.store.writer import Again, Answers, Drafted, Waiting, Writing, on_loop, read_event
@@ -155,10 +157,11 @@ class Postgres(Writing):
             if connection is None or connection.closed:
                 connection = self._local.connection = _connect(self._url)
                 self._open = [one for one in self._open if not one.closed] + [connection]
-            with connection.pipeline():
+            tx = PostgresTx(connection, writes=False)
+            with pipeline(connection) as tx.pipeline:
                 connection.execute("begin isolation level repeatable read read only")
                 try:
-                    return query(PostgresTx(connection, writes=False))
+                    return query(tx)
                 finally:
                     connection.execute("rollback")
         except psycopg.Error as error:
@@ -200,7 +203,7 @@ class Postgres(Writing):
         """Run all changes in one pipeline. Raises Again if one fails after it has written."""
         answers: Answers = []
         tx = PostgresTx(connection, writes=True, shares=True)
-        with _undone(connection, tx), connection.pipeline() as tx.pipeline:
+        with _undone(connection, tx), pipeline(connection) as tx.pipeline:
             connection.execute("begin")
             if time.monotonic() > self._plans_until:
                 connection.execute("discard plans")
@@ -262,14 +265,14 @@ class Postgres(Writing):
     # --- events of other dispatchers -------------------------------------------------------------
 
     def _listen(self, kept: Loop) -> None:
-        with _connect(self._url) as connection:
+        with _connect(self._url) as connection, selectors.DefaultSelector() as heard:
+            for source in (connection, self._wake_read):
+                heard.register(source, selectors.EVENT_READ)
             for channel in (EVENTS, BULLETINS):
                 connection.execute(f"listen {channel}")
-            self._follow(connection, kept)
+            self._follow(connection, heard, kept)
 
-    def _follow(self, connection: Connection, kept: Loop) -> None:
-        import select
-
+    def _follow(self, connection: Connection, heard: selectors.BaseSelector, kept: Loop) -> None:
         looked, others = 0.0, True
         session = _session(connection)
         while not self._closing.is_set():
@@ -279,7 +282,7 @@ class Postgres(Writing):
                 self._catch_up(connection, kept)
                 looked, others = time.monotonic(), False
             kept.turned(LOOK_S)
-            select.select([connection.fileno(), self._wake_read], [], [], LOOK_S)
+            heard.select(LOOK_S)
             for notice in connection.notifies(timeout=0):
                 # What we commit is delivered without being read again.
                 if notice.channel == EVENTS:

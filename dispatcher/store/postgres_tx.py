@@ -11,6 +11,7 @@ any statement that names their table. Which tables a statement names, it declare
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -23,11 +24,10 @@ from ailurus.protocol.query import Query
 from ailurus.protocol.states import JobState
 from dispatcher.events import Entry
 from dispatcher.ports import Ahead, Row
+from dispatcher.store.postgres_pipeline import Connection, Pipeline, pipeline
 from dispatcher.store.queries import fragments, postgres_statements
 from dispatcher.store.searching import searched
 from dispatcher.store.writer import Draft, event_row
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 EVENTS = "ailurus_events"
 # Ready jobs read for the later changes of a commit, at most.
@@ -74,7 +74,7 @@ class PostgresTx(Draft):
         self._texts = _WRITER if writes else _READER
         self._numbers: psycopg.Cursor[Row] | None = None
         self._shares = shares
-        self.pipeline: psycopg.Pipeline | None = None
+        self.pipeline: Pipeline | None = None
         # Jobs that the changes of this commit request together.
         self._more = 0
         self._forget()
@@ -205,7 +205,9 @@ class PostgresTx(Draft):
         if statement.key:
             self._rows(query, [_json(row) for row in rows])
             return
-        with self._connection.cursor() as cursor:
+        # Outside of a pipeline `executemany` makes one of psycopg's.
+        own = pipeline(self._connection) if self.pipeline is None else nullcontext()
+        with own, self._connection.cursor() as cursor:
             cursor.executemany(self._texts[query], rows)
 
     def _now(self, query: str, values: Mapping[str, Any]) -> psycopg.Cursor[Row]:

@@ -84,8 +84,11 @@ class GuardianLink:
 
     def turn(self, timeout_s: float | None = None) -> bool:
         """Wait for one message and hand its answers out; False: the guardian is gone."""
-        if timeout_s is not None and not select.select([self._link], [], [], timeout_s)[0]:
-            return True
+        if timeout_s is not None:
+            spoken = select.poll()
+            spoken.register(self._link, select.POLLIN)
+            if not spoken.poll(1000 * timeout_s):
+                return True
         try:
             data = self._link.recv(frames.READ_BYTES)
         except OSError:
