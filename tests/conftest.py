@@ -38,6 +38,19 @@ os.fork = _no_fork
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Leave a line of each test that failed where scripts/test prints them last: of what CI says
+    only the end may be kept."""
+    path = os.environ.get("AILURUS_FAILED_TESTS")
+    if path and not hasattr(config, "workerinput"):
+        stats = terminalreporter.stats
+        with Path(path).open("a", encoding="utf-8") as out:
+            for report in [*stats.get("failed", ()), *stats.get("error", ())]:
+                crash = getattr(report.longrepr, "reprcrash", None)
+                why = (crash.message if crash else str(report.longrepr)).splitlines() or [""]
+                print(f"{report.nodeid} ({report.when}): {why[0][:200]}", file=out)
+
+
 @pytest.fixture(autouse=True)
 def logs_as_before() -> Iterator[None]:
     """A program run inside a test configures the logs of this process; later tests want them

@@ -29,6 +29,10 @@ def jobs(rig, n):
     return list(rig.client.submit(asked).job_ids)
 
 
+def finished(rig, ids):
+    return set(rig.client.wait(ids, 0).states.values()) == {"finished"}
+
+
 @pytest.mark.parametrize("descriptors", [24, 40])
 def test_r6_a_pilot_without_descriptors_fails_no_job_for_good(descriptors):
     with Rig(cores=16) as rig:
@@ -36,8 +40,11 @@ def test_r6_a_pilot_without_descriptors_fails_no_job_for_good(descriptors):
         rig.warm()
         confine(pilot.pid, descriptors)
         expected = jobs(rig, 64)
+        until(lambda: not pilot.alive or finished(rig, expected), 60, "all are done, or it leaves")
+        if not pilot.alive:
+            # Three in a row that cannot begin on a node make its pilot leave it; others come.
+            pilot = rig.pilot()
         assert set(rig.client.wait(expected, 60).states.values()) == {"finished"}
-        assert pilot.alive
         kept = rig.rows("select job_id, count(*) from file where name = 'out.txt' group by job_id")
         assert dict(kept) == dict.fromkeys(expected, 1)
         pilot.stop()
