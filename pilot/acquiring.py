@@ -30,6 +30,9 @@ SHORT_S = 300.0
 """A job to come is fetched behind jobs that run no longer, and waits here no longer for a slot:
 others may have one before. Longer ones gain little by it."""
 
+FIRST_REST_S, LONGEST_REST_S = 1.0, 30.0
+"""Between acquires of a node that has just failed a job."""
+
 
 class Terms(Struct, frozen=True, kw_only=True):
     """For how long, and for how many jobs."""
@@ -91,6 +94,23 @@ class Acquirer:
         self._prefetch = False
         # How long the payload ran that has ended last.
         self._lasted_s = float("inf")
+        # Of a node that has failed jobs for what it lacks.
+        self._rest_s = FIRST_REST_S
+        self._rests_until = float("-inf")
+
+    def rest(self) -> None:
+        """Take no jobs for a while, twice as long each time: one that just failed for what this node
+        lacks may be the next to come, and has only so many attempts. Any thread may call this."""
+        now = self._clock.monotonic()
+        with self._slots.changed:
+            # Of those that fail together, the first one counts. Another node's jobs need not wait.
+            if now >= self._rests_until and self._slots.total.nodes == 1:
+                self._rests_until = now + self._rest_s
+                self._rest_s = min(2 * self._rest_s, LONGEST_REST_S)
+
+    def rested(self) -> None:
+        """A job has begun and did not fail for this node. Any thread may call this."""
+        self._rest_s = FIRST_REST_S
 
     def ended(self, run_s: float) -> None:
         """A payload has ended that ran so long. Any thread may call this."""
@@ -157,6 +177,10 @@ class Acquirer:
         slots, server = self._slots, self._server
         with slots.changed:
             if not server.draining and slots.wait_for_nodes():
+                return None
+            left = self._rests_until - self._clock.monotonic()
+            if left > 0 and not server.draining:
+                self._clock.wait(slots.changed, left)
                 return None
             vacancy = self._vacancy()
             if vacancy is None:

@@ -86,7 +86,7 @@ class Attempt:
         self.kill_at: float | None = None
         # Whether its payload ran.
         self.began = False
-        # Why the payload did not run, where this node is at fault.
+        # Why it failed, where this node is at fault.
         self.node_fault: JobError | None = None
         # When it has waited for its slots for long enough, by the monotonic clock; None: it may
         # wait for as long as it takes.

@@ -86,7 +86,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         error = _unexpected(attempt, bug)
     if error is not None and outcome is None and attempt.give_back:
         return None
-    if error is not None and not attempt.began and error.code in NODE_FAULTS:
+    if error is not None and error.code in NODE_FAULTS:
         attempt.node_fault = error
     if error is not None:
         files = keep_log(attempt, work, kit.stage, error)

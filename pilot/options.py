@@ -64,7 +64,7 @@ class Options(Struct, frozen=True, kw_only=True):
     log_level: str = "info"
 
 
-def _parser(env: Mapping[str, str]) -> argparse.ArgumentParser:
+def parser_for(env: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="pilot",
         description="Acquires jobs of a queue from a dispatcher and runs them on this node.",
@@ -175,7 +175,7 @@ def _add_ends(parser: argparse.ArgumentParser) -> None:
 def parse(argv: Sequence[str], env: Mapping[str, str]) -> Options:
     """Options from the command line, then the environment. Exits with 2 for wrong ones; raises
     AilurusError for a certificate that is none."""
-    parser = _parser(env)
+    parser = parser_for(env)
     given = parser.parse_args(argv)
     if not given.url and not given.probe:
         parser.error("--url is missing: where is the dispatcher? (or set AILURUS_URL)")

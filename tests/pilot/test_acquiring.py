@@ -68,6 +68,37 @@ def test_a_node_that_is_late_keeps_none_waiting_and_is_told_soon_after_it_has_co
     assert made.acquirer.next_request().wait_s == acquiring.IDLE_POLL_S
 
 
+def test_a_node_that_fails_jobs_rests_twice_as_long_each_time_until_one_does_not_fail(world):
+    made = server_of(world)
+
+    def rests() -> float:
+        before = world.clock.monotonic()
+        while made.acquirer.next_request() is None:
+            pass
+        return world.clock.monotonic() - before
+
+    assert rests() == 0
+    found = []
+    for _ in range(7):
+        # Those that fail together count once.
+        made.acquirer.rest()
+        made.acquirer.rest()
+        found.append(rests())
+    assert found == [1, 2, 4, 8, 16, 30, 30]
+    made.acquirer.rested()
+    made.acquirer.rest()
+    assert rests() == 1
+
+
+def test_a_draining_pilot_does_not_rest(world):
+    made = server_of(world)
+    made.acquirer.rest()
+    made.drain("enough")
+    before = world.clock.monotonic()
+    made.acquirer.next_request()
+    assert world.clock.monotonic() == before
+
+
 def test_jobs_are_on_disk_with_all_that_they_may_leave_before_they_begin(world):
     began: list[object] = []
     journal: Any = world.spool.own
