@@ -29,7 +29,7 @@ from ailurus.protocol.panda import NOTHING
 from ailurus.protocol.payloads import ALL, Payloads, needed
 from ailurus.protocol.program import check_program
 from ailurus.protocol.registered import check_registered
-from ailurus.protocol.sweeps import swept
+from ailurus.protocol.sweeps import swept, unfilled
 from ailurus.protocol.trees import can_make, is_listed, is_many, listing
 from ailurus.protocol.units import duration_s, size_mb
 from ailurus.protocol.url import Url
@@ -97,6 +97,8 @@ def jobs_from(
                     remedy="make several submissions of them",
                 )
             if payloads is not None and one.get("payloads") is not None:
+                for field in ("command", "script"):
+                    unfilled(one.get(field), one["payloads"], f"{where}.{field}")
                 one["payloads"] = payloads(one["payloads"], f"{where}.payloads")
             if uploads is not None and "inputs" in one:
                 one["inputs"] = uploads(one["inputs"], f"{where}.inputs")

@@ -57,3 +57,20 @@ def filled(value: Any, point: Mapping[str, object]) -> Any:
     if isinstance(value, Mapping):
         return {key: filled(one, point) for key, one in value.items()}
     return [filled(one, point) for one in value] if isinstance(value, list | tuple) else value
+
+
+def unfilled(text: object, payloads: object, where: str) -> None:
+    """Raise AilurusError if a job's text looks as if each payload had its own: `{n}` in it, where
+    the payloads sweep over `n` and say it nowhere."""
+    if not isinstance(text, str) or not isinstance(payloads, Mapping):
+        return
+    sweep = payloads.get("sweep")
+    own = str({key: value for key, value in payloads.items() if key != "sweep"})
+    for name in sweep if isinstance(sweep, Mapping) else ():
+        word = f"{{{name}}}"
+        if word in text and word not in own:
+            raise AilurusError(
+                f"{word} is not filled in here: a payload's own are the texts of `payloads`",
+                field=where,
+                remedy=f'payloads: {{arguments: ["{word}"], sweep: …}} adds it to `command`',
+            )

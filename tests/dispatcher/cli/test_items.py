@@ -79,6 +79,8 @@ def test_payloads_are_a_list_a_sweep_or_a_file_of_json_lines(
     ("text", "said"),
     [
         ("payloads: []\n", "jobs[0].payloads: no payloads (give at least one)"),
+        ("command: echo {n}\npayloads: {sweep: {n: [1, 2]}}\n",
+         "jobs[0].command: {n} is not filled in here"),
         ("payloads: none.jsonl\n", "jobs[0].payloads: there is no file"),
         ("payloads: [{container: a}]\n",
          "jobs[0].payloads[0].container: no field of a payload (say it of the job"),
