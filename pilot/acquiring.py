@@ -99,8 +99,9 @@ class Acquirer:
         self._rests_until = float("-inf")
 
     def rest(self) -> None:
-        """Take no jobs for a while, twice as long each time: one that just failed for what this node
-        lacks may be the next to come, and has only so many attempts. Any thread may call this."""
+        """Take no jobs for a while, twice as long each time: one that just failed for what this
+        node lacks may be the next to come, and has only so many attempts. Any thread may call
+        this."""
         now = self._clock.monotonic()
         with self._slots.changed:
             # Of those that fail together, the first one counts. Another node's jobs need not wait.

@@ -283,8 +283,9 @@ class Server:
             self._gone(attempt)
 
     def _count_node_fault(self, attempt: Attempt) -> None:
-        """Rest after a job that failed for what this node lacks, and drain where no job can begin: a
-        node that fails each at once would take all jobs of a queue, and each of their attempts."""
+        """Rest after a job that failed for what this node lacks, and drain where no job can begin:
+        a node that fails each at once would take all jobs of a queue, and each of their
+        attempts."""
         if attempt.node_fault is not None:
             self.acquirer.rest()
         elif attempt.began:
