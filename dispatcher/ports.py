@@ -7,10 +7,12 @@ durability is shared, and nobody above knows.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.protocol.query import Query
 from ailurus.tasks import Tasks
@@ -174,6 +176,10 @@ class KnownFile(Struct, frozen=True, kw_only=True):
     adler32: str
     guid: str = ""
     """32 hexadecimal digits; blank: it has none."""
+    events: int | None = None
+    """How many are in it; None: the catalogue does not say."""
+    url: str = ""
+    """Where it can be read; blank: `rucio://scope:name` finds it."""
 
 
 class Contents(Struct, frozen=True, kw_only=True):
@@ -186,6 +192,12 @@ class Contents(Struct, frozen=True, kw_only=True):
     files: tuple[KnownFile, ...]
     more: int = 0
     """How many more there are, beyond as many as were asked for."""
+
+    def page(self, after: str, most: int) -> Contents:
+        """The first `most` files behind `after`; they are in the order of their names."""
+        begin = bisect_right(self.files, after, key=lambda file: file.name)
+        files = self.files[begin : begin + most]
+        return replace(self, files=files, more=len(self.files) - begin - len(files))
 
 
 class ReplicationRule(Struct, frozen=True, kw_only=True):
@@ -245,6 +257,21 @@ class Catalogue(Protocol):
 
     def resolve(self, did: str, most: int) -> Contents | None:
         """What `scope:name` names, with `most` of its files; None: nothing. Raises NotDone."""
+
+    def listing(self, did: str, after: str, most: int) -> Contents | None:
+        """The first `most` files of `scope:name` in the order of their names, of those behind the
+        name `after`; None: there is no such identifier. Raises NotDone."""
+
+    def stage(self, files: Sequence[str], where: str) -> Sequence[Fault]:
+        """Have each of these files (`scope:name`) kept at a storage, and copied there if need be,
+        until `let_go`. Keys are their places."""
+
+    def staged(self, files: Sequence[str], where: str) -> Mapping[str, str]:
+        """Those of these files that can be read there, each with its URL; a blank one:
+        `rucio://scope:name` finds it. Raises NotDone."""
+
+    def let_go(self, files: Sequence[str], where: str) -> Sequence[Fault]:
+        """Keep files no longer there for `stage`; whatever else keeps them does so on."""
 
     def replicas(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
         """The storages from which each of these files (`scope:name`) can be read. Raises

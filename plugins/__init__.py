@@ -17,6 +17,7 @@ TABLE: dict[str, dict[str, str]] = {
         "slurm": "plugins.batch.slurm:Slurm",
     },
     "catalogue": {
+        "local": "plugins.catalogue.local:Local",
         "rucio": "plugins.catalogue.rucio:Rucio",
     },
     "container": {

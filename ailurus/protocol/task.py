@@ -1,6 +1,7 @@
 """A task: steps that turn items into jobs.
 
-An item is a value of a list or a range, or a file that a job of another step has made. Items have
+An item is a value of a list or a range, a file of a data set, or one that a job of another step has
+made. Items have
 numbers in their step, in the order in which they became known; a job takes some that follow one
 another.
 """
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from ailurus.protocol.did import SCHEME, Did
 from ailurus.protocol.fields import Name, Text, Variable
 from ailurus.protocol.payloads import ALL, Goal
 
@@ -24,6 +26,16 @@ MOST_TOGETHER = 10_000
 """Items of one job: as many inputs as it may have."""
 LONGEST_ITEM = 65_536
 """Characters of one item, as JSON."""
+
+MOST_STAGING = 10_000
+"""Files of a step that are kept at a storage at once."""
+
+Size = (
+    Annotated[int, Meta(ge=1, le=2**60)]
+    | Annotated[str, Meta(pattern=r"^[0-9]{1,6}(\.[0-9]{1,3})? ?[kMGTP]B(?!\n)$", max_length=20)]
+)
+"""Bytes, or as `10GB`."""
+_POWERS = {"k": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 Scalar = str | int | float | bool
 Item = Scalar | dict[str, Scalar]
@@ -93,10 +105,20 @@ class Over(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 
     list: Annotated[tuple[_Item, ...], Meta(min_length=1, max_length=MOST_LISTED)] | None = None
     range: Range | None = None
+    dataset: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
+    """A data set, `rucio://scope:name` or `scope:name`, in the dispatcher's catalogue: each of its
+    files is an item, also those that come into it while it is open."""
     outputs: Name | Annotated[tuple[Name, ...], Meta(min_length=1, max_length=100)] | None = None
     """A step before, or several: each file that one of their finished jobs left is an item."""
     match: Annotated[str, Meta(min_length=1, max_length=400)] = "*"
     """Which of these files, by the names that the jobs know."""
+
+    @property
+    def did(self) -> str:
+        """The data set as `scope:name`; blank: none. Raises AilurusError."""
+        if self.dataset is None:
+            return ""
+        return str(Did.parse(self.dataset.removeprefix(f"{SCHEME}://")))
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -109,18 +131,25 @@ class Over(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
 class Gate(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """What must be so before the first job of a step is made."""
 
-    after: Annotated[Text, Meta(min_length=1, max_length=300)]
+    after: Annotated[Text, Meta(min_length=1, max_length=300)] | None = None
     """`STEP`, which has to finish; or `STEP 90%` or `STEP 50`: so many of its items."""
+    staged: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.=&|\\*()<>-]+(?!\n)$", max_length=500)] = ""
+    """A storage, or an expression of storages: a file is copied there before its job is made, and
+    kept there until its job has ended."""
+    files: Annotated[int, Meta(ge=1, le=MOST_STAGING)] = 100
+    """How many files may be on their way there, or kept there for jobs, at once."""
+    bytes: Size | None = None
+    """How many bytes may be; one file that is larger goes alone."""
 
     @property
     def step(self) -> str:
         """The step that is waited for."""
-        return self.after.partition(" ")[0]
+        return (self.after or "").partition(" ")[0]
 
     @property
     def share(self) -> str:
         """How much of it; blank: that it finishes."""
-        return self.after.partition(" ")[2].strip()
+        return (self.after or "").partition(" ")[2].strip()
 
 
 class Failed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -134,6 +163,14 @@ class Failed(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit
     """When so many items have failed, the task ends at once; `all`: it never does."""
 
 
+class By(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How many items a job takes: as many as keep within both."""
+
+    files: Annotated[int, Meta(ge=1, le=MOST_TOGETHER)] = MOST_TOGETHER
+    bytes: Size
+    """Of the files that the items are; a larger one goes alone."""
+
+
 class TaskStep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Turns items into jobs."""
 
@@ -144,10 +181,23 @@ class TaskStep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
     by: (
         Annotated[int, Meta(ge=1, le=MOST_TOGETHER)]
         | Annotated[str, Meta(pattern=r"^all(?!\n)$", max_length=3)]
+        | By
     ) = 1
     """How many items a job takes."""
     gate: Gate | None = None
     failed: Failed = Failed()
+
+    @property
+    def most(self) -> int:
+        """The most items that a job takes."""
+        if isinstance(self.by, By):
+            return self.by.files
+        return MOST_TOGETHER if isinstance(self.by, str) else self.by
+
+    @property
+    def staged(self) -> Gate | None:
+        """How files are staged before there are jobs for them; None: they are not."""
+        return self.gate if self.gate is not None and self.gate.staged else None
 
 
 class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -157,6 +207,13 @@ class Task(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     steps: Annotated[tuple[TaskStep, ...], Meta(min_length=1, max_length=MOST_STEPS)]
     base: Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=4000)] = "/"
     """The directory against which relative paths in its jobs are read."""
+
+
+def size_of(size: int | str) -> int:
+    """Bytes that a `Size` means."""
+    if isinstance(size, int):
+        return size
+    return int(float(size[:-2]) * 1000 ** _POWERS[size[-2]])
 
 
 def known(step: TaskStep) -> int | None:

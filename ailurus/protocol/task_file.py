@@ -15,7 +15,9 @@ from ailurus.protocol.submission import explained
 from ailurus.protocol.task import (
     LONGEST_ITEM,
     MOST_ITEMS,
+    MOST_STAGING,
     MOST_TOGETHER,
+    By,
     Failed,
     Gate,
     Over,
@@ -29,15 +31,22 @@ from ailurus.protocol.task_jobs import sample
 _NOT_YET = {
     "": ("code", "labels"),
     "step": ("copies", "pull", "scout", "wins"),
-    "over": ("ask", "dataset"),
-    "gate": ("at", "parents", "staged"),
+    "over": ("ask",),
+    "by": ("key",),
+    "gate": ("at", "parents"),
     "job": ("goal", "item_attempts", "payloads"),
 }
 """What the language will have, and a dispatcher of this version does not do."""
 _OURS = {"depends_on": "over: {outputs: STEP}, or gate: {after: STEP}", "sweep": "over: {list: …}"}
 """Fields of a job that its task sets, and how."""
 _GATE = re.compile(r"(\S+)(?: +(\S+))?")
-_PARTS: dict[str, type[Struct]] = {"over": Over, "range": Range, "gate": Gate, "failed": Failed}
+_PARTS: dict[str, type[Struct]] = {
+    "over": Over,
+    "range": Range,
+    "by": By,
+    "gate": Gate,
+    "failed": Failed,
+}
 
 
 def task_from(tree: object, base: str = "/") -> Task:
@@ -95,14 +104,8 @@ def _refuse(tree: Mapping[str, Any]) -> None:
             continue
         where = f"steps[{nr}]."
         _look_for(_NOT_YET["step"], step, where)
-        for kind in ("over", "gate", "job"):
+        for kind in ("over", "by", "gate", "job"):
             _look_for(_NOT_YET[kind], step.get(kind), f"{where}{kind}.")
-        if isinstance(step.get("by"), Mapping):
-            raise AilurusError(
-                "not yet: items are grouped by their number alone",
-                field=f"{where}by",
-                remedy="by: 10, or by: all",
-            )
 
 
 def _look_for(words: Sequence[str], part: object, where: str) -> None:
@@ -131,7 +134,11 @@ def check_task(task: Task) -> None:
             )
         _check_over(step, before, f"{where}.over")
         if step.gate is not None:
-            _check_gate(step.gate, before, f"{where}.gate.after")
+            _check_gate(step, task.steps[:nr], f"{where}.gate")
+        if isinstance(step.by, By) and step.over.outputs is None and step.over.dataset is None:
+            raise AilurusError(
+                "only files have bytes", field=f"{where}.by", remedy="by: 10, or by: all"
+            )
         count = known(step)
         if count is not None:
             for word in ("goal", "abort"):
@@ -152,17 +159,29 @@ def check_task(task: Task) -> None:
 
 def _check_over(step: TaskStep, before: Sequence[str], where: str) -> None:
     over = step.over
-    found = [name for name in ("list", "range", "outputs") if getattr(over, name) is not None]
+    found = [
+        name for name in ("list", "range", "dataset", "outputs") if getattr(over, name) is not None
+    ]
     if len(found) != 1:
         raise AilurusError(
-            "a step is over one thing", field=where, remedy="`list`, `range` or `outputs`"
+            "a step is over one thing",
+            field=where,
+            remedy="`list`, `range`, `dataset` or `outputs`",
         )
     if over.outputs is not None:
         for name in over.sources:
             _check_before(name, before, f"{where}.outputs")
         return
+    if over.dataset is not None:
+        try:
+            over.did  # noqa: B018 -- it raises
+        except AilurusError as error:
+            raise AilurusError(
+                error.message, field=f"{where}.dataset", remedy="rucio://scope:name"
+            ) from None
+        return
     if over.match != "*":
-        raise AilurusError("only outputs have names", field=f"{where}.match", remedy="leave it out")
+        raise AilurusError("only files have names", field=f"{where}.match", remedy="leave it out")
     count = known(step) or 0
     if not 1 <= count <= MOST_ITEMS:
         raise AilurusError(
@@ -183,17 +202,64 @@ def _check_over(step: TaskStep, before: Sequence[str], where: str) -> None:
             )
 
 
-def _check_gate(gate: Gate, before: Sequence[str], where: str) -> None:
+def _check_gate(step: TaskStep, before: Sequence[TaskStep], where: str) -> None:
+    gate = step.gate
+    assert gate is not None  # noqa: S101 -- the caller has looked
+    if (gate.after is None) == (not gate.staged):
+        raise AilurusError(
+            "a gate waits for one thing",
+            field=where,
+            remedy="after: STEP 90%, or staged: STORAGE",
+        )
+    if gate.after is None:
+        _check_staged(step, gate, where)
+        return
     if not _GATE.fullmatch(gate.after):
-        raise AilurusError("not of the form that is allowed", field=where, remedy="after: STEP 90%")
-    _check_before(gate.step, before, where)
-    if gate.share:
+        raise AilurusError(
+            "not of the form that is allowed", field=f"{where}.after", remedy="after: STEP 90%"
+        )
+    _check_before(gate.step, [one.name for one in before], f"{where}.after")
+    if not gate.share:
+        return
+    try:
+        msgspec.convert(gate.share, Goal)
+    except msgspec.ValidationError:
+        raise AilurusError(
+            f"{gate.share!r} is no share",
+            field=f"{where}.after",
+            remedy="STEP 90%, or STEP 50: of items",
+        ) from None
+    count = next(known(one) for one in before if one.name == gate.step)
+    if count is not None:
         try:
-            msgspec.convert(gate.share, Goal)
-        except msgspec.ValidationError:
+            needed(gate.share, count)
+        except AilurusError:
             raise AilurusError(
-                f"{gate.share!r} is no share", field=where, remedy="STEP 90%, or STEP 50: of items"
-            ) from None  # fmt: skip
+                f"step {gate.step} has only {count} items",
+                field=f"{where}.after",
+                remedy=f"after: {gate.step} {count}, or a share as 90%",
+            ) from None
+
+
+def _check_staged(step: TaskStep, gate: Gate, where: str) -> None:
+    if step.over.dataset is None:
+        raise AilurusError(
+            "only files of a data set are staged",
+            field=f"{where}.staged",
+            remedy="over: {dataset: rucio://scope:name}",
+        )
+    if step.by == ALL:
+        raise AilurusError(
+            "all files of a step would be staged at once",
+            field=f"{where}.staged",
+            remedy="take some files a job, and merge in another step",
+        )
+    if isinstance(step.by, int) and step.by > gate.files:
+        raise AilurusError(
+            f"a job takes {step.by} files, and no more than {gate.files} are staged at once",
+            field=f"{where}.files",
+            remedy=f"from {step.by} to {MOST_STAGING}",
+        )
 
 
 def _check_before(name: str, before: Sequence[str], where: str) -> None:

@@ -22,6 +22,8 @@ MOST_FILLED = 16 * 2**20
 a template makes of its items costs no more."""
 DEEPEST = 20
 """Lists and mappings of a template within each other."""
+_NOT_OF_INPUTS = frozenset({"guid", "events"})
+"""What an item may know of a file, beside what a job says of its inputs."""
 
 
 def sample(task: Task, nr: int) -> JobSpec:
@@ -31,6 +33,9 @@ def sample(task: Task, nr: int) -> JobSpec:
         item: Item = step.over.range.first
     elif step.over.list is not None:
         item = step.over.list[0]
+    elif step.over.did:
+        item = {"name": "file", "url": f"rucio://{step.over.did}", "size": 1}
+        item |= {"adler32": "0" * 8, "guid": "0" * 32, "events": 1}
     else:
         item = {"name": "1.1.output", "url": "file:///1.1.output"}
     return job_of(task, nr, 0, [item])
@@ -103,7 +108,12 @@ class _Filling:
         """What stands for one entry of a list: an entry `{items}` is replaced by all of them."""
         if part == "{items}" or (part == "{item}" and self._single):
             self._spend(len(msgspec.json.encode(self._items)), where)
-            return [dict(one) if isinstance(one, Mapping) else _written(one) for one in self._items]
+            return [
+                {key: one for key, one in item.items() if key not in _NOT_OF_INPUTS}
+                if isinstance(item, Mapping)
+                else _written(item)
+                for item in self._items
+            ]
         return [self.value(part, word, where, depth)]
 
     def _text(self, found: re.Match[str], word: str, where: str) -> str:

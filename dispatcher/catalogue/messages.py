@@ -62,8 +62,41 @@ class AddRule(Struct, frozen=True, kw_only=True, tag=True):
     lifetime_s: int | None = None
 
 
+class ListFiles(Struct, frozen=True, kw_only=True, tag=True):
+    """Tell of the files of an identifier, in the order of their names, those behind one."""
+
+    did: str
+    after: str = ""
+    most: int = 500
+
+
+class Stage(Struct, frozen=True, kw_only=True, tag=True):
+    """Have files kept at storages, and say which are there."""
+
+    where: str
+    files: tuple[str, ...] = ()
+    """Those that are to be kept there."""
+    look: tuple[str, ...] = ()
+    """Those that were said before."""
+    let_go: tuple[str, ...] = ()
+    """Those that need not be kept there any more."""
+
+
+class Staged(Struct, frozen=True, kw_only=True, tag=True):
+    """The answer to `Stage`."""
+
+    here: dict[str, str] = {}
+    """Files that can be read there, each with its URL, or blank."""
+    refused: tuple[Fault, ...] = ()
+    """By their places in `files`."""
+    kept: tuple[Fault, ...] = ()
+    """By their places in `let_go`."""
+    problem: str = ""
+    """What is known of one that does not come."""
+
+
 class Resolved(Struct, frozen=True, kw_only=True, tag=True):
-    """The answer to `Resolve`; None: the catalogue knows no such identifier."""
+    """The answer to `Resolve` and `ListFiles`; None: the catalogue knows no such identifier."""
 
     contents: Contents | None = None
 
@@ -99,8 +132,8 @@ class NotNow(Struct, frozen=True, kw_only=True, tag=True):
     remedy: str = ""
 
 
-Request = Register | Close | Resolve | Describe | AddRule
-Answer = Faults | Resolved | Description | RuleAdded | NotNow
+Request = Register | Close | Resolve | Describe | AddRule | ListFiles | Stage
+Answer = Faults | Resolved | Description | RuleAdded | Staged | NotNow
 LISTED = 1000
 """Files of a description."""
 LONGEST = 16 * 1024 * 1024
@@ -119,6 +152,10 @@ def answer(catalogue: Catalogue, request: Request) -> Answer:
                 return _resolved(catalogue, did)
             case Describe(did=did):
                 return _described(catalogue, did)
+            case ListFiles(did=did, after=after, most=most):
+                return Resolved(contents=catalogue.listing(did, after, most))
+            case Stage():
+                return _staged(catalogue, request)
             case AddRule(did=did, where=where, lifetime_s=lifetime_s):
                 return RuleAdded(rule_id=catalogue.add_rule(did, where, lifetime_s))
     except NotDone as refused:
@@ -150,6 +187,25 @@ def _resolved(catalogue: Catalogue, did: str) -> Resolved | Faults:
         reason = f"{did} has {count} files, and a job {MOST_FILES} at most"
         return Faults(faults=(Fault(key=0, reason=reason),))
     return Resolved(contents=contents)
+
+
+def _staged(catalogue: Catalogue, ask: Stage) -> Staged:
+    refused = catalogue.stage(ask.files, ask.where) if ask.files else ()
+    not_now = {ask.files[fault.key] for fault in refused}
+    wanted = [name for name in (*ask.files, *ask.look) if name not in not_now]
+    here = catalogue.staged(wanted, ask.where) if wanted else {}
+    late = next((name for name in ask.look if name not in here), None)
+    problem = "" if late is None else _problem(catalogue, late, ask.where)
+    kept = catalogue.let_go(ask.let_go, ask.where) if ask.let_go else ()
+    return Staged(here=dict(here), refused=tuple(refused), kept=tuple(kept), problem=problem)
+
+
+def _problem(catalogue: Catalogue, name: str, where: str) -> str:
+    """What a rule says about a file that does not come; blank: nothing is wrong."""
+    for rule in catalogue.rules_on(name):
+        if rule.where == where and rule.stuck:
+            return f"the rule for {name} at {where} is {rule.state}: {rule.problem}"[:500]
+    return ""
 
 
 def _described(catalogue: Catalogue, did: str) -> Description:

@@ -8,6 +8,8 @@ scopes:                           # which users may have outputs in which scopes
   "user.{user}": ["*"]            # everybody in a scope of their own
   user.carol: ["iam:carol"]       # a name that no scope can hold
   mc26: [ann, bob]
+staging:                          # which users' tasks may have files staged where (gate: staged)
+  DISK: ["*"]
 """
 
 from __future__ import annotations
@@ -37,6 +39,12 @@ class CatalogueSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     kind: _Text
     options: dict[str, Any] = {}
     scopes: Mapping[_Text, tuple[_Text, ...]]
+    staging: Mapping[_Text, tuple[_Text, ...]] = {}
+
+    def may_stage(self, user: str, where: str) -> bool:
+        """Whether tasks of a user may have files staged at that storage."""
+        users = self.staging.get(where, ())
+        return "*" in users or user in users
 
     def may_write(self, user: str, scope: str) -> bool:
         """Whether outputs of a user may be registered in a scope. `{user}` stands for a name as it

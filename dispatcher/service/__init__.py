@@ -64,7 +64,7 @@ class Service:
         self.figures = Figures(state, self.registrar)
         self.timelines = Timelines(state, self.peers)
         self.intake = Intake(state, self.peers)
-        self.tasks = Tasks(state, self.peers, self.intake)
+        self.tasks = Tasks(state, self.peers, self.intake, catalogue)
         self.users = Users(
             state, self.peers, self.intake, Reasons(state, self.figures, self.registrar)
         )

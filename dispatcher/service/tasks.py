@@ -14,11 +14,12 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.task import TaskState
+from ailurus.protocol.task import Task, TaskState
 from ailurus.protocol.task_file import check_task
 from ailurus.protocol.task_jobs import sample
 from dispatcher.auth.caller import Caller
 from dispatcher.catalogue import settings as scopes
+from dispatcher.catalogue.link import Ask
 from dispatcher.events import Entry, StateChanged, TaskChanged
 from dispatcher.ports import Tx, Unavailable
 from dispatcher.refusal import Rejected
@@ -29,6 +30,7 @@ from dispatcher.service.intake import Intake
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import State, log
 from dispatcher.service.storing import Storing
+from dispatcher.service.task_files import TaskFiles
 from dispatcher.tasks import intake, records, verbs, views
 from dispatcher.tasks.advance import Advanced, advance, catch_up, misses
 from dispatcher.tasks.records import TaskRecord
@@ -44,11 +46,12 @@ STUCK_S = 60.0
 class Tasks:
     """The part of the service that has tasks."""
 
-    def __init__(self, state: State, peers: Peers, jobs: Intake) -> None:
+    def __init__(self, state: State, peers: Peers, jobs: Intake, catalogue: Ask | None) -> None:
         self._state = state
         self._peers = peers
         self._jobs = jobs
         self._submitter = _Submitter(state, peers)
+        self.files = TaskFiles(state, peers, catalogue, self._come)
         self._led = False
         self._caught_up = 0.0
         # In the order in which they get their turn.
@@ -59,6 +62,7 @@ class Tasks:
         """Begin to bring tasks forward."""
         self._state.store.listen(self._heed)
         self._state.loops.task("tasks", self._run, turn_s=STUCK_S)
+        self.files.start()
 
     # --- what users ask ---
 
@@ -98,6 +102,7 @@ class Tasks:
             check_task(ask.task)
             return [sample(ask.task, nr) for nr in range(len(ask.task.steps))]
 
+        self._may_stage(ask.task, caller)
         try:
             jobs = await asyncio.to_thread(look)
         except AilurusError as error:
@@ -110,16 +115,41 @@ class Tasks:
                 error.field = f"task.steps[{nr}].job" + error.field.removeprefix("jobs[0]")
                 raise
 
+    def _may_stage(self, task: Task, caller: Caller) -> None:
+        """Raise Rejected for data sets without a catalogue, and for files that the caller may not
+        have staged."""
+        settings = self._state.settings.catalogue
+        for nr, step in enumerate(task.steps):
+            if step.over.dataset is not None and settings is None:
+                raise Rejected(
+                    422,
+                    "this dispatcher has no catalogue",
+                    field=f"task.steps[{nr}].over.dataset",
+                    remedy="let its operator give `dispatcher serve` a --catalogue",
+                )
+            gate = step.staged
+            if gate is None or settings is None:
+                continue
+            if not settings.may_stage(caller.subject, gate.staged):
+                raise Rejected(
+                    403,
+                    f"{caller.subject} may not have files staged at {gate.staged}",
+                    field=f"task.steps[{nr}].gate.staged",
+                    remedy="ask the dispatcher's operator: `staging` in the catalogue's file",
+                )
+
     async def tasks(self, ask: api.TasksQuery, caller: Caller) -> m.TaskPage:
         """Tasks, newest first."""
         owner = ask.user if caller.may(api.Scope.ADMIN) else caller.subject
         if ask.user and ask.user != owner:
             return m.TaskPage(tasks=())
 
+        now = self._state.now()
+
         def look(tx: Tx) -> tuple[tuple[m.TaskRow, ...], int | None]:
             said = {"owner": owner, "state": ask.state}
             found = list(records.page(tx, **said, before=ask.before or 2**62, most=ask.limit))
-            told = tuple(views.row(tx, one) for one in found)
+            told = tuple(views.row(tx, one, now) for one in found)
             last = found[-1].task_id if found else 0
             more = tx.all("task.page", **said, before=last, most=1)
             return told, last if more else None
@@ -132,7 +162,7 @@ class Tasks:
 
         def look(tx: Tx) -> m.TaskDetail:
             found = _found(tx, ask.task_id, caller)
-            return m.TaskDetail(row=views.row(tx, found), task=found.task)
+            return m.TaskDetail(row=views.row(tx, found, self._state.now()), task=found.task)
 
         return await self._state.store.read(look)
 
@@ -156,7 +186,7 @@ class Tasks:
         self, task_id: int, caller: Caller, verb: Callable[[Tx, TaskRecord], TaskRecord]
     ) -> m.TaskRow:
         def write(tx: Tx) -> m.TaskRow:
-            return views.row(tx, verb(tx, _found(tx, task_id, caller)))
+            return views.row(tx, verb(tx, _found(tx, task_id, caller)), self._state.now())
 
         return await self._state.store.write(write)
 
@@ -166,8 +196,12 @@ class Tasks:
         for one in entries:
             match one.event:
                 case StateChanged(task_id=int(task_id)) | TaskChanged(task_id=task_id):
-                    self._due.setdefault(task_id)
-                    self._wake.set()
+                    self._come(task_id)
+
+    def _come(self, task_id: int) -> None:
+        """Have a task brought forward."""
+        self._due.setdefault(task_id)
+        self._wake.set()
 
     async def _run(self, loop: Loop) -> None:
         while True:

@@ -17,13 +17,13 @@ from msgspec.structs import replace
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
-from ailurus.protocol.task import Item, TaskState, UnitState, is_item
+from ailurus.protocol.task import ENDED, By, Item, TaskState, UnitState, is_item, size_of
 from ailurus.protocol.task_jobs import job_of
 from dispatcher.events import TaskChanged
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, retention
-from dispatcher.tasks import records, standing
+from dispatcher.tasks import inputs, records, standing
 from dispatcher.tasks.records import Source, StepRecord, TaskRecord, UnitRecord
 
 # Jobs that are made, told or cancelled in one commit, and items of them.
@@ -62,6 +62,8 @@ def advance(tx: Tx, task_id: int, jobs: Submitter, *, now: float) -> Advanced:
     work = _Work(tx, task, jobs, now)
     if work.settle():
         return Advanced(more=True)
+    if task.state in ENDED:
+        inputs.release_all(tx, task)
     if task.retrying:
         work.retry()
         return Advanced(more=True)
@@ -69,7 +71,7 @@ def advance(tx: Tx, task_id: int, jobs: Submitter, *, now: float) -> Advanced:
         return work.cancel()
     if task.state is not TaskState.RUNNING:
         return REST
-    return Advanced(more=work.make_jobs() or work.end())
+    return Advanced(more=work.take_files() or work.make_jobs() or work.end())
 
 
 def misses(tx: Tx, task_id: int) -> bool:
@@ -120,7 +122,7 @@ class _Work:
         ended = self._some(records.ended(self._tx, self._task.task_id, JOBS))
         if not ended:
             return False
-        rows = []
+        rows, read = [], defaultdict(list)
         for unit in ended:
             step, count = self._spec.steps[unit.step], self._steps[unit.step]
             count = replace(count, open=count.open - unit.items, open_jobs=count.open_jobs - 1)
@@ -134,7 +136,13 @@ class _Work:
             more = {state.value: getattr(count, state) + unit.items}
             self._steps[unit.step] = replace(count, **more)
             rows.append(records.unit_row(self._task.task_id, replace(unit, state=state)))
+            if state is not UnitState.READY:
+                read[unit.step].append((unit.first, unit.items))
         self._tx.many("unit.put", rows)
+        for nr, units in read.items():
+            self._steps[nr] = inputs.release(
+                self._tx, self._task.task_id, nr, self._steps[nr], units
+            )
         self._add_outputs([unit for unit in ended if unit.outcome == JobState.FINISHED])
         self._write(*self._steps)
         return True
@@ -182,10 +190,19 @@ class _Work:
             self._steps[unit.step] = replace(
                 count, failed=count.failed - unit.items, ready=count.ready + unit.items
             )
+            if self._spec.steps[unit.step].staged is not None:
+                where = {"first": unit.first, "items": unit.items}
+                self._tx.run("task_file.again", task_id=self._task.task_id, step=unit.step, **where)
         again = (replace(unit, state=UnitState.READY, tries=0) for unit in failed)
         self._tx.many("unit.put", (records.unit_row(self._task.task_id, one) for one in again))
         self._write(*self._steps)
         if len(failed) < JOBS:
+            staged = zip(self._spec.steps, self._steps, strict=True)
+            inputs.again(
+                self._tx,
+                self._task.task_id,
+                [count for step, count in staged if step.staged is not None],
+            )
             change(self._tx, self._task, self._now, retrying=0)
 
     def cancel(self) -> Advanced:
@@ -205,6 +222,19 @@ class _Work:
         if not more:
             change(self._tx, self._task, self._now, active=0)
         return Advanced(more=more, cancelled=tuple(ids))
+
+    def take_files(self) -> bool:
+        """Let files of data sets be items that are there by now. Whether there were any."""
+        if self._task.finishing:
+            return False
+        for nr, count in enumerate(self._steps):
+            if count.coming or self._spec.steps[nr].staged is not None:
+                after = inputs.take(self._tx, self._task.task_id, nr, count)
+                if after is not None:
+                    self._steps[nr] = after
+                    self._write(after)
+                    return True
+        return False
 
     def make_jobs(self) -> bool:
         """Make jobs of the first step that may. Whether there were any."""
@@ -229,18 +259,33 @@ class _Work:
 
     def _next(self, nr: int, count: StepRecord, one: standing.Standing) -> list[UnitRecord]:
         most = min(JOBS, standing.MOST_OPEN - count.open_jobs)
-        by = self._spec.steps[nr].by
-        if isinstance(by, int):
-            most = min(most, max(1, ITEMS // by))
+        step, task_id = self._spec.steps[nr], self._task.task_id
+        most = min(most, max(1, ITEMS // step.most))
         if most <= 0:
             return []
-        if count.ready:
-            return records.ready(self._tx, self._task.task_id, nr, most)
-        groups = standing.groups(self._spec.steps[nr], count, one, most)
+        if count.ready and (again := records.ready(self._tx, task_id, nr, most)):
+            return again
+        last = count.items if step.staged is None else inputs.there(self._tx, task_id, count)
+        # What waits for room to be staged waits for jobs that are made of what is there.
+        rest = one.closed or bool(count.cramped and not count.open)
+        if isinstance(step.by, By):
+            at_once = max(ITEMS, step.most)
+            sizes = self._sizes(nr, count.fresh, min(last, count.fresh + at_once))
+            rest = rest and last <= count.fresh + at_once
+            groups = standing.groups_by_size(
+                step.by.files, size_of(step.by.bytes), sizes, count.fresh, most, rest=rest
+            )
+        else:
+            groups = standing.groups(step, count.fresh, last, most, rest=rest)
         return [
             UnitRecord(nr, first, items, count.jobs + at, 0, None, None, "")
             for at, (first, items) in enumerate(groups)
         ]
+
+    def _sizes(self, nr: int, first: int, last: int) -> list[int]:
+        """Bytes of the files that some items are."""
+        items = Source(self._tx, self._task.task_id, nr, None).items(first, last - first)
+        return [int(one.get("size", 0)) if isinstance(one, dict) else 0 for one in items]
 
     def _start(self, nr: int, units: Sequence[UnitRecord]) -> None:
         """Make the jobs of some units; one of which none can be made has failed."""
@@ -277,7 +322,8 @@ class _Work:
                 open_jobs=count.open_jobs + made,
             )
         self._tx.many("unit.put" if again else "unit.add", written)
-        self._steps[nr] = count
+        lost = [(unit.first, unit.items) for unit, reason in rows if reason]
+        self._steps[nr] = count = inputs.release(self._tx, task_id, nr, count, lost)
         self._write(count)
         reason = next((reason for _, reason in rows if reason), "")
         if reason and not self._task.reason:
@@ -297,6 +343,7 @@ class _Work:
             return False
         bad = next((nr for nr, one in enumerate(found) if not one.good), None)
         if bad is None:
+            inputs.release_all(self._tx, self._task)
             change(self._tx, self._task, self._now, state=TaskState.FINISHED, active=0)
             return False
         count = self._steps[bad]

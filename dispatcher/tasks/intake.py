@@ -69,7 +69,12 @@ def begin(
 
 def _add_steps(tx: Tx, task: Task, task_id: int) -> None:
     rows = [
-        {"task_id": task_id, "nr": nr, "items": known(step) or 0}
+        {
+            "task_id": task_id,
+            "nr": nr,
+            "items": known(step) or 0,
+            "listed": int(step.over.dataset is None),
+        }
         for nr, step in enumerate(task.steps)
     ]
     tx.many("step.add", rows)

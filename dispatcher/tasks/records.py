@@ -61,6 +61,21 @@ class StepRecord(Struct, frozen=True):
     failed: int
     jobs: int
     open_jobs: int
+    listed: int = 1
+    """0: more may come into its data set."""
+    coming: int = 0
+    """Files of its data set that are no items yet."""
+    held: int = 0
+    """Files that are staged for it, or being so."""
+    held_bytes: int = 0
+    cramped: int = 0
+    """No more files are staged before a job ends."""
+    moved: float = 0.0
+    """When a file was last staged, or first asked for."""
+    looked: float = 0.0
+    """When its data set was last listed."""
+    problem: str = ""
+    """Why the catalogue does not help."""
 
     @property
     def waiting(self) -> int:
@@ -142,6 +157,11 @@ def steps(tx: Tx, task_id: int) -> list[StepRecord]:
 def put_step(tx: Tx, task_id: int, step: StepRecord) -> None:
     """Write how far a step is."""
     tx.run("step.put", task_id=task_id, **msgspec.structs.asdict(step))
+
+
+def put_source(tx: Tx, task_id: int, step: StepRecord) -> None:
+    """Write what a step knows of its data set."""
+    tx.run("step.source", task_id=task_id, **msgspec.structs.asdict(step))
 
 
 def ended(tx: Tx, task_id: int, most: int) -> list[UnitRecord]:

@@ -20,5 +20,7 @@ def tidy(tx: Tx, *, before: float) -> bool:
         return True
     if tx.all("task_slice.trim", task_id=task_id, most=SLICES):
         return True
+    if tx.all("task_file.trim", task_id=task_id, most=UNITS):
+        return True
     tx.run("task.drop", task_id=task_id)
     return True

@@ -36,12 +36,14 @@ def standings(task: Task, counts: Sequence[StepRecord], *, finishing: bool) -> l
     found: dict[str, Standing] = {}
     number = {step.name: nr for nr, step in enumerate(task.steps)}
     for step, count in zip(task.steps, counts, strict=True):
-        closed = all(found[name].over for name in step.over.sources)
+        closed = all(found[name].over for name in step.over.sources) and (
+            finishing or (bool(count.listed) and not count.coming)
+        )
         missed = [name for name in step.over.sources if found[name].over and not found[name].good]
         waits, stuck = "", False
         if missed:
             waits, stuck = f"step {missed[0]} has missed its goal", True
-        elif (gate := step.gate) is not None:
+        elif (gate := step.gate) is not None and gate.after is not None:
             before = found[gate.step]
             if not _passed(gate, counts[number[gate.step]], before, finishing=finishing):
                 stuck = before.over
@@ -94,19 +96,32 @@ def aborts(step: TaskStep, count: StepRecord, standing: Standing) -> bool:
 
 
 def groups(
-    step: TaskStep, count: StepRecord, standing: Standing, most: int
+    step: TaskStep, first: int, last: int, most: int, *, rest: bool
 ) -> list[tuple[int, int]]:
-    """Which items that were in no job yet go into one now: the first of each job, and how many. At
-    most so many jobs."""
-    left = count.items - count.fresh
+    """Which items from `first` up to `last`, that were in no job yet, go into one now: the first of
+    each job, and how many. At most so many jobs. `rest`: nothing comes that could join the last."""
+    left = last - first
     if step.by == ALL:
-        return [(count.fresh, left)] if standing.closed and left else []
-    size = int(step.by)
-    jobs = min(most, -(-left // size) if standing.closed else left // size)
-    return [
-        (first, min(size, count.items - first))
-        for first in range(count.fresh, count.fresh + jobs * size, size)
-    ]
+        return [(first, left)] if rest and left else []
+    size = step.most
+    jobs = min(most, -(-left // size) if rest else left // size)
+    return [(at, min(size, last - at)) for at in range(first, first + jobs * size, size)]
+
+
+def groups_by_size(
+    files: int, most_bytes: int, sizes: Sequence[int], first: int, most: int, *, rest: bool
+) -> list[tuple[int, int]]:
+    """The same where a job takes so many files and bytes at most, and one that is larger alone."""
+    found, begin, held = list[tuple[int, int]](), 0, 0
+    for at, size in enumerate(sizes):
+        if at > begin and (at - begin == files or held + size > most_bytes):
+            found.append((first + begin, at - begin))
+            begin, held = at, 0
+        held += size
+    full = len(sizes) - begin == files or held >= most_bytes
+    if len(sizes) > begin and (rest or full):
+        found.append((first + begin, len(sizes) - begin))
+    return found[:most]
 
 
 def too_many(step: TaskStep, count: StepRecord) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from ailurus.protocol import messages as m
 from ailurus.protocol.task import TaskStep
 from dispatcher.ports import Tx
-from dispatcher.tasks import records, standing
+from dispatcher.tasks import inputs, records, standing
 from dispatcher.tasks.records import StepRecord, TaskRecord
 from dispatcher.tasks.standing import Standing
 
 
-def row(tx: Tx, task: TaskRecord) -> m.TaskRow:
+def row(tx: Tx, task: TaskRecord, now: float) -> m.TaskRow:
     """A task, and how far its steps are."""
     spec, counts = task.task, records.steps(tx, task.task_id)
     found = standing.standings(spec, counts, finishing=bool(task.finishing))
@@ -22,12 +22,12 @@ def row(tx: Tx, task: TaskRecord) -> m.TaskRow:
         state=task.state,
         created=task.created,
         changed=task.changed,
-        steps=tuple(_step(*one) for one in steps),
+        steps=tuple(_step(*one, now) for one in steps),
         reason=task.reason,
     )
 
 
-def _step(step: TaskStep, count: StepRecord, found: Standing) -> m.StepRow:
+def _step(step: TaskStep, count: StepRecord, found: Standing, now: float) -> m.StepRow:
     return m.StepRow(
         name=step.name,
         items=count.items,
@@ -38,11 +38,23 @@ def _step(step: TaskStep, count: StepRecord, found: Standing) -> m.StepRow:
         failed=count.failed,
         jobs=count.jobs,
         open_jobs=count.open_jobs,
-        sentence=_sentence(step, count, found),
+        sentence=_sentence(step, count, found, now),
     )
 
 
-def _sentence(step: TaskStep, count: StepRecord, found: Standing) -> str:
+def _of_files(step: TaskStep, count: StepRecord, now: float) -> list[str]:
+    """How the files of a data set are that are no items yet."""
+    said = [] if count.listed else [f"{step.over.did} is open: more may come"]
+    if (gate := step.staged) is not None and count.coming:
+        said.append(f"{count.coming} files are not staged at {gate.staged} yet")
+        said.append(f"{count.held} of {gate.files} are on their way or kept there")
+        for_s = now - count.moved
+        if count.held and not count.cramped and not count.open and for_s > inputs.STALLED_S:
+            said.append(f"staging stands still for {for_s / 60:.0f} minutes")
+    return said + [count.problem] * bool(count.problem)
+
+
+def _sentence(step: TaskStep, count: StepRecord, found: Standing, now: float) -> str:
     if found.waits:
         return found.waits
     said = [
@@ -50,8 +62,11 @@ def _sentence(step: TaskStep, count: StepRecord, found: Standing) -> str:
     ]
     if count.open:
         said.append(f"{count.open} are in {count.open_jobs} jobs")
+    if step.over.dataset is not None and not found.over:
+        said += _of_files(step, count, now)
     if count.waiting and not found.closed and not count.open:
-        said.append(f"{count.waiting} wait for more of {' and '.join(step.over.sources)}")
+        waited = " and ".join(step.over.sources) or step.over.did
+        said.append(f"{count.waiting} wait for more of {waited}")
     elif count.waiting:
         said.append(f"{count.waiting} wait for a job")
     if count.failed:

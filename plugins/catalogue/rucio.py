@@ -14,6 +14,7 @@ from itertools import groupby, islice
 from typing import Annotated, Any
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from dispatcher.ports import (
     CatalogueUnavailable,
@@ -26,6 +27,10 @@ from dispatcher.ports import (
 )
 from plugins.rucio_client import ClientOptions, client_of
 
+MOST_LISTED = 10_000_000
+"""Files of a data set that is listed."""
+STAGING = "ailurus: staged for a task"
+"""The comment of rules that stage files in: only these are deleted."""
 # Of what was made or opened before, no more than this many names are remembered.
 _REMEMBERED = 10_000
 REMEDIES = {
@@ -55,6 +60,8 @@ class RucioOptions(ClientOptions, frozen=True, kw_only=True):
     keep_at: Annotated[str, Meta(max_length=1000)] = ""
     """An RSE expression: a data set is kept by one rule, on whichever of these its files are;
     blank: by a rule for each file, where it is."""
+    staging_activity: Annotated[str, Meta(max_length=50)] = "Staging"
+    """The activity of rules that stage files in."""
 
 
 class Rucio:
@@ -65,6 +72,7 @@ class Rucio:
     def __init__(self, options: RucioOptions) -> None:
         self._options = options
         self._ready: set[str] = set()
+        self._listed: tuple[str, Contents] | None = None
 
     def register(self, files: Sequence[NewFile]) -> Sequence[Fault]:
         faults = []
@@ -133,8 +141,7 @@ class Rucio:
         return list(islice(found, most))
 
     def replicas(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
-        names = [file.partition(":") for file in files]
-        asked = [{"scope": scope, "name": name} for scope, _, name in names]
+        asked = list(map(_parts, files))
         found = self._done(lambda: list(self._client.list_replicas(asked)))
         return {
             _name(file): sorted(
@@ -142,6 +149,68 @@ class Rucio:
             )
             for file in found
         }
+
+    def listing(self, did: str, after: str, most: int) -> Contents | None:
+        # Rucio has no pages: all is read at the first of ours, and kept for the others.
+        if not after or self._listed is None or self._listed[0] != did:
+            found = self.resolve(did, MOST_LISTED)
+            if found is None:
+                return None
+            files = {one.name: one for one in found.files}
+            self._listed = did, replace(found, files=tuple(files[one] for one in sorted(files)))
+        return self._listed[1].page(after, most)
+
+    def stage(self, files: Sequence[str], where: str) -> Sequence[Fault]:
+        faults = []
+        for key, file in enumerate(files):
+            try:
+                self._asked(partial(self._stage, _parts(file), where))
+            except _Refused as refused:
+                faults.append(refused.fault(key))
+        return faults
+
+    def _stage(self, did: dict[str, str], where: str) -> None:
+        """Raises what Rucio raises."""
+        from rucio.common import exception
+
+        with suppress(exception.DuplicateRule):
+            self._client.add_replication_rule(
+                [did], 1, where, comment=STAGING, activity=self._options.staging_activity
+            )
+
+    def staged(self, files: Sequence[str], where: str) -> Mapping[str, str]:
+        asked = list(map(_parts, files))
+        found = self._done(
+            lambda: list(self._client.list_replicas(asked, rse_expression=where, all_states=True))
+        )
+        return {
+            _name(file): ""
+            for file in found
+            if any(file["states"].get(rse) == "AVAILABLE" for rse in self._rses(where))
+        }
+
+    def _rses(self, where: str) -> Collection[str]:
+        found = self._done(lambda: list(self._client.list_rses(where)))
+        return {one["rse"] for one in found}
+
+    def _rules(self, scope: str, name: str) -> list[Mapping[str, Any]]:
+        """Raises what Rucio raises."""
+        return list(self._client.list_did_rules(scope, name))
+
+    def let_go(self, files: Sequence[str], where: str) -> Sequence[Fault]:
+        faults = []
+        for key, file in enumerate(files):
+            scope, _, name = file.partition(":")
+            try:
+                rules = self._asked(partial(self._rules, scope, name))
+                for rule in rules:
+                    # Whatever else keeps the file there, an output's rule say, is not ours to end.
+                    if rule["rse_expression"] == where and rule.get("comments") == STAGING:
+                        self._asked(partial(self._client.delete_replication_rule, rule["id"]))
+            except _Refused as refused:
+                if refused.kind not in ("DataIdentifierNotFound", "RuleNotFound"):
+                    faults.append(refused.fault(key))
+        return faults
 
     def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
         from rucio.common import exception
@@ -324,6 +393,11 @@ def _name(one: Mapping[str, Any]) -> str:
     return f"{one['scope']}:{one['name']}"
 
 
+def _parts(did: str) -> dict[str, str]:
+    scope, _, name = did.partition(":")
+    return {"scope": scope, "name": name}
+
+
 def _followed(rule: Mapping[str, Any]) -> ReplicationRule:
     expires = rule["expires_at"]
     return ReplicationRule(
@@ -345,6 +419,7 @@ def _known(file: Mapping[str, Any]) -> KnownFile:
         size=file["bytes"],
         adler32=file["adler32"] or "",
         guid=(file.get("guid") or "").replace("-", ""),
+        events=file.get("events"),
     )
 
 

@@ -84,6 +84,26 @@ class InMemory:
         found = Contents(kind=kind, open=did in self.open, files=files)
         return _some(found, most) if files else None
 
+    def listing(self, did: str, after: str, most: int) -> Contents | None:
+        found = self.resolve(did, 2**31)
+        if found is None:
+            return None
+        files = sorted(found.files, key=lambda file: file.name)
+        return replace(found, files=tuple(files)).page(after, most)
+
+    def stage(self, files: Sequence[str], where: str) -> Sequence[Fault]:
+        for did in files:
+            self.add_rule(did, where, None)
+        return []
+
+    def staged(self, files: Sequence[str], where: str) -> Mapping[str, str]:
+        return {name: "" for name in files if self.files[name].rse == where}
+
+    def let_go(self, files: Sequence[str], where: str) -> Sequence[Fault]:
+        gone = {f"{did} at {where}" for did in files}
+        self.rules = [rule for rule in self.rules if rule not in gone]
+        return []
+
     def replicas(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
         return {name: (self.files[name].rse,) for name in files}
 

@@ -52,14 +52,15 @@ select task_id, length(spec) from task
 -- name: step.add
 -- A step of a new task.
 -- writes: step
-insert into step (task_id, nr, items, fresh, ready, open, finished, failed, jobs, open_jobs)
-    values (:task_id, :nr, :items, 0, 0, 0, 0, 0, 0, 0)
+insert into step (task_id, nr, items, fresh, ready, open, finished, failed, jobs, open_jobs, listed)
+    values (:task_id, :nr, :items, 0, 0, 0, 0, 0, 0, 0, :listed)
     on conflict do nothing
 
 -- name: step.all
 -- How far the steps of a task are.
 -- reads: step
-select nr, items, fresh, ready, open, finished, failed, jobs, open_jobs from step
+select nr, items, fresh, ready, open, finished, failed, jobs, open_jobs, listed, coming, held,
+    held_bytes, cramped, moved, looked, problem from step
     where task_id = :task_id order by nr
 
 -- name: step.put
@@ -114,9 +115,13 @@ select step, first, items, nr, tries, job_id, state, outcome from unit
 
 -- name: unit.ready
 -- Units of a step that wait for another job.
--- reads: unit
+-- reads: task_file, unit
 select step, first, items, nr, tries, job_id, state, outcome from unit
     where task_id = :task_id and step = :step and state = 'ready' and state in ('ready', 'failed')
+    and not exists (select 1 from task_file where task_file.task_id = unit.task_id
+        and task_file.step = unit.step and task_file.item >= unit.first
+        and task_file.item < unit.first + unit.items and task_file.place <> ''
+        and task_file.state in ('listed', 'asking', 'asked', 'here'))
     order by first limit :most
 
 -- name: unit.failed
@@ -175,3 +180,93 @@ delete from task_slice where task_id = :task_id and (step, first) in (select ste
 -- writes: unit
 delete from unit where task_id = :task_id and (step, first) in (select step, first
     from unit where task_id = :task_id order by step, first limit :most) returning first
+
+-- name: step.source
+-- What a step knows of its data set.
+-- writes: step
+update step set listed = :listed, coming = :coming, held = :held, held_bytes = :held_bytes,
+    cramped = :cramped, moved = :moved, looked = :looked, problem = :problem
+    where task_id = :task_id and nr = :nr
+
+-- name: task_file.add
+-- A file of a step's data set, unless it is known; returns whether it was not.
+-- writes: task_file
+insert into task_file (task_id, step, name, state, item, size, place, body)
+    values (:task_id, :step, :name, :state, null, :size, :place, :body)
+    on conflict do nothing returning step
+
+-- name: task_file.due
+-- Files of a step in a state.
+-- reads: task_file
+select name, item, size, body from task_file
+    where task_id = :task_id and step = :step and state = :state and state <> 'done'
+    order by name limit :most
+
+-- name: task_file.put
+-- What becomes of a file.
+-- writes: task_file
+update task_file set state = :after, item = :item, body = :body
+    where task_id = :task_id and step = :step and name = :name and state = :before
+
+-- name: task_file.read
+-- Let go of files of items whose job has ended.
+-- writes: task_file
+update task_file set state = 'read' where task_id = :task_id and step = :step
+    and item >= :first and item < :first + :items and state = 'held'
+
+-- name: task_file.sizes
+-- How much files of items are that are kept for them.
+-- reads: task_file
+select count(*), coalesce(sum(size), 0) from task_file where task_id = :task_id and step = :step
+    and item >= :first and item < :first + :items and state = 'held'
+
+-- name: task_file.let_go
+-- Let go of all that is staged for a task, or on its way.
+-- writes: task_file
+update task_file set state = 'read' where task_id = :task_id and place <> ''
+    and state in ('asking', 'asked', 'here', 'held') and state <> 'done'
+
+-- name: task_file.again
+-- Have files staged again for items, from one on.
+-- writes: task_file
+update task_file set state = 'listed' where task_id = :task_id and step = :step and place <> ''
+    and item >= :first and item < :first + :items and state in ('read', 'done')
+
+-- name: task_file.unread
+-- Have files staged again that were no items when their task ended.
+-- writes: task_file
+update task_file set state = 'listed' where task_id = :task_id and step = :step and place <> ''
+    and item is null and state in ('read', 'done')
+
+-- name: task_file.gap
+-- The first item, from one on, whose file is not there.
+-- reads: task_file
+select min(item) from task_file where task_id = :task_id and step = :step and place <> ''
+    and item >= :first and state in ('listed', 'asking', 'asked', 'here')
+
+-- name: task_file.other
+-- Whether another step has a file staged at a place.
+-- owner: the dispatcher's own
+-- reads: task_file
+select 1 from task_file where name = :name and place = :place and place <> ''
+    and state in ('asking', 'asked', 'here', 'held') and not (task_id = :task_id and step = :step)
+    limit 1
+
+-- name: task_file.steps
+-- Steps about whose files the catalogue is to be asked.
+-- owner: the dispatcher's own
+-- reads: step, task, task_file
+select step.task_id, step.nr from step join task on task.task_id = step.task_id
+    where task.active = 1 and task.state = 'running' and task.finishing = 0
+    and ((step.listed = 0 and step.looked <= :relisted)
+        or exists (select 1 from task_file where task_file.task_id = step.task_id
+            and task_file.step = step.nr and task_file.state in ('listed', 'asking', 'asked')
+            and task_file.state <> 'done'))
+union
+select task_id, step from task_file where state = 'read'
+
+-- name: task_file.trim
+-- Delete some files of a task; returns them.
+-- writes: task_file
+delete from task_file where task_id = :task_id and (step, name) in (select step, name
+    from task_file where task_id = :task_id order by step, name limit :most) returning name
