@@ -48,6 +48,8 @@ def main(names: list[str], argv: list[str]) -> None:
     key = read_key(Path(argv[argv.index("--key-file") + 1]))
     poll = select.epoll()
     wires: dict[int, Wire] = {}
+    # An agent beats once it has joined; one that speaks before is lost, and started anew.
+    joined: set[int] = set()
     for name in names:
         wire = connect(head, key, lambda: None)
         wire.send(a.Arrived((name,), __version__))
@@ -59,14 +61,16 @@ def main(names: list[str], argv: list[str]) -> None:
             bodies = wires[fd].receive()
             if bodies is None:
                 wires.pop(fd).close()
+                joined.discard(fd)
                 continue
             said = [answer(message) for body in bodies for message in a.to_agent(body)]
             if told := [one for one in said if one is not None]:
                 wires[fd].send(*told)
+                joined.add(fd)
         if time.monotonic() >= beat_at:
             beat, beat_at = beat + 1, time.monotonic() + 1.0
-            for wire in wires.values():
-                wire.send(a.Beat(beat))
+            for fd in joined:
+                wires[fd].send(a.Beat(beat))
 
 
 if __name__ == "__main__":

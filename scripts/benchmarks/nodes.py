@@ -187,7 +187,7 @@ def idle_agents(site: Heads) -> Iterator[Figure]:
     head = site.nodes.start("n1", *site.words())
     try:
         until(lambda: len(site.said("node_joined")) >= AGENTS, 60, "all agents are there")
-        pid = next(pid for pid in proc.below(head.pid) if b"idle" not in proc.words(pid))
+        pid = next(pid for pid in proc.below(head.pid) if b"idle_agents" not in proc.words(pid))
         items = [ItemSpec(command="/bin/true")] * IDLE
         payloads = site.client.upload(secrets.token_hex(8), items)
         spec = JobSpec(name="items", command="true", queue=QUEUE, payloads=payloads,
