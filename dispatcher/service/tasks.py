@@ -162,7 +162,8 @@ class Tasks:
 
         def look(tx: Tx) -> m.TaskDetail:
             found = _found(tx, ask.task_id, caller)
-            return m.TaskDetail(row=views.row(tx, found, self._state.now()), task=found.task)
+            row = views.row(tx, found, self._state.now(), why=True)
+            return m.TaskDetail(row=row, task=found.task)
 
         return await self._state.store.read(look)
 

@@ -141,10 +141,8 @@ def release(
     if not count.held:
         return count
     for first, items in units:
-        where = {"task_id": task_id, "step": nr, "first": first, "items": items}
-        files, size = tx.all("task_file.sizes", **where)[0]
-        tx.run("task_file.read", **where)
-        count = replace(count, held=count.held - files, held_bytes=count.held_bytes - int(size))
+        tx.run("task_file.read", task_id=task_id, step=nr, first=first, items=items)
+    # They count until they have gone.
     count = replace(count, cramped=0)
     records.put_source(tx, task_id, count)
     return count
@@ -152,14 +150,8 @@ def release(
 
 def release_all(tx: Tx, task: TaskRecord) -> None:
     """Let go of all that is staged for a task that has ended."""
-    steps = records.steps(tx, task.task_id)
-    if not any(one.held for one in steps):
-        return
-    tx.run("task_file.let_go", task_id=task.task_id)
-    for one in steps:
-        if one.held:
-            after = replace(one, held=0, held_bytes=0, cramped=0)
-            records.put_source(tx, task.task_id, after)
+    if any(one.held for one in records.steps(tx, task.task_id)):
+        tx.run("task_file.let_go", task_id=task.task_id)
 
 
 def again(tx: Tx, task_id: int, counts: Sequence[StepRecord]) -> None:
@@ -232,7 +224,7 @@ def _choose(tx: Tx, task_id: int, step: TaskStep, count: StepRecord) -> StepReco
     move(tx, task_id, count.nr, chosen, before=FileState.LISTED, after=FileState.ASKING)
     on_its_way = any(
         due(tx, task_id, count.nr, state, 1)
-        for state in (FileState.ASKING, FileState.ASKED, FileState.HERE)
+        for state in (FileState.ASKING, FileState.ASKED, FileState.HERE, FileState.READ)
     )
     after = replace(
         count, held=held, held_bytes=held_bytes, cramped=int(bool(files) and not on_its_way)
@@ -284,9 +276,16 @@ def told(
     ]
     move(tx, task_id, nr, came, before=FileState.ASKED, after=FileState.HERE)
     gone = [one for key, one in enumerate(work.read) if key not in kept]
-    move(tx, task_id, nr, gone, before=FileState.READ, after=FileState.DONE)
+    count = records.steps(tx, task_id)[nr]
+    after = count
+    for one in gone:
+        row = tx.one("task_file.done", task_id=task_id, step=nr, name=one.name)
+        if row is not None:
+            after = replace(after, held=after.held - 1, held_bytes=after.held_bytes - row[0])
     if came or (asked and not work.asked):
-        records.put_source(tx, task_id, replace(records.steps(tx, task_id)[nr], moved=now))
+        after = replace(after, moved=now)
+    if after != count:
+        records.put_source(tx, task_id, after)
     return bool(came)
 
 

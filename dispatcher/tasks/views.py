@@ -10,11 +10,12 @@ from dispatcher.tasks.records import StepRecord, TaskRecord
 from dispatcher.tasks.standing import Standing
 
 
-def row(tx: Tx, task: TaskRecord, now: float) -> m.TaskRow:
-    """A task, and how far its steps are."""
+def row(tx: Tx, task: TaskRecord, now: float, *, why: bool = False) -> m.TaskRow:
+    """A task, and how far its steps are; `why`: also of which items no job could be made."""
     spec, counts = task.task, records.steps(tx, task.task_id)
     found = standing.standings(spec, counts, finishing=bool(task.finishing))
-    steps = zip(spec.steps, counts, found, strict=True)
+    lost = [_lost(tx, task.task_id, one) if why and one.failed else "" for one in counts]
+    steps = zip(spec.steps, counts, found, lost, strict=True)
     return m.TaskRow(
         task_id=task.task_id,
         name=task.name,
@@ -22,12 +23,14 @@ def row(tx: Tx, task: TaskRecord, now: float) -> m.TaskRow:
         state=task.state,
         created=task.created,
         changed=task.changed,
-        steps=tuple(_step(*one, now) for one in steps),
+        steps=tuple(_step(*one, now=now) for one in steps),
         reason=task.reason,
     )
 
 
-def _step(step: TaskStep, count: StepRecord, found: Standing, now: float) -> m.StepRow:
+def _step(
+    step: TaskStep, count: StepRecord, found: Standing, lost: str, *, now: float
+) -> m.StepRow:
     return m.StepRow(
         name=step.name,
         items=count.items,
@@ -38,8 +41,18 @@ def _step(step: TaskStep, count: StepRecord, found: Standing, now: float) -> m.S
         failed=count.failed,
         jobs=count.jobs,
         open_jobs=count.open_jobs,
-        sentence=_sentence(step, count, found, now),
+        sentence=", ".join(filter(None, (_sentence(step, count, found, now), lost))),
     )
+
+
+def _lost(tx: Tx, task_id: int, count: StepRecord) -> str:
+    """Of which items of a step no job could be made, and why."""
+    found = tx.one("unit.why", task_id=task_id, step=count.nr)
+    if found is None:
+        return ""
+    first, items, reason = found
+    which = f"item {first + 1}" if items == 1 else f"items {first + 1} to {first + items}"
+    return f"no job could be made of {which}: {reason}"
 
 
 def _of_files(step: TaskStep, count: StepRecord, now: float) -> list[str]:

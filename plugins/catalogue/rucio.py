@@ -25,6 +25,7 @@ from dispatcher.ports import (
     NotDone,
     ReplicationRule,
 )
+from plugins.catalogue.rucio_faults import AWAY, RucioRefused
 from plugins.rucio_client import ClientOptions, client_of
 
 MOST_LISTED = 10_000_000
@@ -33,25 +34,6 @@ STAGING = "ailurus: staged for a task"
 """The comment of rules that stage files in: only these are deleted."""
 # Of what was made or opened before, no more than this many names are remembered.
 _REMEMBERED = 10_000
-REMEDIES = {
-    "AccessDenied": "let the account of the dispatcher register there: attribute `admin`, or the scope",
-    "CannotAuthenticate": "look at `config` and `account` in the catalogue's options",
-    "InsufficientAccountLimit": "give the account more quota at that RSE: `rucio account limit add`",
-    "RSENotFound": "name an RSE of Rucio in the site file: `storage.rse`",
-    "UnsupportedOperation": "name a data set, or one that is not there yet",
-    "ScopeNotFound": "let an administrator of Rucio add the scope",
-}
-"""What helps, by the type of Rucio's error."""
-# Whatever was asked, it may go well later.
-_LATER = (
-    "DatabaseException",
-    "ResourceTemporaryUnavailable",
-    "RSEWriteBlocked",
-    "RSEBlacklisted",
-    "ServiceUnavailable",
-    "RequestNotFound",
-)
-_AWAY = ("CannotAuthenticate", "CannotAuthorize", "ServerConnectionException", "NoAuthInformation")
 
 
 class RucioOptions(ClientOptions, frozen=True, kw_only=True):
@@ -104,7 +86,7 @@ class Rucio:
                 if self._asked(partial(self._client.get_did, scope, name)).get("open"):
                     self._asked(partial(self._client.close, scope, name))
                 self._ready.discard(dataset)
-            except _Refused as refused:
+            except RucioRefused as refused:
                 # Nothing was ever put into it.
                 if refused.kind != "DataIdentifierNotFound":
                     faults.append(refused.fault(key))
@@ -122,7 +104,7 @@ class Rucio:
                     partial(self._client.get_did, scope, name, dynamic_depth="FILE")
                 )
                 more = max((counted["length"] or 0) - most, 1)
-        except _Refused as refused:
+        except RucioRefused as refused:
             if refused.kind == "DataIdentifierNotFound":
                 return None
             raise NotDone(refused.fault()) from None
@@ -165,7 +147,7 @@ class Rucio:
         for key, file in enumerate(files):
             try:
                 self._asked(partial(self._stage, _parts(file), where))
-            except _Refused as refused:
+            except RucioRefused as refused:
                 faults.append(refused.fault(key))
         return faults
 
@@ -173,10 +155,15 @@ class Rucio:
         """Raises what Rucio raises."""
         from rucio.common import exception
 
-        with suppress(exception.DuplicateRule):
+        try:
             self._client.add_replication_rule(
                 [did], 1, where, comment=STAGING, activity=self._options.staging_activity
             )
+        except exception.DuplicateRule:
+            # One that we have let go of may wait for Rucio's cleaner.
+            for rule in self._staging(did, where):
+                if rule["expires_at"] is not None:
+                    self._client.update_replication_rule(rule["id"], {"lifetime": None})
 
     def staged(self, files: Sequence[str], where: str) -> Mapping[str, str]:
         asked = list(map(_parts, files))
@@ -200,17 +187,27 @@ class Rucio:
     def let_go(self, files: Sequence[str], where: str) -> Sequence[Fault]:
         faults = []
         for key, file in enumerate(files):
-            scope, _, name = file.partition(":")
             try:
-                rules = self._asked(partial(self._rules, scope, name))
-                for rule in rules:
-                    # Whatever else keeps the file there, an output's rule say, is not ours to end.
-                    if rule["rse_expression"] == where and rule.get("comments") == STAGING:
-                        self._asked(partial(self._client.delete_replication_rule, rule["id"]))
-            except _Refused as refused:
+                self._asked(partial(self._end_staging, _parts(file), where))
+            except RucioRefused as refused:
                 if refused.kind not in ("DataIdentifierNotFound", "RuleNotFound"):
                     faults.append(refused.fault(key))
         return faults
+
+    def _end_staging(self, did: dict[str, str], where: str) -> None:
+        """Raises what Rucio raises."""
+        for rule in self._staging(did, where):
+            # `delete_replication_rule` keeps it for an hour, which a cap of files could not bear.
+            self._client.update_replication_rule(rule["id"], {"lifetime": 0})
+
+    def _staging(self, did: dict[str, str], where: str) -> list[Mapping[str, Any]]:
+        """Our rules of `stage`: whatever else keeps the file there, an output's rule say, is not
+        ours to end. Raises what Rucio raises."""
+        return [
+            rule
+            for rule in self._client.list_did_rules(**did)
+            if rule["rse_expression"] == where and rule.get("comments") == STAGING
+        ]
 
     def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
         from rucio.common import exception
@@ -303,7 +300,7 @@ class Rucio:
         that a file for which it cannot be done spoils no other."""
         try:
             self._asked(partial(what, files))
-        except _Refused as refused:
+        except RucioRefused as refused:
             if len(files) == 1:
                 return [self._explained(refused, files[0]).fault(files[0].key)]
             half = len(files) // 2
@@ -331,25 +328,25 @@ class Rucio:
             and known.get((file.scope, file.name)) != (file.size, file.adler32)
         ]
 
-    def _explained(self, refused: _Refused, file: NewFile) -> _Refused:
+    def _explained(self, refused: RucioRefused, file: NewFile) -> RucioRefused:
         """What a fault of Rucio's database, which has no name, is about."""
         from rucio.common import exception
 
         if refused.kind == "DatabaseException":
-            with suppress(_Refused):
+            with suppress(RucioRefused):
                 if file.scope not in self._asked(self._client.list_scopes):
-                    return _Refused(exception.ScopeNotFound(f"there is no scope {file.scope}"))
+                    return RucioRefused(exception.ScopeNotFound(f"there is no scope {file.scope}"))
         return refused
 
     def _done(self, what: Callable[[], Any]) -> Any:
         """What Rucio answers. Raises CatalogueUnavailable, or NotDone."""
         try:
             return self._asked(what)
-        except _Refused as refused:
+        except RucioRefused as refused:
             raise NotDone(refused.fault()) from None
 
     def _asked(self, what: Callable[[], Any]) -> Any:
-        """What Rucio answers. Raises CatalogueUnavailable, or _Refused."""
+        """What Rucio answers. Raises CatalogueUnavailable, or RucioRefused."""
         import requests
         from rucio.common import exception
 
@@ -358,35 +355,18 @@ class Rucio:
         except requests.RequestException as error:
             raise CatalogueUnavailable(f"Rucio cannot be reached: {type(error).__name__}") from None
         except exception.RucioException as error:
-            refused = _Refused(error)
-            if refused.kind in _AWAY:
+            refused = RucioRefused(error)
+            if refused.kind in AWAY:
                 raise CatalogueUnavailable(refused.reason, refused.remedy) from None
             raise refused from None
         # The client reads an answer that it does not expect, or this a file's of a kind unthought
         # of: it shall not stand in the way of all others.
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise _Refused(error) from error
+            raise RucioRefused(error) from error
 
     @cached_property
     def _client(self) -> Any:
         return client_of(self._options)
-
-
-class _Refused(Exception):
-    """An error of Rucio's, by its type."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.kind = type(error).__name__
-        self.reason = f"{self.kind}: {error}".replace("\n", " ")[:500]
-        self.remedy = REMEDIES.get(self.kind, "")
-        # Errors of the server itself come without a type of their own, those of the client with one
-        # that is not Rucio's.
-        ours = isinstance(error, LookupError | TypeError | ValueError | AttributeError)
-        self.transient = self.kind in _LATER or self.kind == "RucioException" or ours
-
-    def fault(self, key: int = 0) -> Fault:
-        return Fault(key=key, reason=self.reason, remedy=self.remedy, transient=self.transient)
 
 
 def _name(one: Mapping[str, Any]) -> str:

@@ -35,10 +35,10 @@ update task set state = :state, active = :active, finishing = :finishing, retryi
 select task_id from task where active = 1 order by task_id
 
 -- name: task.count_active
--- How many tasks of an owner are not at their end.
+-- How many tasks of an owner are not at their end; those that are half submitted are not, too.
 -- owner: user
 -- reads: task
-select count(*) from task where owner = :owner and active = 1
+select count(*) from task where owner = :owner and (active = 1 or state = 'submitting')
 
 -- name: task.page
 -- Tasks of an owner, or of all if it is blank, in a state, or in any if it is blank; newest first, each
@@ -131,6 +131,13 @@ select step, first, items, nr, tries, job_id, state, outcome from unit
     where task_id = :task_id and state = 'failed' and state in ('ready', 'failed')
     order by step, first limit :most
 
+-- name: unit.why
+-- Why no jobs could be made of some items of a step.
+-- reads: unit
+select first, items, reason from unit
+    where task_id = :task_id and step = :step and state = 'failed' and state in ('ready', 'failed')
+    and reason <> '' order by first limit 1
+
 -- name: unit.open
 -- The jobs of a task that are not final.
 -- reads: unit
@@ -214,11 +221,11 @@ update task_file set state = :after, item = :item, body = :body
 update task_file set state = 'read' where task_id = :task_id and step = :step
     and item >= :first and item < :first + :items and state = 'held'
 
--- name: task_file.sizes
--- How much files of items are that are kept for them.
--- reads: task_file
-select count(*), coalesce(sum(size), 0) from task_file where task_id = :task_id and step = :step
-    and item >= :first and item < :first + :items and state = 'held'
+-- name: task_file.done
+-- Note that nothing keeps a file any more; returns its size, if it was to go.
+-- writes: task_file
+update task_file set state = 'done' where task_id = :task_id and step = :step and name = :name
+    and state = 'read' returning size
 
 -- name: task_file.let_go
 -- Let go of all that is staged for a task, or on its way.
@@ -229,13 +236,15 @@ update task_file set state = 'read' where task_id = :task_id and place <> ''
 -- name: task_file.again
 -- Have files staged again for items, from one on.
 -- writes: task_file
-update task_file set state = 'listed' where task_id = :task_id and step = :step and place <> ''
+update task_file set state = case state when 'read' then 'asking' else 'listed' end
+    where task_id = :task_id and step = :step and place <> ''
     and item >= :first and item < :first + :items and state in ('read', 'done')
 
 -- name: task_file.unread
 -- Have files staged again that were no items when their task ended.
 -- writes: task_file
-update task_file set state = 'listed' where task_id = :task_id and step = :step and place <> ''
+update task_file set state = case state when 'read' then 'asking' else 'listed' end
+    where task_id = :task_id and step = :step and place <> ''
     and item is null and state in ('read', 'done')
 
 -- name: task_file.gap

@@ -6,9 +6,12 @@ import pytest
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
+from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.task import Verb
+from ailurus.protocol.task_file import task_from
+from dispatcher.refusal import Rejected
 from dispatcher.service import tasks as service
-from dispatcher.tasks import advance, records
+from dispatcher.tasks import advance, intake, records
 from tests.dispatcher.helpers import ALICE
 from tests.dispatcher.tasks.test_tasks import NUMBERS, Tasks, step
 
@@ -48,3 +51,21 @@ async def test_a_page_of_tasks_that_say_much_has_few_and_the_next_goes_on(b, mon
     monkeypatch.setattr(records, "PAGE_BYTES", 10)
     page = await t.tasks.tasks(api.TasksQuery(limit=4), ALICE)
     assert (len(page.tasks), page.next) == (1, made[-1])
+
+
+async def test_half_submitted_tasks_are_counted(b, monkeypatch):
+    monkeypatch.setattr(intake, "MOST_ACTIVE", 2)
+    t = Tasks(b)
+    task = task_from({"task": "t", "steps": [step("a", NUMBERS)]})
+    begin = {"owner": ALICE.subject, "group": "", "digest": "d", "now": 1.0}
+    write = b.service.store.write
+    for nr in range(2):
+        await write(lambda tx, nr=nr: intake.begin(tx, task, request_id=f"half {nr}", **begin))
+    with pytest.raises(Rejected, match="you have 2 tasks"):
+        await t.submit(step("a", NUMBERS))
+
+
+async def test_a_gate_larger_than_its_step_is_refused():
+    steps = [step("a", NUMBERS), step("b", NUMBERS, gate={"after": "a 6"})]
+    with pytest.raises(AilurusError, match="step a has only 5 items"):
+        task_from({"task": "t", "steps": steps})

@@ -168,7 +168,7 @@ async def test_what_failed_is_staged_again_for_a_retry(place, shelf):
     shelf.have("a", "bad", "c")
     async with at(place, shelf) as (_, t):
         task = await t.submit(step("s", RAW, "read {item}", gate={"staged": "DISK", "files": 1}))
-        for _ in range(5):
+        for _ in range(8):
             await t.tasks.files.turn()
             await t.work(task, bad="bad")
         await t.tasks.files.turn()

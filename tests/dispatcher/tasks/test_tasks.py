@@ -213,6 +213,9 @@ async def test_an_item_of_which_no_job_can_be_made_fails_alone(b):
     row = await t.row(task)
     assert row.state is TaskState.FINISHED
     assert row.reason == "steps[0].job.command: an item has no `name`"
+    assert row.steps[0].sentence.endswith(
+        "no job could be made of item 2: steps[0].job.command: an item has no `name`"
+    )
 
 
 async def test_files_of_a_job_have_names_of_their_own_in_the_next_step(b):
