@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
-from ailurus.wire.watched import Forgotten, watching
+from ailurus.wire.watched import watching
 from pilot.ports import Check, Copied, Found, JobError, LeftBehind
 from plugins.data.http_bodies import Copy, Measured, Version, pieces_of
 from plugins.data.http_errors import (
@@ -25,36 +24,18 @@ from plugins.data.http_errors import (
     Exists,
     NoParent,
     Unsupported,
-    broken,
-    plain,
-    redirected,
     refused,
 )
-from plugins.data.http_identity import Identity, OfSite, OfUser
-from plugins.data.http_servers import HEADERS, Connections, OneAtATime
+from plugins.data.http_identity import OfSite, OfUser
+from plugins.data.http_requests import Requests, finish
+from plugins.data.http_servers import OneAtATime
 
-# Bytes of a body that is announced first: the receiver may be another.
-LARGE = 1 << 20
-REDIRECTS = 5
 # How long the removal of a file may take, redirects and all.
 DELETE_S = 60.0
 # How long a server may take for the sum of a file that it got, beside what it takes to read it.
 DIGEST_S, DIGEST_BYTES_S = 5.0, 100e6
 # How often a download that broke off is continued.
 CONTINUED = 5
-# Bytes of an answer that are read for its connection's sake.
-MOST_WORDS = 1 << 16
-# Of a GET: there is no file in it, or not yet.
-_WITHOUT_CONTENT = {201, 202, 204, 205}
-_ANY = {301, 302, 303, 307, 308}
-_LEADS = {
-    "GET": _ANY,
-    "HEAD": _ANY,
-    "PUT": {301, 302, 307, 308},
-    "DELETE": {307, 308},
-    # The names in a list are of where it is asked for.
-    "PROPFIND": set[int](),
-}
 
 
 class Http:
@@ -84,33 +65,22 @@ class Http:
     ) -> None:
         said = _said(options or {})
         only = [Url.parse(prefix).web for prefix in said.token_for]
-        self._identity: Identity = OfSite(said.token_file, said.proxy, only)
-        self._allow = [plain(Url.parse(prefix).web) for prefix in http_allow]
-        self._connect = partial(Connections.made, http_proxy, ca)
-        self._anonymous = self._connect()
-        # Those by the newest proxy.
-        self._known: tuple[str, Connections] | None = None
+        site = OfSite(said.token_file, said.proxy, only)
+        self._requests = Requests(http_allow, site, proxy=http_proxy, ca=ca)
         # A server is asked for one sum at a time, see decision 0310.
         self._one_sum = OneAtATime()
-        # URLs of files that were sent whole, perhaps in vain.
-        self._unanswered: set[str] = set()
-        # And of those that may be there in part.
+        # URLs of files that may be there in part.
         self._partial: set[str] = set()
 
     def as_user(self, token: str, proxy: str) -> Http:
         """See `pilot.ports.TakesUsers`; for all that the site lets jobs use by https."""
         made = copy.copy(self)
-        vars(made).update(_identity=OfUser("".join(token.split()), proxy), _known=None)
+        identity = OfUser("".join(token.split()), proxy)
+        vars(made).update(_requests=self._requests.as_user(identity))
         return made
 
     def allowed(self, url: Url) -> None:
-        if any(plain(url.web).within(prefix) for prefix in self._allow):
-            return
-        raise JobError(
-            Code.STORAGE_FORBIDDEN,
-            f"{url} is not in this site's storage.http_allow",
-            remedy="use the site's storage, or ask its admin to allow that prefix",
-        )
+        self._requests.allowed(url)
 
     def get(self, url: Url, into: int, check: Check, *, md5: bool) -> Copied:
         with watching(check):
@@ -118,7 +88,7 @@ class Http:
 
     def _get(self, url: Url, copy: Copy) -> Copied:
         """All of a file: what breaks off on the way is continued while there is progress."""
-        answer = self._ask("GET", url.web, None, Code.STAGE_IN_FAILED)
+        answer = self._requests.ask("GET", url.web, None, Code.STAGE_IN_FAILED)
         version = Version.of(answer.headers)
         tries_left, before = CONTINUED, 0
         while True:
@@ -145,7 +115,7 @@ class Http:
                 raise broken
             tries_left, before = tries_left - 1, copy.size
             rest = version.rest(copy.size)
-            answer = self._ask("GET", url.web, None, Code.STAGE_IN_FAILED, rest)
+            answer = self._requests.ask("GET", url.web, None, Code.STAGE_IN_FAILED, rest)
             if answer.status != 206:
                 copy.again()
                 version = Version.of(answer.headers)
@@ -162,7 +132,7 @@ class Http:
             how = {**http_listing.HEADERS, "Content-Length": str(len(http_listing.ASKED))}
             code, there = Code.STAGE_IN_FAILED, directory.web
             try:
-                answer = self._ask("PROPFIND", there, http_listing.ASKED, code, how)
+                answer = self._requests.ask("PROPFIND", there, http_listing.ASKED, code, how)
             except Unsupported as error:
                 raise http_listing.lists_nothing(directory, error) from None
             try:
@@ -182,7 +152,9 @@ class Http:
             return self._put(source, url, check)
         except JobError as error:
             silent = isinstance(error, BrokeOff) or error.code is Code.STAGE_OUT_TIMEOUT
-            if url.web.sent in (self._partial | self._unanswered if silent else self._partial):
+            if url.web.sent in (
+                self._partial | self._requests.sent_whole if silent else self._partial
+            ):
                 raise LeftBehind(error) from None
             raise
 
@@ -196,24 +168,24 @@ class Http:
                 self._partial.discard(url.sent)
             try:
                 try:
-                    answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
+                    answer = self._requests.ask("PUT", url, body, Code.STAGE_OUT_FAILED)
                 except NoParent:
                     self._make_parents(url)
-                    answer = self._ask("PUT", url, body, Code.STAGE_OUT_FAILED)
-                _finish(answer)
+                    answer = self._requests.ask("PUT", url, body, Code.STAGE_OUT_FAILED)
+                finish(answer)
                 if body.size == body.length:
                     compared = dav and self._compared(url, body, check)
                     if not compared and _says_more(answer):
-                        self._look_for(url, body.length)
+                        self._look_for(url, body.length, check)
             except Exists:
-                if url.sent not in self._unanswered:
+                if url.sent not in self._requests.sent_whole:
                     raise
                 self._check_arrived(url, body)
                 if dav:
                     self._compared(url, body, check)
             except JobError as error:
                 if body.size == body.length:
-                    self._unanswered.add(url.sent)
+                    self._requests.sent_whole.add(url.sent)
                 elif body.size and isinstance(error, BrokeOff):
                     # Some servers keep what came of it.
                     self._partial.add(url.sent)
@@ -223,7 +195,7 @@ class Http:
                 elif body.size and error.code is Code.STAGE_OUT_TIMEOUT:
                     self._partial.add(url.sent)
                 raise
-        self._unanswered.discard(url.sent)
+        self._requests.sent_whole.discard(url.sent)
         if body.size != body.length:
             raise JobError(
                 Code.STAGE_OUT_FAILED,
@@ -237,18 +209,18 @@ class Http:
         are its own. Raises JobError."""
         parents: list[Url] = []
         here = url.parent
-        while any(here.within(prefix) for prefix in self._allow) and here.path != "/":
+        while any(here.within(prefix) for prefix in self._requests.prefixes) and here.path != "/":
             parents.append(here)
             here = here.parent
         for parent in reversed(parents):
-            _finish(self._answer("MKCOL", parent, None, Code.STAGE_OUT_FAILED))
+            finish(self._requests.once("MKCOL", parent, None, Code.STAGE_OUT_FAILED))
             # 405: it exists. What else a server says, the upload that follows tells.
 
     def _compared(self, url: Url, body: Measured, check: Check) -> bool:
         """Compare a file with what the server has of it; whether it told its adler32. One that
         differs is removed. Raises JobError(PUT_ADLER_MISMATCH)."""
         with self._one_sum.at(url, check):
-            told = self._told(url, DIGEST_S + body.length / DIGEST_BYTES_S)
+            told = self._told(url, DIGEST_S + body.length / DIGEST_BYTES_S, check)
         if told is None or told == body.adler:
             return told is not None
         self._delete(url)
@@ -258,32 +230,35 @@ class Http:
             remedy="the file is damaged on the way or at the server; the job is tried again",
         )
 
-    def _told(self, url: Url, patience_s: float) -> int | None:
-        """The server's adler32 of a file, within twice `patience_s`; None: it tells none."""
+    def _told(self, url: Url, patience_s: float, check: Check) -> int | None:
+        """The server's adler32 of a file, within twice `patience_s`; None: it tells none. Raises
+        what `check` raises: that its job stops says nothing of the file."""
         code = Code.STAGE_OUT_FAILED
         # XRootD may lose its answer (its issue 2534), and has the sum when it is asked again.
         for _ in range(2):
             try:
-                answer = self._ask("HEAD", url, None, code, sum_s=patience_s)
+                answer = self._requests.ask("HEAD", url, None, code, sum_s=patience_s)
             except BrokeOff:
                 continue
             except JobError:
+                check()
                 return None
-            _finish(answer)
+            finish(answer)
             return _adler32(answer.headers.get("Digest", ""))
         return None
 
-    def _look_for(self, url: Url, size: int) -> None:
-        """Raise JobError if no file of `size` bytes is there. Who does not let us look is
-        believed."""
+    def _look_for(self, url: Url, size: int, check: Check) -> None:
+        """Raise JobError if no file of `size` bytes is there, and what `check` raises. Who does not
+        let us look is believed."""
         try:
-            answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
+            answer = self._requests.ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
         except JobError as error:
+            check()
             if error.code is not Code.NO_SUCH_FILE:
                 return
             there = "nothing is there"
         else:
-            _finish(answer)
+            finish(answer)
             length = answer.headers.get("Content-Length")
             html = "html" in answer.headers.get("Content-Type", "")
             if length == str(size) or (length is None and not html):
@@ -298,8 +273,8 @@ class Http:
     def _check_arrived(self, url: Url, body: Measured) -> None:
         """Measure a file that came by an earlier try whose answer was lost: a name has one writer.
         Raises JobError if less of it came."""
-        answer = self._ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
-        _finish(answer)
+        answer = self._requests.ask("HEAD", url, None, Code.STAGE_OUT_FAILED)
+        finish(answer)
         if answer.headers.get("Content-Length") != str(body.length):
             self._partial.add(url.sent)
             why = f"{url}: an earlier try left a part of the file there"
@@ -325,99 +300,10 @@ class Http:
 
     def _delete(self, url: Url) -> None:
         try:
-            _finish(self._ask("DELETE", url.web, None, Code.STAGE_OUT_FAILED))
+            finish(self._requests.ask("DELETE", url.web, None, Code.STAGE_OUT_FAILED))
         except JobError as error:
             if error.code is not Code.NO_SUCH_FILE:
                 raise
-
-    def _ask(
-        self,
-        method: str,
-        url: Url,
-        body: Measured | bytes | None,
-        code: Code,
-        more: Mapping[str, str] | None = None,
-        sum_s: float | None = None,
-    ) -> urllib3.BaseHTTPResponse:
-        """The answer with status 2xx, after at most `REDIRECTS` allowed redirects; each of them
-        gets the body from its start, and the headers `more`. `sum_s`: the file's adler32 is
-        wanted, which may take so long. Raises JobError."""
-        first, expects = url, isinstance(body, Measured) and body.length >= LARGE
-        unwanted = _WITHOUT_CONTENT if method == "GET" else set()
-        unwanted = unwanted if more else unwanted | {206}
-        for _ in range(REDIRECTS + 1):
-            self.allowed(url)
-            if expects:
-                more = {**(more or {}), "Expect": "100-continue"}
-            answer = self._answer(method, url, body, code, more, sum_s)
-            if 200 <= answer.status < 300 and answer.status not in unwanted:
-                return answer
-            target = answer.headers.get("Location", "")
-            _finish(answer)
-            # A server that does not know `Expect`.
-            if answer.status == 417 and expects:
-                expects, more = False, None
-            elif answer.status in _LEADS[method] and target:
-                url = redirected(url, target)
-            elif method == "PUT" and answer.status in {404, 409}:
-                raise NoParent.of(refused(url, answer.status, code))
-            else:
-                raise refused(url, answer.status, code)
-        raise JobError(code, f"{first}: more than {REDIRECTS} redirects")
-
-    def _answer(
-        self,
-        method: str,
-        url: Url,
-        body: Measured | bytes | None,
-        code: Code,
-        more: Mapping[str, str] | None = None,
-        sum_s: float | None = None,
-    ) -> urllib3.BaseHTTPResponse:
-        """What one server answers, on whatever connection to it still holds. Raises JobError."""
-        headers = {**HEADERS, **(more or {})}
-        connections = self._connections(url)
-        servers = connections.moving
-        if sum_s is not None:
-            headers["Want-Digest"], servers = "adler32", connections.summing
-        if isinstance(body, Measured):
-            headers |= {"Content-Length": str(body.length), "If-None-Match": "*"}
-        if token := self._identity.token(url):
-            headers["Authorization"] = f"Bearer {token}"
-        while True:
-            if isinstance(body, Measured):
-                body.rewind()
-            try:
-                return servers.request(method, url, body, headers, sum_s)
-            except AilurusError as error:
-                if isinstance(error, JobError):
-                    raise
-                raise JobError(code, f"{url}: {error.message}", remedy=error.remedy) from None
-            except urllib3.exceptions.HTTPError as error:
-                if not isinstance(error.args[-1], Forgotten):
-                    shown = connections is not self._anonymous
-                    raise broken(url, error, code, shown=shown) from None
-                if isinstance(body, Measured) and body.size == body.length:
-                    self._unanswered.add(url.sent)
-
-    def _connections(self, url: Url) -> Connections:
-        """To servers that know who asks, where there is a proxy for `url`. Raises JobError."""
-        if not (proxy := self._identity.proxy(url)):
-            return self._anonymous
-        known = self._known
-        if known is None or known[0] != proxy:
-            self._known = known = proxy, self._connect(proxy)
-        return known[1]
-
-
-def _finish(answer: urllib3.BaseHTTPResponse) -> None:
-    """Be done with an answer whose body is nothing to us: a short one is read, so that its
-    connection serves the next request."""
-    length = getattr(answer, "length_remaining", None)
-    with suppress(urllib3.exceptions.HTTPError):
-        if length is not None and length <= MOST_WORDS:
-            answer.read(decode_content=False)
-    answer.close()
 
 
 def _said(options: Mapping[str, Any]) -> Http.Options:

@@ -65,7 +65,7 @@ def store() -> Iterator[type[Store]]:
 def transfer(store) -> Iterator[Http]:
     made = Http(http_allow=[store.url + "/ok/"])
     yield made
-    made._anonymous.clear()
+    made._requests.anonymous.clear()
 
 
 @pytest.fixture

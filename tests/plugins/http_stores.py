@@ -156,7 +156,7 @@ def serving(
 def allowing(*prefixes: str, **more: str) -> Iterator[Http]:
     made = Http(http_allow=prefixes, **more)
     yield made
-    made._anonymous.clear()
+    made._requests.anonymous.clear()
 
 
 def filled(into: int, size: int) -> bytes:

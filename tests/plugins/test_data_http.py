@@ -18,7 +18,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from ailurus.wire import watched
 from pilot.ports import JobError
-from plugins.data import http, http_servers
+from plugins.data import http, http_requests, http_servers
 from plugins.data.http import Http
 from tests.plugins.http_stores import (
     DATA,
@@ -87,7 +87,7 @@ def test_f4_a_redirect_inside_is_followed_but_not_forever(store, transfer: Http,
     ).size == len(DATA)
     url = Url.parse(store.url + "/ok/round")
     assert code_of(lambda: transfer.get(url, into, nothing, md5=False)) is Code.STAGE_IN_FAILED
-    assert store.asked.count("/ok/round") == http.REDIRECTS + 1
+    assert store.asked.count("/ok/round") == http_requests.REDIRECTS + 1
 
 
 def test_f3_a_short_read_is_noticed(store, transfer: Http, into: int) -> None:
@@ -102,7 +102,7 @@ def test_f3_a_stall_ends(store, transfer: Http, into: int, monkeypatch) -> None:
     url = Url.parse(store.url + "/ok/stall")
     assert code_of(lambda: hasty.get(url, into, nothing, md5=False)) is Code.STAGE_IN_FAILED
     assert time.monotonic() - began < 2.5
-    hasty._anonymous.clear()
+    hasty._requests.anonymous.clear()
 
 
 class NeverDone(Store):
@@ -180,7 +180,7 @@ class Dripping(Store):
 def test_a_stop_reaches_a_server_that_drips(into: int, act: str, where: str, monkeypatch) -> None:
     monkeypatch.setattr(watched, "STEP_S", 0.05)
     monkeypatch.setattr(watched, "EXPECT_S", 0.05)
-    filled(into, 8 * http.LARGE)
+    filled(into, 8 * http_requests.LARGE)
     os.lseek(into, 0, os.SEEK_SET)
     began, gone = time.monotonic(), threading.Event()
 
@@ -221,11 +221,11 @@ def test_the_pilots_authority_is_believed_of_inputs_and_outputs(secure, into: in
         with pytest.raises(JobError, match="CERTIFICATE_VERIFY_FAILED") as refused:
             transfer.get(url, into, nothing, md5=False)
         assert "--ca" in refused.value.remedy
-        transfer._anonymous.clear()
+        transfer._requests.anonymous.clear()
     with allowing(secure.url, ca=secure.ca) as transfer:
         assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
         transfer.put(into, Url.parse(f"{secure.url}/out"), nothing)
-        transfer._anonymous.clear()
+        transfer._requests.anonymous.clear()
     assert secure.files["/out"] == DATA
 
 
@@ -235,7 +235,7 @@ def test_what_openssl_is_told_is_believed(secure, into: int, monkeypatch) -> Non
     with allowing(secure.url) as transfer:
         url = Url.parse(f"{secure.url}/data")
         assert transfer.get(url, into, nothing, md5=False).size == len(DATA)
-        transfer._anonymous.clear()
+        transfer._requests.anonymous.clear()
 
 
 @pytest.mark.field("A18")
@@ -251,7 +251,7 @@ def test_a_stop_reaches_a_silent_server_behind_tls(secure, into: int, monkeypatc
     with allowing(secure.url, ca=secure.ca) as transfer:
         url = Url.parse(f"{secure.url}/x")
         assert code_of(lambda: transfer.get(url, into, stop, md5=False)) is Code.KILLED_BY_SERVER
-        transfer._anonymous.clear()
+        transfer._requests.anonymous.clear()
     gone.set()
 
 

@@ -11,7 +11,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from ailurus.wire import watched
 from pilot.ports import JobError
-from plugins.data import http, http_bodies
+from plugins.data import http_bodies, http_requests
 from tests.plugins.http_stores import (
     Pool,
     Store,
@@ -24,7 +24,7 @@ from tests.plugins.http_stores import (
 
 
 @pytest.mark.field("L2")
-@pytest.mark.parametrize("size", [0, 10, 8 * http.LARGE])
+@pytest.mark.parametrize("size", [0, 10, 8 * http_requests.LARGE])
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_a_door_sends_the_file_on_to_its_pool(
     door, pool, into: int, status: int, size: int
@@ -47,7 +47,7 @@ def test_a_large_file_reaches_the_pool_whatever_the_manners_of_the_door(
     door, pool, into: int, manner: str, monkeypatch
 ) -> None:
     monkeypatch.setattr(watched, "EXPECT_S", 0.2)
-    data = filled(into, 8 * http.LARGE)
+    data = filled(into, 8 * http_requests.LARGE)
     door.manner = manner
     with allowing(door.url, pool.url) as transfer:
         copied = transfer.put(into, Url.parse(f"{door.url}/dir/out"), nothing)
@@ -57,7 +57,7 @@ def test_a_large_file_reaches_the_pool_whatever_the_manners_of_the_door(
 
 @pytest.mark.field("L2")
 def test_a_body_that_the_door_does_not_want_is_not_read(door, pool, into: int, monkeypatch) -> None:
-    filled(into, 8 * http.LARGE)
+    filled(into, 8 * http_requests.LARGE)
     door.manner = "asks for no body"
     read = []
     real = os.read
@@ -66,7 +66,7 @@ def test_a_body_that_the_door_does_not_want_is_not_read(door, pool, into: int, m
     )
     with allowing(door.url, pool.url) as transfer:
         transfer.put(into, Url.parse(f"{door.url}/dir/out"), nothing)
-    assert sum(map(len, read)) == 8 * http.LARGE
+    assert sum(map(len, read)) == 8 * http_requests.LARGE
 
 
 @pytest.mark.field("L2")
@@ -90,7 +90,7 @@ def test_a_door_leads_nowhere_else(door, pool, into: int, location: str, code: C
         do = transfer.delete if act == "delete" else lambda url: transfer.put(into, url, nothing)
         assert code_of(lambda: do(url)) is code
     assert (pool.asked, pool.files) == ([], {})
-    assert len(door.asked) <= http.REDIRECTS + 1
+    assert len(door.asked) <= http_requests.REDIRECTS + 1
 
 
 @pytest.mark.field("L2")
@@ -142,7 +142,7 @@ class Mute(Pool):
 
 
 @pytest.mark.field("L2")
-@pytest.mark.parametrize("size", [10, 2 * http.LARGE])
+@pytest.mark.parametrize("size", [10, 2 * http_requests.LARGE])
 @pytest.mark.parametrize("status", [0, 500])
 def test_a_file_that_arrived_without_an_answer_is_not_lost(
     into: int, size: int, status: int
@@ -215,7 +215,7 @@ class Talker(Pool):
 def test_a_portal_that_says_yes_to_everything_has_no_output(into: int, *, eager: bool) -> None:
     """A page of a portal with status 200 was taken for a stored file: finished, and the output
     lost."""
-    filled(into, 50 * http.LARGE if eager else 10)
+    filled(into, 50 * http_requests.LARGE if eager else 10)
     with (
         serving(Portal, eager=eager) as server,
         allowing(server.url) as transfer,

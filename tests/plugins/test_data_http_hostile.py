@@ -16,7 +16,7 @@ from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import MOST_INTERIM
 from pilot.ports import JobError, Moved, ToGet
-from plugins.data.http import LARGE
+from plugins.data.http_requests import LARGE
 from plugins.data.s3 import S3
 from tests.plugins.http_stores import allowing, filled, nothing
 

@@ -100,7 +100,7 @@ def test_the_sites_proxy_is_shown_to_its_own_storage_alone(grid, who, proxy, int
 def test_a_redirect_out_of_its_storage_is_followed_without_it(grid, who, proxy, into):
     with serving(Who, grid.tls) as pool:
         made = site(grid, who, proxy)
-        made._allow.append(Url.parse(f"{pool.url}/"))
+        made._requests.prefixes.append(Url.parse(f"{pool.url}/"))
         away = f"{pool.url}/own/x".replace("/", "|")
         assert said(made, f"{who.url}/own/to:{away}", into) == "nobody"
         assert pool.asked == ["/own/x"]
@@ -122,15 +122,15 @@ def test_a_users_proxy_goes_in_place_of_the_sites_token_and_proxy(grid, who, pro
     own = Url.parse(f"{who.url}/own/x")
     assert said(users, f"{who.url}/others/x", into) == "bob, 1"
     assert said(users, own.text, into) == "bob, 1"
-    assert users._identity.token(own) == ""
+    assert users._requests.identity.token(own) == ""
     assert said(made, own.text, into) == "alice, 1"
 
 
 def test_a_proxy_never_goes_in_the_clear(grid, who, proxy):
     plain = Url.parse("http://127.0.0.1/own/x")
     made = site(grid, who, proxy, token_for=["http://127.0.0.1/"])
-    assert made._identity.proxy(plain) == ""
-    assert made.as_user("t", grid.bob.proxy())._identity.proxy(plain) == ""
+    assert made._requests.identity.proxy(plain) == ""
+    assert made.as_user("t", grid.bob.proxy())._requests.identity.proxy(plain) == ""
 
 
 def locked(user: Holder) -> str:

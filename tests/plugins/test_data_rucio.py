@@ -100,7 +100,7 @@ def test_the_sites_token_goes_to_its_own_storage_alone(tmp_path):
         Rucio.Options(config="/c", rse="HERE", options={"http": {"token_file": str(token)}})
     )
     sent = {
-        rse: plugins.made(plugins.of(Replica(rse, url)))._identity.token(
+        rse: plugins.made(plugins.of(Replica(rse, url)))._requests.identity.token(
             Url.parse(url.replace("davs", "https"))
         )
         for rse, url in (("HERE", OWN), ("FAR", OTHER))

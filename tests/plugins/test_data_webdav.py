@@ -120,7 +120,7 @@ def put(dav: type[Dav], tmp_path: Path, *names: str, **options: object) -> None:
             made.put(source, Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
     finally:
         os.close(source)
-        made._anonymous.clear()
+        made._requests.anonymous.clear()
 
 
 def test_missing_directories_are_made_beneath_what_the_site_allows(dav, tmp_path):
@@ -182,7 +182,7 @@ def test_a_server_is_asked_for_one_sum_at_a_time(dav, tmp_path):
     at_once(range(8), act, 4, slow=True)
     assert dav.looks == 8
     assert not dav.together
-    made._anonymous.clear()
+    made._requests.anonymous.clear()
 
 
 def test_a_job_that_stops_waits_for_no_turn(dav, tmp_path):
@@ -201,7 +201,23 @@ def test_a_job_that_stops_waits_for_no_turn(dav, tmp_path):
     ):
         made.put(source.fileno(), url, check)
     assert raised.value.code is Code.KILLED_BY_SERVER
-    made._anonymous.clear()
+    made._requests.anonymous.clear()
+
+
+def test_a_job_that_stops_while_a_sum_is_computed_is_stopped(dav, tmp_path):
+    """And its upload is not taken for one whose server tells no sum."""
+    made = Http(http_allow=[f"davs://{dav.at}"], ca=dav.ca)
+    (tmp_path / "out").write_bytes(b"result")
+    dav.silent_s = 30
+
+    def check() -> None:
+        if dav.looks:
+            raise JobError(Code.KILLED_BY_SERVER, "stopped")
+
+    with (tmp_path / "out").open("rb") as source, pytest.raises(JobError) as raised:
+        made.put(source.fileno(), Url.parse(f"davs://{dav.at}/out"), check)
+    assert raised.value.code is Code.KILLED_BY_SERVER
+    made._requests.anonymous.clear()
 
 
 def test_a_server_that_takes_its_time_keeps_no_upload_to_another_waiting(dav, tmp_path):
@@ -217,7 +233,7 @@ def test_a_server_that_takes_its_time_keeps_no_upload_to_another_waiting(dav, tm
     with slow, (tmp_path / "out").open("rb") as source:
         made.put(source.fileno(), Url.parse(f"davs://{dav.at}/out"), check)
     assert dav.looks == 1
-    made._anonymous.clear()
+    made._requests.anonymous.clear()
 
 
 def test_the_sites_token_goes_to_its_own_storage_alone(dav, tmp_path):
@@ -241,14 +257,14 @@ def test_a_users_token_goes_in_place_of_the_sites_and_no_further_than_it(dav, tm
         for name, one in (("theirs", users), ("ours", made)):
             one.put(source.fileno(), Url.parse(f"davs://{dav.at}/{name}"), lambda: None)
     assert dav.tokens == ["Bearer abc.def", "Bearer thesite's"]
-    assert users._identity.token(Url.parse("http://127.0.0.1/x")) == ""
-    made._anonymous.clear()
+    assert users._requests.identity.token(Url.parse("http://127.0.0.1/x")) == ""
+    made._requests.anonymous.clear()
 
 
 def test_a_token_never_goes_in_the_clear(tmp_path):
     (tmp_path / "token").write_text("abc")
     made = Http(options={"token_file": str(tmp_path / "token"), "token_for": ["http://h/"]})
-    assert made._identity.token(Url.parse("http://h/x")) == ""
+    assert made._requests.identity.token(Url.parse("http://h/x")) == ""
 
 
 def test_a_token_that_is_missing_is_said_with_its_remedy(dav, tmp_path):
