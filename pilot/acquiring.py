@@ -202,6 +202,7 @@ class Acquirer:
             ahead=vacancy.ahead,
             items=True,
             item_files=True,
+            results=True,
             uploads=True,
             hardware=slots.hardware(),
         )

@@ -38,6 +38,9 @@ class Signallable(Protocol):
 class Attempt:
     """One attempt, from its acquisition to its report."""
 
+    result = ""
+    """The result document that its payload left."""
+
     def __init__(
         self,
         assignment: Assignment,

@@ -20,6 +20,7 @@ from pilot.attempt import Attempt
 from pilot.blame import unexpected
 from pilot.clock import Clock
 from pilot.files.log_tarball import keep_log
+from pilot.files.results import result_in
 from pilot.files.undeclared import undeclared
 from pilot.kit import Kit
 from pilot.launching import launcher_of
@@ -76,6 +77,8 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
                 attempt.began = not (outcome.error and outcome.error.code in NODE_FAULTS)
         if outcome.error is not None:
             raise outcome.error
+        if attempt.spec.result:
+            attempt.result = result_in(work, attempt.spec.result)
         with _phase(attempt, kit.clock, JobState.HOLDING, "stage_out"):
             if attempt.spec.outputs:
                 attempt.credentials = kit.delegation.newest(attempt)
@@ -192,6 +195,7 @@ def report_of(
         stderr_tail=_clipped(tail),
         held=attempt.held,
         items=attempt.untold,
+        result=attempt.result if error is None else "",
     )
 
 

@@ -39,6 +39,15 @@ FileName = Annotated[
 ]
 """The name of a job's file in its directory. With a `*` in it, or a `/` at its end, it stands for
 many: see `ailurus.protocol.trees`."""
+ResultName = Annotated[
+    str,
+    Meta(
+        max_length=400,
+        pattern=rf"^({_FILE}(/{_FILE})*)?(?!\n)$",
+        description=f"{_PLAIN}; with / between names of directories",
+    ),
+]
+"""Of one file in a job's directory; or blank."""
 PLAIN_FILE = re.compile(rf"{_FILE}(/{_FILE})*")
 """The name of one file."""
 Text = Annotated[str, Meta(pattern=r"^[^\x00]*$", description="anything but a NUL")]

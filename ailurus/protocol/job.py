@@ -16,6 +16,7 @@ from ailurus.protocol.fields import (
     Name,
     Positive,
     QueueName,
+    ResultName,
     Text,
     Value,
     Variable,
@@ -110,6 +111,9 @@ class JobSpec(
     """Or a whole script with its `#!` line, run as a program."""
     inputs: Annotated[tuple[InputFile, ...], Meta(max_length=10_000)] = ()
     outputs: Annotated[tuple[OutputFile, ...], Meta(max_length=10_000)] = ()
+    result: ResultName = ""
+    """A small JSON document that the payload leaves in its directory: it comes with the report, and
+    is kept at the dispatcher."""
     container: Annotated[str, Meta(max_length=2000)] = ""
     cores: Annotated[int, Meta(ge=1, le=100_000)] = 1
     memory_mb: Positive = 2000

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from ailurus.protocol.messages import Attempt, JobDetail, Staging, Usage
     from ailurus.protocol.messages.usage import NodeUsage
 
+SHORT = 500
+"""Characters of a result that are shown."""
+
 
 def arguments(parser: ArgumentParser) -> None:
     from dispatcher.cli.words import item_id
@@ -78,6 +81,7 @@ def _show(job: JobDetail, out: Output) -> None:
             ("command", spec.command or (spec.script and spec.script.partition("\n")[0] + " …")),
             ("payloads", items.summary(job.items) if job.items else ""),
             ("used", used(last.usage) if last and last.usage else ""),
+            ("result", _short(last.result) if last else ""),
             ("files", _staging(last.staging) if last and last.staging else ""),
             ("parents", " ".join(map(str, job.parents))),
             ("children", " ".join(map(str, job.children))),
@@ -143,6 +147,10 @@ def _files(job: JobDetail, out: Output) -> None:
             out.line(f"  {file.name}: {file.reason}")
             if file.remedy:
                 out.line(f"  → {file.remedy}")
+
+
+def _short(result: str) -> str:
+    return result if len(result) <= SHORT else f"{result[:SHORT]} … ({len(result)} bytes: --json)"
 
 
 def _staging(now: Staging) -> str:

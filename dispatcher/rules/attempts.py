@@ -15,6 +15,7 @@ from ailurus.logs import Log
 from ailurus.protocol import messages as m
 from ailurus.protocol import states
 from ailurus.protocol.errors import TAKEN_AWAY, Code
+from ailurus.protocol.results import NoResult, canonical
 from ailurus.protocol.states import (
     FINAL,
     REACHED,
@@ -52,6 +53,7 @@ _END_OF_ATTEMPT: dict[str, object] = {
     "usage": None,
     "timing": None,
     "stderr_tail": "",
+    "result": "",
     "curve": None,
     "held": None,
 }
@@ -188,6 +190,7 @@ def conclude(
         usage=_encoded(report.usage),
         timing=_encode(report.timing).decode(),
         stderr_tail=report.stderr_tail,
+        result=_result(report),
         curve=curve,
         held=_encoded(report.held),
     )
@@ -317,6 +320,15 @@ def tried_on(tx: Tx, job_id: int) -> dict[str, int]:
 
 def _encoded(told: m.Usage | m.Held | None) -> str | None:
     return None if told is None else _encode(told).decode()
+
+
+def _result(report: m.Report) -> str:
+    """The result document of a report; none where that is no such document, whoever made it."""
+    try:
+        return canonical(report.result.encode()) if report.result else ""
+    except (NoResult, UnicodeError) as error:
+        log.warning("result_refused", job_id=report.job_id, why=str(error))
+        return ""
 
 
 def _settle(tx: Tx, before: JobRecord, after: JobRecord, attempt_nr: int, *, now: float) -> None:

@@ -39,6 +39,8 @@ class Carried(IntEnum):
     """Items with inputs or outputs of their own."""
     UPLOADS = 3
     """Files that its user uploaded for it."""
+    RESULT = 4
+    """A result document that is to come back."""
 
 
 Ready = tuple[str, int, int]

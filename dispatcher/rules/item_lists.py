@@ -322,6 +322,8 @@ def fits(tx: Tx, owner: str, job: JobSpec) -> None:
 
 def carried(tx: Tx, owner: str, job: JobSpec) -> Carried:
     """What a job carries."""
+    if job.result:
+        return Carried.RESULT
     if has_uploads(job):
         return Carried.UPLOADS
     if job.payloads is None:

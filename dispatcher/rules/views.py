@@ -80,7 +80,7 @@ def attempts(tx: Tx, job_id: int) -> list[m.Attempt]:
 
 
 def _attempt(row: Row) -> m.Attempt:
-    *plain, usage, staging, timing, tail, registered = row
+    *plain, usage, staging, timing, tail, result, registered = row
     attempt = dict(zip(_ATTEMPT, plain, strict=True))
     # What was stored before the payload began is no longer so.
     staged = staging is None or attempt["state"] == AttemptState.RUNNING
@@ -90,6 +90,7 @@ def _attempt(row: Row) -> m.Attempt:
         staging=None if staged else _staging(staging),
         timing=_timing(timing) if timing else {},
         stderr_tail=tail,
+        result=result,
         registered=registered,
     )
 

@@ -31,7 +31,7 @@ class Offer(Struct, frozen=True, kw_only=True):
     """A PanDA pilot: what others of its queue can hold, only its own site knows."""
     hardware: Hardware | None = None
     """None: of a slot, not known; a worker did not tell."""
-    carries: Carried = Carried.UPLOADS
+    carries: Carried = Carried.RESULT
     """The most that a job may carry for it."""
 
     def lacks(self, shape: Shape) -> str:
@@ -252,6 +252,8 @@ def _not_for_panda(shape: Shape, carried: Carried) -> str:
         return "needs a kind of machine"
     if carried is Carried.UPLOADS:
         return "names uploaded files"
+    if carried is Carried.RESULT:
+        return "leaves a result"
     return "carries payloads" if carried else ""
 
 
@@ -260,6 +262,7 @@ def _of_earlier_versions(workers: Sequence[Offer], carried: Carried) -> tuple[st
     known = {
         Carried.FILES: "payloads with files of their own",
         Carried.UPLOADS: "uploaded files",
+        Carried.RESULT: "results",
     }
     what = known.get(carried, "payloads")
     names = sorted(offer.name for offer in workers)[:20]

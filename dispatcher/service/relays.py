@@ -93,6 +93,7 @@ class Relays:
             ahead=one.ask.ahead,
             items=one.ask.items,
             item_files=one.ask.item_files,
+            results=one.ask.results,
             uploads=one.ask.uploads,
             hardware=one.ask.hardware,
         )

@@ -258,4 +258,6 @@ def _carries(ask: m.Acquire) -> Carried:
         return Carried.NOTHING
     if not ask.item_files:
         return Carried.ITEMS
-    return Carried.UPLOADS if ask.uploads else Carried.FILES
+    if not ask.uploads:
+        return Carried.FILES
+    return Carried.RESULT if ask.results else Carried.UPLOADS

@@ -153,6 +153,7 @@ class Pilots:
                 self._dispatcher.up or not (spec.credentials or has_uploads(spec))
             )
             able = able and (ask.uploads or not has_uploads(spec))
+            able = able and (ask.results or not spec.result)
             able = able and machine.met(job.shape.machine, ask.hardware or pilot.ask.hardware)
             if able and not job.leaving and job.shape.fits(room):
                 picked.append(job)

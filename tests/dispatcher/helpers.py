@@ -70,6 +70,7 @@ class Worker:
         items: bool = True,
         item_files: bool = True,
         uploads: bool = True,
+        results: bool = True,
     ):
         ask = m.Acquire(
             request_id=request or new_id(),
@@ -79,6 +80,7 @@ class Worker:
             items=items,
             item_files=item_files,
             uploads=uploads,
+            results=results,
         )
         return list((await self.service.workers.acquire(ask, self.caller)).jobs)
 

@@ -28,6 +28,7 @@ def test_the_tutorial_can_be_typed_from_its_first_to_its_last_line(tmp_path: Pat
     page = (README.parent / "docs/tutorial.md").read_text()
     said = typed("\n".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL)), tmp_path)
     assert (tmp_path / "count.txt").read_text() == "9 words\n"
+    assert 'result\t{"words":9}' in said
     states = dict(re.findall(r"^job\t(\d) \S+\nstate\t(\w+)$", said, re.MULTILINE))
     assert states == {"1": "finished", "2": "failed"}
     assert len(re.findall(r"^\d+\t-\tfinished\t1\t", said, re.MULTILINE)) == 20

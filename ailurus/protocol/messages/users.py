@@ -104,6 +104,8 @@ class Attempt(Answer):
     staging: Staging | None = None
     timing: dict[str, float] = field(default_factory=dict)
     stderr_tail: str = ""
+    # Its result document, JSON text.
+    result: str = ""
     # When its worker registered.
     registered: float | None = None
 

@@ -17,6 +17,7 @@ from ailurus.protocol.messages.items import MOST_NEWS, ItemEnd
 from ailurus.protocol.messages.occupancy import Held, Occupancy
 from ailurus.protocol.messages.usage import Usage
 from ailurus.protocol.resources import Room
+from ailurus.protocol.results import MOST_BYTES
 from ailurus.protocol.states import JobState
 from ailurus.protocol.url import FileUrl
 from ailurus.protocol.worker import Ending
@@ -65,6 +66,7 @@ class Acquire(LenientRequest):
     ahead: bool = False
     items: bool = False
     item_files: bool = False
+    results: bool = False
     uploads: bool = False
     hardware: Hardware | None = None
 
@@ -222,6 +224,8 @@ class Report(LenientRequest):
     runtime: Label = ""
     stderr_tail: LongText = ""
     held: Held | None = None
+    # The job's result document, JSON text.
+    result: Annotated[str, Meta(max_length=MOST_BYTES)] = ""
     # Ends of items that no answer has acknowledged.
     items: Annotated[tuple[ItemEnd, ...], Meta(max_length=MOST_NEWS)] = ()
 

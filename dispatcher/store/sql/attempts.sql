@@ -26,7 +26,8 @@ update attempt set state = :state,
 -- writes: attempt
 update attempt set state = :state, ended = :ended, exit_code = :exit_code, code = :code,
     host = :host, runtime = :runtime, diagnosis = :diagnosis, remedy = :remedy, usage = :usage,
-    timing = :timing, stderr_tail = :stderr_tail, curve = :curve, held = coalesce(:held, held)
+    timing = :timing, stderr_tail = :stderr_tail, result = :result, curve = :curve,
+    held = coalesce(:held, held)
     where job_id = :job_id and attempt_nr = :attempt_nr and (ended is null or state = 'lost')
 
 -- name: attempt.resume
@@ -53,7 +54,7 @@ select worker_id, state from attempt where job_id = :job_id and attempt_nr = :at
 -- reads: attempt, worker
 select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.leased, a.started,
     a.running, a.holding, a.ended, a.exit_code, a.code, a.diagnosis, a.remedy, a.runtime, a.usage,
-    case when a.ended is null then a.staging end, a.timing, a.stderr_tail, w.registered
+    case when a.ended is null then a.staging end, a.timing, a.stderr_tail, a.result, w.registered
     from attempt a left join worker w on w.worker_id = a.worker_id
     where a.job_id = :job_id order by a.attempt_nr
 

@@ -190,12 +190,12 @@ update attempt a set state = r.state,
 -- key: job_id, attempt_nr
 update attempt a set state = r.state, ended = r.ended, exit_code = r.exit_code, code = r.code,
     host = r.host, runtime = r.runtime, diagnosis = r.diagnosis, remedy = r.remedy, usage = r.usage,
-    timing = r.timing, stderr_tail = r.stderr_tail, curve = r.curve,
+    timing = r.timing, stderr_tail = r.stderr_tail, result = r.result, curve = r.curve,
     held = coalesce(r.held, a.held)
     from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, state text,
         ended double precision, exit_code bigint, code bigint, host text, runtime text,
-        diagnosis text, remedy text, usage text, timing text, stderr_tail text, curve text,
-        held text)
+        diagnosis text, remedy text, usage text, timing text, stderr_tail text, result text,
+        curve text, held text)
     where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr
     and (a.ended is null or a.state = 'lost')
 

@@ -126,7 +126,8 @@ function Answer({ row, why, attempts, files }) {
     const left = files.reduce((all, file) => all + file.size, 0);
     return html`<section class="answer good" aria-label="How it went">
       <p class="lead">Finished ${duration(row.changed - row.created)} after it was submitted${files.length ? `, leaving ${files.length === 1 ? "one file" : `${files.length} files`} of ${bytes(left)}` : ""}.</p>
-      ${where && html`<p class="note">${where}</p>`}</section>`;
+      ${where && html`<p class="note">${where}</p>`}
+      ${last.result && html`<pre tabindex="0" aria-label="Its result">${last.result}</pre>`}</section>`;
   }
   if (!why) return null;
   const moving = last?.staging;
