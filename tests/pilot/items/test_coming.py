@@ -17,6 +17,7 @@ from pilot.workdir import Workdir
 from tests.pilot.fakes import assignment
 
 SLOT = Slot(node="n2", need=Resources(cores=1))
+from tests.rig.waiting import until
 
 
 class Node:
@@ -50,6 +51,8 @@ def test_a_node_that_is_lost_before_its_box_stands_comes_when_it_is_there_again(
     for _ in range(2):
         node.go.release()
     assert came.get(timeout=10).slot is SLOT
+    # By a thread of its own, which may be slower than the one that came.
+    until(lambda: attempt.notes, 10, "it is said why the first one is not used")
     coming.close()
     assert came.empty()
     assert "n2, which came back: it was lost again" in attempt.notes[-1]
