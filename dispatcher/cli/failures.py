@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import time
 from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ailurus.output import Output, ago
 from dispatcher.cli.connection import connect
 from dispatcher.cli.words import span
+
+if TYPE_CHECKING:
+    from ailurus.protocol.messages import FailureCell
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -15,6 +21,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--site", default="", help="only at this site")
     parser.add_argument(
         "--fault", default="", metavar="WHOSE", help="only of payload, input, site, node or us"
+    )
+    parser.add_argument(
+        "--matrix", action="store_true", help="how many by code and site, in place of kinds"
     )
     parser.add_argument("--limit", type=int, default=50, help="kinds (default %(default)s)")
 
@@ -29,6 +38,9 @@ def main(args: Namespace, out: Output) -> int:
     answer = connect(args).call("failures", ask, answer=Failures)
     if out.as_json:
         out.document(answer)
+        return 0
+    if args.matrix:
+        out.table(*matrix(answer.cells))
         return 0
     out.table(
         ["failed", "code", "fault", "site", "diagnosis", "first", "last", "which"],
@@ -49,3 +61,19 @@ def main(args: Namespace, out: Output) -> int:
     if answer.more:
         out.line(f"and {answer.more} more kinds")
     return 0
+
+
+def matrix(cells: Sequence[FailureCell]) -> tuple[list[str], list[list[object]]]:
+    """Columns and rows: failed jobs with a code at a site, the worst of both first."""
+    by_code: Counter[int] = Counter()
+    by_site: Counter[str] = Counter()
+    for cell in cells:
+        by_code[cell.code] += cell.jobs
+        by_site[cell.site] += cell.jobs
+    jobs = {(cell.code, cell.site): cell.jobs for cell in cells}
+    sites = [site for site, _ in by_site.most_common()]
+    rows: list[list[object]] = [
+        [code or "", total, *(jobs.get((code, site), "") for site in sites)]
+        for code, total in by_code.most_common()
+    ]
+    return ["code", "failed", *(site or "no site" for site in sites)], rows

@@ -94,10 +94,17 @@ class Figures:
             for row in map(_failure, found)
             if ask.site in ("", row.site) and ask.fault in ("", row.fault)
         ]
+        cells: Counter[tuple[int, str]] = Counter()
+        for one in kinds:
+            cells[one.code, one.site] += one.jobs
         return m.Failures(
             kinds=tuple(kinds[: ask.limit]),
             more=max(0, len(kinds) - ask.limit),
             jobs=sum(one.jobs for one in kinds),
+            cells=tuple(
+                m.FailureCell(code=code, site=site, jobs=jobs)
+                for (code, site), jobs in sorted(cells.items())
+            ),
         )
 
     async def overview(self, ask: api.NoQuery, caller: Caller) -> m.Overview:

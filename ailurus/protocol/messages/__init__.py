@@ -52,6 +52,7 @@ from ailurus.protocol.messages.occupancy import Held, HeldSlot, IdleReason, Node
 from ailurus.protocol.messages.overview import (
     Event,
     Events,
+    FailureCell,
     FailureRow,
     Failures,
     GroupRow,
@@ -196,6 +197,7 @@ __all__ = [
     "Event",
     "Events",
     "ExcludedHost",
+    "FailureCell",
     "FailureRow",
     "Failures",
     "FileRecord",

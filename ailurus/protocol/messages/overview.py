@@ -120,6 +120,15 @@ class FailureRow(Answer):
     """Whose it is, as its code tells: payload, input, site, node, us, unknown."""
 
 
+class FailureCell(Answer):
+    """Failed jobs with one code at one site."""
+
+    code: int
+    site: str
+    """Blank: not known, or no worker had them."""
+    jobs: int
+
+
 class Failures(Answer):
     """Failed jobs by what went wrong and where, the most frequent kinds first."""
 
@@ -128,6 +137,8 @@ class Failures(Answer):
     """How many kinds there are beyond these."""
     jobs: int
     """In all of them."""
+    cells: tuple[FailureCell, ...] = ()
+    """The same by code and site, of all kinds."""
 
 
 class PilotSums(Answer):

@@ -15,10 +15,12 @@ import pytest
 
 from ailurus.output import Output, clean
 from ailurus.protocol import messages as m
+from ailurus.protocol.messages import FailureCell
 from ailurus.wire.client import Client
 from ailurus.wire.credentials import fixed_token
 from dispatcher.cli import VERBS, exits
 from dispatcher.cli.connection import found_token
+from dispatcher.cli.failures import matrix
 from dispatcher.cli.show import attempt_cells
 from dispatcher.cli.token import scopes
 from harvester_edge.lint.addresses import token_remedy
@@ -351,3 +353,17 @@ def test_failures_say_whose_fault_and_lead_to_their_jobs(run):
     assert lines[0].split("\t")[:4] == ["failed", "code", "fault", "site"]
     assert all(line.split("\t")[2] == "payload" for line in lines[1:])
     assert run("failures", "--fault", "cat").code == 65
+    head, *rows = run("failures", "--matrix").out.splitlines()
+    assert head.startswith("code\tfailed")
+    assert sum(int(row.split("\t")[1]) for row in rows) == told["jobs"]
+
+
+def test_the_matrix_has_the_worst_code_and_site_first():
+    cells = [
+        FailureCell(code=c, site=s, jobs=n)
+        for c, s, n in ((1, "A", 2), (1, "B", 9), (7, "A", 30), (7, "", 1))
+    ]
+    assert matrix(cells) == (
+        ["code", "failed", "A", "B", "no site"],
+        [[7, 31, 30, "", 1], [1, 11, 2, 9, ""]],
+    )

@@ -75,6 +75,16 @@ def test_every_kind_of_failure_is_counted_and_leads_to_exactly_its_jobs(place):
     run(test, place)
 
 
+async def test_failures_are_counted_by_code_and_site_however_few_kinds_are_listed(b):
+    await failed(b, ["a", "b", "c"])
+    await failed(b, ["d"], code=1150)
+    seen = await b.service.figures.failures(FailuresQuery(limit=1), BOSS)
+    assert len(seen.kinds) == 1
+    assert [(one.code, one.jobs) for one in seen.cells] == [(1150, 1), (1305, 3)]
+    seen = await b.service.figures.failures(FailuresQuery(), BOB)
+    assert (seen.kinds, seen.cells) == ((), ())
+
+
 @pytest.mark.field("H5")
 def test_failures_of_one_kind_are_paged(place):
     async def test(b):

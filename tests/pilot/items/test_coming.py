@@ -15,9 +15,9 @@ from pilot.items.news import NodeCame
 from pilot.node.shares import Slot
 from pilot.workdir import Workdir
 from tests.pilot.fakes import assignment
+from tests.rig.waiting import until
 
 SLOT = Slot(node="n2", need=Resources(cores=1))
-from tests.rig.waiting import until
 
 
 class Node:

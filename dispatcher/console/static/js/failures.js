@@ -28,7 +28,26 @@ export function Failures({ params }) {
     <div class="filters" role="group" aria-label="Whose fault">${FAULTS.map((one) => chip("fault", one))}${site && chip("site", site)}</div>
     <${Trouble} error=${error} />
     ${seen && (seen.kinds.length ? html`<section class="card"><${Kinds} kinds=${seen.kinds} params=${params} /></section>` : html`<${Empty}>Nothing failed${fault || site ? " like that" : ""}.</${Empty}>`)}
-    ${seen?.more > 0 && html`<p class="note">and ${count(seen.more)} more kinds</p>`}`;
+    ${seen?.more > 0 && html`<p class="note">and ${count(seen.more)} more kinds</p>`}
+    ${seen?.cells?.length > 1 && html`<section class="card"><h2>Codes and sites</h2><${Matrix} cells=${seen.cells} /></section>`}`;
+}
+
+/** How many failed with a code at a site, the worst of both first; each number leads to its jobs.
+ *  @param {{cells: any[]}} props */
+function Matrix({ cells }) {
+  const worst = (/** @type {string} */ key) => {
+    const sums = new Map();
+    for (const cell of cells) sums.set(cell[key], (sums.get(cell[key]) ?? 0) + cell.jobs);
+    return [...sums].sort((one, other) => other[1] - one[1]);
+  };
+  const sites = worst("site").map(([site]) => site);
+  const jobs = new Map(cells.map((cell) => [`${cell.code} ${cell.site}`, cell.jobs]));
+  const those = (/** @type {number} */ code, /** @type {string} */ site) => link({ page: "jobs", params: { query: `state:failed code:${code}${site && ` site:"${site}"`}` } });
+  return html`<div class="scroll" tabindex="0" role="region" aria-label="Failed jobs by code and site"><table class="plain">
+    <thead><tr><th class="n">Code</th>${sites.map((site) => html`<th key=${site} class="n">${site || "none"}</th>`)}<th class="n">All</th></tr></thead>
+    <tbody>${worst("code").map(([code, all]) => html`<tr key=${code}><th class="n">${code || "–"}</th>
+      ${sites.map((site) => { const n = jobs.get(`${code} ${site}`); return html`<td key=${site} class="n">${n && (site ? html`<a href=${those(code, site)}>${count(n)}</a>` : count(n))}</td>`; })}
+      <td class="n"><a href=${those(code, "")}>${count(all)}</a></td></tr>`)}</tbody></table></div>`;
 }
 
 /** @param {{kinds: any[], params: Record<string, string>}} props */
