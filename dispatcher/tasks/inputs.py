@@ -45,6 +45,16 @@ class FileState(StrEnum):
     """It is an item, and nothing keeps it."""
 
 
+TO_ASK = frozenset({FileState.LISTED, FileState.ASKING, FileState.ASKED})
+"""About which the catalogue is to be asked."""
+NOT_YET = TO_ASK | {FileState.HERE}
+"""No job may read it yet."""
+STAGED = frozenset({FileState.ASKING, FileState.ASKED, FileState.HERE, FileState.HELD})
+"""A rule keeps it, or may."""
+OVER = frozenset({FileState.READ, FileState.DONE})
+"""Its job has ended. Statements name these four, and a test holds them to it."""
+
+
 class InputFile(Struct, frozen=True):
     """A file of a data set: `task_file.due`."""
 

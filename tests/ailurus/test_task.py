@@ -101,9 +101,12 @@ def test_a_template_is_not_deep_without_bound():
         ({"task": "t"}, "steps: missing"),
         ({"task": "t", "steps": [], "code": "."}, "code: not yet"),
         ({"task": "t", "steps": [step(copies=2)]}, "steps[0].copies: not yet"),
-        ({"task": "t", "steps": [step(over={"dataset": "x"})]}, "steps[0].over.dataset: not yet"),
+        (
+            {"task": "t", "steps": [step(over={"dataset": "x"})]},
+            "steps[0].over.dataset: 'x' has no scope",
+        ),
         ({"task": "t", "steps": [step(gate={"at": "noon"})]}, "steps[0].gate.at: not yet"),
-        ({"task": "t", "steps": [step(by={"bytes": 3})]}, "steps[0].by: not yet"),
+        ({"task": "t", "steps": [step(by={"bytes": 3})]}, "steps[0].by: only files have bytes"),
         (
             {"task": "t", "steps": [step(job={**JOB, "payloads": []})]},
             "steps[0].job.payloads: not yet",

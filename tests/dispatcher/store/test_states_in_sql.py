@@ -9,8 +9,9 @@ import pytest
 
 from ailurus.protocol import states
 from ailurus.protocol.states import AttemptState, JobState, RegistrationState
-from ailurus.protocol.task import UNITS_LEFT, UnitState
+from ailurus.protocol.task import UNITS_LEFT, TaskState, UnitState
 from dispatcher.store.queries import postgres_statements, statements
+from dispatcher.tasks import inputs
 
 ALL = {**statements(), **postgres_statements()}
 IN = re.compile(r"\bstate (?:not )?in \(([^)]*)\)")
@@ -25,6 +26,10 @@ SETS = [
     # From when on an attempt has run.
     states.STAGES[RAN:],
     UNITS_LEFT,
+    inputs.TO_ASK,
+    inputs.NOT_YET,
+    inputs.STAGED,
+    inputs.OVER,
 ]
 
 
@@ -42,7 +47,14 @@ def test_a_list_of_states_in_a_statement_is_a_set_that_the_table_has(name: str) 
 def test_a_statement_names_no_state_that_there_is_not() -> None:
     # A command to a Harvester has states of its own.
     ours = [one.text for one in ALL.values() if "harvester" not in one.text]
-    there = {*JobState, *AttemptState, *RegistrationState, *UnitState}
+    there = {
+        *JobState,
+        *AttemptState,
+        *RegistrationState,
+        *UnitState,
+        *TaskState,
+        *inputs.FileState,
+    }
     named = {word for text in ours for word in ONE.findall(text)}
     assert named
     assert named <= there
