@@ -13,8 +13,9 @@ from msgspec.structs import replace
 
 from ailurus.protocol.task import MOST_STAGING, Item, TaskState, TaskStep, size_of
 from dispatcher.ports import KnownFile, Tx
+from dispatcher.rules.records import value
 from dispatcher.tasks import records
-from dispatcher.tasks.records import StepRecord, TaskRecord
+from dispatcher.tasks.records import InputFile, StepRecord, TaskRecord
 
 TOGETHER = 500
 """Files of one commit, and of one question to the catalogue."""
@@ -55,19 +56,9 @@ OVER = frozenset({FileState.READ, FileState.DONE})
 """Its job has ended. Statements name these four, and a test holds them to it."""
 
 
-class InputFile(Struct, frozen=True):
-    """A file of a data set: `task_file.due`."""
-
-    name: str
-    item: int | None
-    size: int
-    body: bytes
-
-
 def due(tx: Tx, task_id: int, step: int, state: FileState, most: int = TOGETHER) -> list[InputFile]:
     """Files of a step in a state, in the order of their names."""
-    rows = tx.all("task_file.due", task_id=task_id, step=step, state=state, most=most)
-    return [InputFile(*row) for row in rows]
+    return records.files(tx, task_id, step, state, most)
 
 
 def move(
@@ -177,7 +168,7 @@ def again(tx: Tx, task_id: int, counts: Sequence[StepRecord]) -> None:
 def there(tx: Tx, task_id: int, count: StepRecord) -> int:
     """Items up to which all files are there."""
     row = tx.one("task_file.gap", task_id=task_id, step=count.nr, first=count.fresh)
-    return count.items if row is None or row[0] is None else int(row[0])
+    return value(row, count.items)
 
 
 # --- staging ---
@@ -291,7 +282,8 @@ def told(
     for one in gone:
         row = tx.one("task_file.done", task_id=task_id, step=nr, name=one.name)
         if row is not None:
-            after = replace(after, held=after.held - 1, held_bytes=after.held_bytes - row[0])
+            held_bytes = after.held_bytes - value(row, 0)
+            after = replace(after, held=after.held - 1, held_bytes=held_bytes)
     if came or (asked and not work.asked):
         after = replace(after, moved=now)
     if after != count:

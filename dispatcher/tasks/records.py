@@ -45,6 +45,15 @@ class TaskRecord(Struct, frozen=True):
         return _task(self.spec)
 
 
+class InputFile(Struct, frozen=True):
+    """A file of a data set: `task_file.due`."""
+
+    name: str
+    item: int | None
+    size: int
+    body: bytes
+
+
 class StepRecord(Struct, frozen=True):
     """How far a step is, in items: `step.all`."""
 
@@ -256,3 +265,9 @@ def files_of(tx: Tx, job_ids: Sequence[int]) -> Mapping[int, list[tuple[str, Ite
         item = {"name": called, "url": url}
         found[job_id].append((name, item | {k: v for k, v in known.items() if v is not None}))
     return found
+
+
+def files(tx: Tx, task_id: int, step: int, state: str, most: int) -> list[InputFile]:
+    """Files of a step's data set that are in a state, in the order of their names."""
+    rows = tx.all("task_file.due", task_id=task_id, step=step, state=state, most=most)
+    return [InputFile(*row) for row in rows]

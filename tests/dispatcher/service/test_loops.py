@@ -36,6 +36,7 @@ LOOPS = (
     "watchdog",
     "catalogue",
     "tasks",
+    "task files",
 )
 
 
@@ -51,6 +52,7 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
     monkeypatch.setattr("dispatcher.auth.oidc.HOURLY_S", 0.01)
     monkeypatch.setattr("dispatcher.service.registrar.LOOK_S", 0.01)
     monkeypatch.setattr("dispatcher.service.tasks.LOOK_S", 0.01)
+    monkeypatch.setattr("dispatcher.service.task_files.LOOK_S", 0.01)
     monkeypatch.setattr("dispatcher.store.postgres.LOOK_S", 0.01)
     turns = Turns(monkeypatch)
 
@@ -67,6 +69,8 @@ def test_a_loop_that_something_was_thrown_into_goes_on(name, postgres_server, mo
             traces = Traces(service, "http://127.0.0.1:1")
             service.registrar._ask = InMemory().ask
             service.registrar.start()
+            service.tasks.files._ask = InMemory().ask
+            service.tasks.files.start()
 
             async def happens() -> None:
                 await one.submit()
