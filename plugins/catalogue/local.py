@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Annotated
@@ -17,9 +16,11 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from ailurus import beneath
 from ailurus.protocol.did import Did
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.url import Url
+from ailurus.regular import NotRegular, open_regular
 from dispatcher.ports import (
     CatalogueUnavailable,
     Contents,
@@ -31,6 +32,8 @@ from dispatcher.ports import (
 )
 
 _Path = Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=4000)]
+COPIED = b"copied"
+"""Written where it stands that a file is kept: it is our copy, to be deleted with it."""
 COPY_S = 5.0
 """For so long files are copied in one call; the next go on."""
 
@@ -90,11 +93,15 @@ class Local:
         return []
 
     def close(self, datasets: Sequence[str]) -> Sequence[Fault]:
-        for did in datasets:
-            found = self._manifest(did)
-            if found is not None and found.open:
-                self._store(did, replace(found, open=False))
-        return []
+        faults = []
+        for key, did in enumerate(datasets):
+            try:
+                found = self._manifest(did)
+                if found is not None and found.open:
+                    self._store(did, replace(found, open=False))
+            except NotDone as refused:
+                faults.append(replace(refused.fault, key=key))
+        return faults
 
     def resolve(self, did: str, most: int) -> Contents | None:
         return self.listing(did, "", most)
@@ -111,8 +118,7 @@ class Local:
 
     def replicas(self, files: Sequence[str]) -> Mapping[str, Sequence[str]]:
         return {
-            name: [at for at in sorted(self._storages) if self._path(at, name).is_file()]
-            for name in files
+            name: [at for at in sorted(self._storages) if self._has(at, name)] for name in files
         }
 
     def stage(self, files: Sequence[str], where: str) -> Sequence[Fault]:
@@ -120,8 +126,10 @@ class Local:
         for key, name in enumerate(files):
             try:
                 rule = self._rule(where, name)
-                rule.parent.mkdir(parents=True, exist_ok=True)
-                rule.touch()
+                # One that is there says whether the file was copied for it.
+                if beneath.size_of(self._root, rule) is None:
+                    with beneath.replacing(self._root, rule):
+                        pass
             except OSError as error:
                 raise _away(error) from None
             except NotDone as refused:
@@ -131,21 +139,24 @@ class Local:
     def staged(self, files: Sequence[str], where: str) -> Mapping[str, str]:
         until, here = monotonic() + COPY_S, {}
         for name in files:
-            path = self._path(where, name)
-            if not path.is_file() and monotonic() < until:
-                self._copy(name, path)
-            if path.is_file():
-                here[name] = _url(path)
+            if not self._has(where, name) and monotonic() < until:
+                self._copy(name, where)
+            if self._has(where, name):
+                here[name] = self._url(where, name)
         return here
 
     def let_go(self, files: Sequence[str], where: str) -> Sequence[Fault]:
         for name in files:
             rule = self._rule(where, name)
-            with suppress(FileNotFoundError):
-                # What was there before it was staged has something in no rule of ours.
-                if rule.read_bytes() == b"copied":
-                    self._path(where, name).unlink(missing_ok=True)
-                rule.unlink()
+            try:
+                # What was there before it was staged stays.
+                if beneath.read(self._root, rule) == COPIED:
+                    beneath.remove(self._storage(where), _names(name))
+                beneath.remove(self._root, rule)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _away(error) from None
         return []
 
     def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
@@ -157,15 +168,15 @@ class Local:
             ReplicationRule(
                 rule_id=f"{did} at {where}",
                 where=where,
-                state="OK" if self._path(where, did).is_file() else "STUCK",
-                done=int(self._path(where, did).is_file()),
+                state="OK" if self._has(where, did) else "STUCK",
+                done=int(self._has(where, did)),
                 moving=0,
-                stuck=int(not self._path(where, did).is_file()),
+                stuck=int(not self._has(where, did)),
                 expires=None,
                 problem="it lies in no other storage",
             )
             for where in sorted(self._storages)
-            if self._rule(where, did).is_file()
+            if beneath.size_of(self._root, self._rule(where, did)) is not None
         ]
 
     def _each(self, files: Sequence[NewFile], what: Callable[[NewFile], None]) -> Sequence[Fault]:
@@ -198,60 +209,68 @@ class Local:
         )
 
     def _urls(self, name: str) -> Iterator[str]:
-        for at in sorted(self._storages):
-            if (path := self._path(at, name)).is_file():
-                yield _url(path)
+        return (self._url(at, name) for at in sorted(self._storages) if self._has(at, name))
 
-    def _copy(self, name: str, path: Path) -> None:
+    def _copy(self, name: str, where: str) -> None:
         """Copy a file from another storage, if it is there; nobody sees half of it."""
-        others = (self._path(at, name) for at in sorted(self._storages))
-        source = next((one for one in others if one != path and one.is_file()), None)
+        others = (at for at in sorted(self._storages) if at != where and self._has(at, name))
+        source = next(others, None)
         if source is None:
             return
-        where = next(at for at in self._storages if self._path(at, name) == path)
-        part = path.with_name(path.name + ".part")
+        names = _names(name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, part)
-            # Before the copy is seen: who lets go of it has to know whose it is.
-            self._rule(where, name).write_bytes(b"copied")
-            part.replace(path)
+            with (
+                beneath.directory(self._storages[source], names[:-1]) as folder,
+                os.fdopen(open_regular(names[-1], folder), "rb") as reading,
+                beneath.replacing(self._storages[where], names) as fd,
+                os.fdopen(os.dup(fd), "wb") as writing,
+            ):
+                shutil.copyfileobj(reading, writing, 1 << 20)
+                # Before the copy is seen: who lets go of it has to know whose it is.
+                with (
+                    beneath.replacing(self._root, self._rule(where, name)) as rule,
+                    os.fdopen(os.dup(rule), "wb") as saying,
+                ):
+                    saying.write(COPIED)
+        except NotRegular as error:
+            raise NotDone(Fault(key=0, reason=f"{source}: {error}", remedy="remove it")) from None
         except OSError as error:
             raise _away(error) from None
 
     def _manifest(self, did: str) -> _Manifest | None:
-        path = self._file(did)
+        names = _file(did)
         try:
-            return _read(path.read_bytes())
+            return _read(beneath.read(self._root, names))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _away(error) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise NotDone(Fault(key=0, reason=f"{path}: {error}", remedy="mend it")) from None
+        except (NotRegular, msgspec.DecodeError, UnicodeDecodeError) as error:
+            reason = f"{self._root.joinpath(*names)}: {error}"
+            raise NotDone(Fault(key=0, reason=reason, remedy="mend it")) from None
 
     def _store(self, did: str, manifest: _Manifest) -> None:
-        path = self._file(did)
-        part = path.with_name(f"{path.name}.{os.getpid()}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(_write(manifest))
-            part.replace(path)
+            with (
+                beneath.replacing(self._root, _file(did)) as fd,
+                os.fdopen(os.dup(fd), "wb") as file,
+            ):
+                file.write(_write(manifest))
+                file.flush()
+                os.fsync(fd)
         except OSError as error:
             raise _away(error) from None
 
-    def _file(self, did: str) -> Path:
-        one = _parsed(did)
-        return self._root / one.scope / f"{one.name}.json"
-
-    def _rule(self, where: str, name: str) -> Path:
-        one = _parsed(name)
+    def _rule(self, where: str, name: str) -> list[str]:
+        """The file that says that we keep a file at a storage, and whether it is our copy."""
         self._storage(where)
-        return self._root / ".rules" / where / one.scope / one.name
+        return [".rules", where, *_names(name)]
 
-    def _path(self, where: str, name: str) -> Path:
-        one = _parsed(name)
-        return self._storage(where) / one.scope / one.name
+    def _has(self, where: str, name: str) -> bool:
+        return beneath.size_of(self._storage(where), _names(name)) is not None
+
+    def _url(self, where: str, name: str) -> str:
+        return str(Url("file", "", str(self._storage(where).joinpath(*_names(name)))))
 
     def _storage(self, where: str) -> Path:
         if where not in self._storages:
@@ -262,16 +281,25 @@ class Local:
         return self._storages[where]
 
 
-def _parsed(did: str) -> Did:
-    """Raises NotDone for what is no identifier: it becomes a path."""
+def _names(did: str) -> list[str]:
+    """An identifier as names of directories and a file. Raises NotDone for what cannot be that."""
     try:
-        return Did.parse(did)
+        one = Did.parse(did)
     except AilurusError as error:
         raise NotDone(Fault(key=0, reason=error.message, remedy=error.remedy)) from None
+    names = one.name.split("/")
+    # Rucio has names that begin with a slash: here they would lead out of the storage.
+    if not all(names):
+        reason = f"{did} is no file beneath a directory"
+        remedy = "let no name begin or end with a slash, or have two of them together"
+        raise NotDone(Fault(key=0, reason=reason, remedy=remedy))
+    return [one.scope, *names]
 
 
-def _url(path: Path) -> str:
-    return str(Url("file", "", str(path)))
+def _file(did: str) -> list[str]:
+    """The manifest of a data set."""
+    *parents, last = _names(did)
+    return [*parents, f"{last}.json"]
 
 
 def _away(error: OSError) -> CatalogueUnavailable:
