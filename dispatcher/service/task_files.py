@@ -99,10 +99,15 @@ class TaskFiles:
             if files:
                 after = files[-1].name
             closed = contents is not None and not contents.open and not more
-
-            await self._state.store.write(
+            room = await self._state.store.write(
                 partial(inputs.add, task_id=task_id, nr=nr, step=work.step, files=files)
             )
+            if not room:
+                more = closed = False
+                problem = (
+                    f"the task has {inputs.MOST_FILES} items, and {work.step.over.did} more files: "
+                    "make several tasks, each of some that `match`"
+                )
             if not more:
                 await self._state.store.write(
                     partial(inputs.looked, task_id=task_id, nr=nr, closed=closed, now=now)

@@ -19,6 +19,9 @@ from dispatcher.tasks.records import InputFile, StepRecord, TaskRecord
 
 TOGETHER = 500
 """Files of one commit, and of one question to the catalogue."""
+MOST_FILES = 1_000_000
+"""Items of all steps of a task: no more files are written down then, but for those listed together
+with the last of them."""
 RELIST_S = 60.0
 """How often a data set is listed into which more may come."""
 STALLED_S = 600.0
@@ -82,8 +85,12 @@ def move(
     )
 
 
-def add(tx: Tx, task_id: int, nr: int, step: TaskStep, files: Sequence[KnownFile]) -> None:
-    """Write down files that a data set has, as far as they are new and of those that match."""
+def add(tx: Tx, task_id: int, nr: int, step: TaskStep, files: Sequence[KnownFile]) -> bool:
+    """Write down files that a data set has, as far as they are new and of those that match. Whether
+    the task has room for them."""
+    counts = records.steps(tx, task_id)
+    if not counts or sum(one.items + one.coming for one in counts) > MOST_FILES:
+        return False
     place = step.staged.staged if step.staged is not None else ""
     state = FileState.LISTED if place else FileState.HERE
     new = 0
@@ -113,8 +120,9 @@ def add(tx: Tx, task_id: int, nr: int, step: TaskStep, files: Sequence[KnownFile
             body=_encode(item),
         )
         new += added is not None
-    count = records.steps(tx, task_id)[nr]
+    count = counts[nr]
     records.put_source(tx, task_id, replace(count, coming=count.coming + new))
+    return True
 
 
 def take(tx: Tx, task_id: int, nr: int, count: StepRecord) -> StepRecord | None:

@@ -94,6 +94,21 @@ async def test_files_of_a_data_set_are_items_until_it_is_closed(place, shelf, mo
         assert (await t.row(task)).state is TaskState.FINISHED
 
 
+async def test_a_data_set_of_too_many_files_is_not_written_down_and_why_says_so(
+    place, shelf, monkeypatch
+):
+    monkeypatch.setattr(inputs, "MOST_FILES", 3)
+    monkeypatch.setattr("dispatcher.service.task_files.TOGETHER", 2)
+    shelf.have(*"abcdefgh")
+    async with at(place, shelf) as (_, t):
+        task = await t.submit(step("s", RAW, "read {item}"))
+        await t.tasks.files.turn()
+        assert await t.work(task) == ["read a", "read b", "read c", "read d"]
+        row = await t.row(task)
+        assert row.state is TaskState.RUNNING
+        assert "make several tasks" in row.steps[0].sentence
+
+
 async def test_an_input_of_a_job_says_where_it_is(place, shelf):
     shelf.have("a")
     async with at(place, shelf) as (b, t):
