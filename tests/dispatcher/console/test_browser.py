@@ -286,6 +286,9 @@ def test_problems_come_first_and_a_click_leads_to_exactly_the_jobs_that_were_cou
             told = f"no file /d/{left}/x" if left % 3 else "bus error"
             pilot.report(one.job_id, finished=False, code=1099, diagnosis=told)
             left -= 1
+    dispatcher.submit(JobSpec(name="large", command="x", queue="broken"))
+    for one in pilot.acquire(1):
+        pilot.report(one.job_id, finished=False, code=1104, diagnosis="it grew")
     edge = Client(dispatcher.url, lambda fresh=False: dispatcher.token("e", f"{Scope.EDGE}:mars"))
     slot = m.SlotShape(name="s", queue="q-mars", room=Room(cores=1))
     hello = m.Hello(site="mars", instance="i", slots=(slot,), online=False)
@@ -301,6 +304,12 @@ def test_problems_come_first_and_a_click_leads_to_exactly_the_jobs_that_were_cou
     page.keyboard.press("f")
     kinds = page.locator("tbody tr")
     expect(kinds.filter(has_text="no file /d/")).to_contain_text("CERN-PROD")
+    matrix = page.get_by_role("region", name="Failed jobs by code and site")
+    expect(matrix.locator("th", has_text="CERN-PROD")).to_be_visible()
+    assert Axe().run(page).response["violations"] == []
+    matrix.locator("tr", has_text="1099").get_by_role("link", name="12").first.click()
+    expect(page.locator(".tall .row")).to_have_count(12)
+    page.go_back()
     page.locator(".chip", has_text="payload").click()
     # Other tests may have left failures that are a payload's.
     expect(kinds.filter(has_text="bus error")).to_have_count(0)
