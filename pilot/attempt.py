@@ -38,6 +38,8 @@ class Signallable(Protocol):
 class Attempt:
     """One attempt, from its acquisition to its report."""
 
+    renew: Callable[[], None] = staticmethod(lambda: None)
+    """Has newer credentials of its user before files are tried again."""
     result = ""
     """The result document that its payload left."""
 

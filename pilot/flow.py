@@ -67,6 +67,7 @@ def _attempt(attempt: Attempt, kit: Kit, work: Workdir) -> Report | None:
         attempt.work = work
         with _phase(attempt, kit.clock, JobState.STARTING, "stage_in"):
             attempt.credentials = kit.delegation.fetch(attempt)
+            attempt.renew = partial(kit.delegation.renew, attempt)
             attempt.image = kit.node.prepare(attempt.spec, attempt.check)
             kit.stage.stage_in(attempt, work)
         staged = kit.clock.monotonic()

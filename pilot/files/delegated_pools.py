@@ -28,25 +28,43 @@ def of_the_grid(given: tuple[Credential, ...]) -> tuple[str, str]:
     return token, proxy
 
 
+class Written:
+    """The user's credentials as files in a directory, by the options of movers that name such; the
+    first of a kind counts. Blank: none, and the site's is not used."""
+
+    def __init__(self, given: tuple[Credential, ...], folder: Path) -> None:
+        """Raises JobError."""
+        self._folder, self._given = folder, given
+        kinds = {one.kind for one in given}
+        # With a user's proxy goes no token of the site's, and the other way round.
+        kinds |= _OF_THE_GRID if kinds & _OF_THE_GRID else set()
+        self.named = {_FILES[kind]: "" for kind in sorted(kinds)}
+        self._write(given)
+
+    def renew(self, given: tuple[Credential, ...]) -> None:
+        """Put newer ones in their place: movers read them for each file. Raises JobError."""
+        if given != self._given:
+            self._given = given
+            self._write(given)
+
+    def _write(self, given: tuple[Credential, ...]) -> None:
+        with OSErrorsOn(Target.NODE, "cannot write the user's credentials for its mover"):
+            # The first of a kind is written last.
+            for one in reversed(given):
+                path = self._folder / _FILES[one.kind]
+                draft = path.with_suffix(".new")
+                draft.touch(mode=0o600)
+                draft.write_text(one.secret, encoding="ascii")
+                draft.replace(path)
+                self.named[_FILES[one.kind]] = str(path)
+
+
 @contextmanager
-def written(given: tuple[Credential, ...], folder: Path) -> Iterator[dict[str, str]]:
-    """The user's credentials as files in `folder` while the block runs, by the options of movers
-    that name such; the first of a kind counts. Blank: none, and the site's is not used. Raises
-    JobError."""
-    kinds = {one.kind for one in given}
-    # With a user's proxy goes no token of the site's, and the other way round.
-    kinds |= _OF_THE_GRID if kinds & _OF_THE_GRID else set()
-    named = {_FILES[kind]: "" for kind in sorted(kinds)}
+def written(given: tuple[Credential, ...], folder: Path) -> Iterator[Written]:
+    """They lie in `folder` while the block runs. Raises JobError."""
     try:
         with OSErrorsOn(Target.NODE, "cannot write the user's credentials for its mover"):
             folder.mkdir(mode=0o700)
-            for one in given:
-                option = _FILES[one.kind]
-                if not named[option]:
-                    path = folder / option
-                    path.touch(mode=0o600)
-                    path.write_text(one.secret, encoding="ascii")
-                    named[option] = str(path)
-        yield named
+        yield Written(given, folder)
     finally:
         remove_tree(folder)

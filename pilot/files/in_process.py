@@ -194,3 +194,4 @@ class InProcess:
                     raise
                 attempt.note(f"tries again after: {error}")
                 attempt.pause(pause_s)
+                attempt.renew()

@@ -25,7 +25,7 @@ from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
-from pilot.files.delegated_pools import written
+from pilot.files.delegated_pools import Written, written
 from pilot.files.destinations import field_of
 from pilot.files.input_space import InputSpace, Wanted
 from pilot.files.listing import parts_of
@@ -70,6 +70,8 @@ class Movers:
         self._ca = ca
         self._pools: dict[str, MoverPool] = {}
         self._numbers = itertools.count(1)
+        # Credentials of users, while files of theirs are moved.
+        self._written: dict[Attempt, Written] = {}
         self._known = frozenset(plugins.TABLE.get("mover", ()))
 
     def serve(self, scheme: str) -> bool:
@@ -274,6 +276,9 @@ class Movers:
             attempt.note(f"tries {len(failed)} files again after: {first.message}")
             attempt.pause(pause_s)
             attempt.check()
+            attempt.renew()
+            if (theirs := self._written.get(attempt)) is not None:
+                theirs.renew(attempt.credentials)
             todo = [order for order in todo if order.key in failed]
         return arrived
 
@@ -296,17 +301,19 @@ class Movers:
         made: dict[str, MoverPool] = {}
         folder = self._launch().directory / f"credentials-{next(self._numbers)}"
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with written(attempt.credentials, folder) as named:
+        with written(attempt.credentials, folder) as theirs:
+            self._written[attempt] = theirs
 
             def pool_of(scheme: str) -> MoverPool:
                 name = self._storage.plugin(scheme)
                 if name not in made:
-                    made[name] = self._made(name, named)
+                    made[name] = self._made(name, theirs.named)
                 return made[name]
 
             try:
                 yield pool_of
             finally:
+                del self._written[attempt]
                 for pool in made.values():
                     pool.close()
 

@@ -70,6 +70,19 @@ class Delegation:
             attempt.note(f"credentials not renewed: {error.message}")
             return attempt.credentials
 
+    def renew(self, attempt: Attempt) -> None:
+        """Have newer credentials before files are tried again, where one has expired or soon will.
+        If there are none, that storage refuses them will say more. Raises JobError if the job is to
+        stop."""
+        soon = self._clock.time() + SOONEST_S
+        if all(one.expires is None or one.expires > soon for one in attempt.credentials):
+            return
+        try:
+            attempt.credentials = self.fetch(attempt, patience_s=0.0)
+        except JobError as error:
+            attempt.check()
+            attempt.note(f"credentials not renewed: {error}")
+
     def next_look_s(self, given: tuple[m.Credential, ...]) -> float:
         """In how many seconds to fetch again: when half of the shortest life left is over."""
         now = self._clock.time()

@@ -18,7 +18,7 @@ from ailurus.protocol.job import CredentialUse, OutputFile
 from ailurus.wire.client import Refused, Unreachable
 from pilot.files import granted
 from pilot.flow import carry
-from pilot.ports import ProcessEnd, ProcessSpec
+from pilot.ports import JobError, ProcessEnd, ProcessSpec
 from pilot.workdir import Workdir
 from tests.pilot.fakes import World
 
@@ -153,6 +153,28 @@ def test_they_are_renewed_while_the_payload_runs(tmp_path):
     assert carried(world).finished
     assert looked == ["once", "new"]
     assert 500.0 in world.clock.waits  # half of what was left of its life
+
+
+@pytest.mark.parametrize("renewed", [True, False])
+def test_they_are_renewed_before_an_upload_is_tried_again(tmp_path, renewed):
+    world = World(tmp_path, lambda spec: ProcessEnd(key=1))
+    old = given(credential(secret="old", expires=world.clock.time() + 20))
+    new = given(credential(secret="new", expires=world.clock.time() + 9000))
+    answers = [new] * 9 if renewed else [given()] * 9
+    world.link.answers["job_credentials"] = deque([old, old, *answers])
+    attempt = world.attempt(credentials=uses("t"), outputs=(OutputFile(name="o"),))
+    world.spawner.program = lambda spec: (leave(spec), ProcessEnd(key=1))[1]
+    shown: list[str] = []
+    world.storage.on_call = lambda check: shown.append(attempt.credentials[0].secret)
+    world.storage.failures.append(JobError(Code.STAGE_OUT_FAILED, "it is away", transient=True))
+    carry(attempt, world.kit)
+    (report,) = world.reports()
+    assert report.finished
+    assert shown[:2] == ["old", "new" if renewed else "old"]
+
+
+def leave(spec: ProcessSpec) -> None:
+    (Path(spec.directory) / "o").write_text("result")
 
 
 def test_a_renewal_that_fails_ends_no_payload(tmp_path):

@@ -296,9 +296,21 @@ def test_nothing_of_a_users_credentials_is_left_when_its_files_have_been_moved(
 def test_a_user_of_the_grid_has_none_of_the_sites_credentials_there(tmp_path, kinds, named) -> None:
     given = tuple(delegated(kind, f"the {kind}", kind) for kind in kinds)
     with delegated_pools.written(given, tmp_path / "c") as files:
-        assert set(files) == named
-        texts = [Path(path).read_text("ascii") for path in files.values() if path]
+        assert set(files.named) == named
+        texts = [Path(path).read_text("ascii") for path in files.named.values() if path]
     assert sorted(texts) == sorted(one.secret for one in given)
+
+
+def test_movers_read_a_users_credential_where_it_was_once_it_is_renewed(tmp_path) -> None:
+    old, second = delegated("a", "old", "token"), delegated("b", "another", "token")
+    with delegated_pools.written((old, second), tmp_path / "c") as files:
+        path = Path(files.named["token_file"])
+        assert path.read_text("ascii") == "old"
+        files.renew((delegated("a", "new", "token"), second))
+        assert path.read_text("ascii") == "new"
+        assert [one.name for one in (tmp_path / "c").iterdir()] == [path.name]
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not path.exists()
 
 
 def test_a_mover_gets_what_its_options_know() -> None:
