@@ -28,7 +28,7 @@ def of_the_grid(given: tuple[Credential, ...]) -> tuple[str, str]:
     return token, proxy
 
 
-class Written:
+class CredentialFiles:
     """The user's credentials as files in a directory, by the options of movers that name such; the
     first of a kind counts. Blank: none, and the site's is not used."""
 
@@ -60,11 +60,11 @@ class Written:
 
 
 @contextmanager
-def written(given: tuple[Credential, ...], folder: Path) -> Iterator[Written]:
+def written(given: tuple[Credential, ...], folder: Path) -> Iterator[CredentialFiles]:
     """They lie in `folder` while the block runs. Raises JobError."""
     try:
         with OSErrorsOn(Target.NODE, "cannot write the user's credentials for its mover"):
             folder.mkdir(mode=0o700)
-        yield Written(given, folder)
+        yield CredentialFiles(given, folder)
     finally:
         remove_tree(folder)

@@ -18,7 +18,8 @@ from pilot.files.at_once import at_once
 from pilot.files.delegated_pools import of_the_grid
 from pilot.files.destinations import field_of
 from pilot.files.input_space import SharedSpace, Wanted, bounded
-from pilot.files.movers import ToStore, compare
+from pilot.files.leaving import ToStore
+from pilot.files.movers import compare
 from pilot.files.tries import pauses
 from pilot.ports import Check, Copied, JobError, TakesUsers, Transfer
 from pilot.process.usage import charge

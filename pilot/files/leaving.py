@@ -18,6 +18,7 @@ from ailurus.protocol import trees
 from ailurus.protocol.errors import Code
 from ailurus.protocol.fields import PLAIN_FILE
 from ailurus.protocol.job import JobSpec, OutputFile
+from ailurus.protocol.url import Url
 from pilot.ports import Check, JobError
 from pilot.workdir import Workdir
 
@@ -28,6 +29,15 @@ LONGEST_PATH = 1000
 LONGEST_NAME = 400
 """Characters of an output's name, as of a declared one."""
 _RENAME = "let the payload use plain names (letters, digits, _ . : + @ = -), or write tree: archive"
+
+
+class ToStore(Struct, frozen=True, kw_only=True):
+    """One open output and where it goes."""
+
+    field: str
+    name: str
+    url: Url
+    source: int
 
 
 class Leaving(Struct, frozen=True):

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 import plugins
@@ -25,9 +24,10 @@ from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
-from pilot.files.delegated_pools import Written, written
+from pilot.files.delegated_pools import CredentialFiles, written
 from pilot.files.destinations import field_of
 from pilot.files.input_space import InputSpace, Wanted
+from pilot.files.leaving import ToStore
 from pilot.files.listing import parts_of
 from pilot.files.tries import PAUSES_S, pauses
 from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
@@ -42,15 +42,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TIMEOUTS = (Code.STAGE_IN_TIMEOUT, Code.STAGE_OUT_TIMEOUT)
-
-
-class ToStore(Struct, frozen=True, kw_only=True):
-    """One open output and where it goes."""
-
-    field: str
-    name: str
-    url: Url
-    source: int
 
 
 class Movers:
@@ -71,7 +62,7 @@ class Movers:
         self._pools: dict[str, MoverPool] = {}
         self._numbers = itertools.count(1)
         # Credentials of users, while files of theirs are moved.
-        self._written: dict[Attempt, Written] = {}
+        self._written: dict[Attempt, CredentialFiles] = {}
         self._known = frozenset(plugins.TABLE.get("mover", ()))
 
     def serve(self, scheme: str) -> bool:

@@ -20,9 +20,9 @@ from pilot.files.at_once import AnotherFailed, at_once
 from pilot.files.destinations import Destinations, field_of, field_of_output, parsed
 from pilot.files.in_process import InProcess
 from pilot.files.input_space import Wanted
-from pilot.files.leaving import Leaving, leaving
+from pilot.files.leaving import Leaving, ToStore, leaving
 from pilot.files.listing import check_amount, check_places, parts_of
-from pilot.files.movers import Movers, ToStore
+from pilot.files.movers import Movers
 from pilot.files.outputs import opened
 from pilot.ports import Check, JobError, LeftBehind, Lister, Transfer
 from pilot.progress import StagingProgress

@@ -95,7 +95,7 @@ def kit_of(directory: Path) -> Any:
         clock=SYSTEM,
         directory=directory,
         node=LocalNode(FakeContainer(), FakeSpawner()),
-        delegation=SimpleNamespace(fetch=lambda attempt: ()),
+        delegation=SimpleNamespace(fetch=lambda attempt: (), renew=lambda attempt: None),
         stage=SimpleNamespace(
             allowed=lambda attempt: None,
             stage_in=lambda attempt, work: None,

@@ -132,6 +132,7 @@ class Job:
             stage=SimpleNamespace(bring=_never, allowed=lambda *_: None, takes=lambda *_: True),
             reporter=SimpleNamespace(watches=lambda _: True),
             delegation=SimpleNamespace(
+                renew=lambda attempt: None,
                 next_look_s=lambda _: 0.2 if granted else 60.0,
                 fetch=lambda _: granted.popleft(),
             ),
