@@ -83,6 +83,10 @@ class Tx(Protocol):
         """Move the counters of jobs of that queue, shape and state, and of that owner, queue and
         state; summed up once a commit."""
 
+    def tally(self, first: int, part: str, by: int) -> None:
+        """Move the tally of the submission whose first job this is, `part` as in `states.PARTS`;
+        summed up once a commit."""
+
     def failed(self, kind: int, example: str, at: float) -> None:
         """Move the counter of failures of a kind; summed up once a commit."""
 

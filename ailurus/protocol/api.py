@@ -11,16 +11,16 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.api_submissions import SUBMISSIONS
 from ailurus.protocol.fields import Moment, Whole
+from ailurus.protocol.routes import G, P
+from ailurus.protocol.routes import NoQuery as NoQuery  # noqa: PLC0414
+from ailurus.protocol.routes import Route as Route  # noqa: PLC0414
 
 # Who reads the table takes its scopes from here.
 from ailurus.protocol.scopes import Scope as Scope  # noqa: PLC0414
 
 PREFIX = "/api/ailurus/v1"
-
-
-class NoQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """A route without query parameters."""
 
 
 class Filter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,21 +175,6 @@ class SignIn(m.StrictRequest):
     token: Annotated[str, Meta(min_length=1, max_length=8192)]
 
 
-class Route(Struct, frozen=True):
-    """One endpoint. `name` is the handler's and the client method's; `scope` None: no token."""
-
-    name: str
-    method: str
-    path: str
-    scope: Scope | None
-    # The body of a POST, the query of a GET.
-    ask: type[Struct]
-    # None: a stream of events.
-    answer: type[Struct] | None
-    summary: str
-
-
-G, P = "GET", "POST"
 ROUTES: tuple[Route, ...] = (
     Route(
         "overview", G, "/overview", Scope.READ, NoQuery, m.Overview, "The whole system in numbers"
@@ -263,6 +248,7 @@ ROUTES: tuple[Route, ...] = (
         m.Reregistered,
         "Have refused outputs registered again",
     ),
+    *SUBMISSIONS,
     Route("submit_task", P, "/tasks", Scope.CREATE, m.SubmitTask, m.TaskSubmitted, "Submit a task"),
     Route("tasks", G, "/tasks", Scope.READ, TasksQuery, m.TaskPage, "List tasks, newest first"),
     Route("task", G, "/task", Scope.READ, TaskQuery, m.TaskDetail, "All about one task"),

@@ -91,7 +91,7 @@ Query: TypeAlias = Words | Label | Numbers | Compared | Text | Not | All | Eithe
 EVERY = All()
 
 WORDS = ("state", "queue", "site", "host", "user", "name")
-NUMBERS = ("id", "code", "kind", "priority", "try")
+NUMBERS = ("id", "submission", "code", "kind", "priority", "try")
 TIMES = ("age", "changed", "duration")
 FIELDS = (*WORDS, *NUMBERS, *TIMES, "label", "text", "fault")
 # What needs no quotes as a value.

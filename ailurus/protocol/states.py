@@ -63,6 +63,15 @@ OPEN = frozenset(S) - FINAL
 """States of a job that has not ended."""
 UNSUCCESSFUL = FINAL - {S.FINISHED}
 """Ends in which a job leaves no result."""
+PARTS = {
+    "waiting": frozenset({S.DEFINED, S.PENDING, S.ASSIGNED, S.ACTIVATED}),
+    "running": WITH_WORKER | {S.MERGING, S.TRANSFERRING},
+    "finished": frozenset({S.FINISHED}),
+    "failed": frozenset({S.FAILED}),
+    "cancelled": frozenset({S.CANCELLED, S.CLOSED}),
+}
+"""How far the jobs of a submission are, in words of five."""
+PART = {state: part for part, states in PARTS.items() for state in states}
 BY_REPORT = frozenset({S.FINISHED, S.FAILED})
 """Ends that the report of an attempt brings about."""
 STOPPED = FINAL - BY_REPORT

@@ -53,6 +53,8 @@ class JobRecord(Progress, frozen=True):
     """How many it carries."""
     task_id: int
     """Whose job it is; 0: a user submitted it."""
+    tally: int | None
+    """The submission in whose tally it is counted; None: in none."""
     job_id: int
 
 
@@ -253,6 +255,7 @@ def _job(row: Row, job_id: int) -> JobRecord:
         left,
         items,
         task_id,
+        tally,
     ) = row
     return JobRecord(
         _STATES[state],
@@ -267,6 +270,7 @@ def _job(row: Row, job_id: int) -> JobRecord:
         left,
         items,
         task_id,
+        tally,
         job_id,
     )
 

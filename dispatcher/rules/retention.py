@@ -78,6 +78,7 @@ def tidy(tx: Tx, *, before: float) -> bool:
         _move(tx, [job_id for (job_id,) in due])
     events = tx.all("event.trim", before=before, most=EVENTS)
     tx.run("request.trim", before=before)
+    tx.run("tally.trim")
     tx.run("action.trim", before=before)
     return len(due) == SLICE or len(events) == EVENTS
 

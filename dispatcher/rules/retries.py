@@ -22,7 +22,8 @@ from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import records, retention
 from dispatcher.rules.group_turns import Turns
-from dispatcher.rules.submission import MOST_LINKS, Prepared, prepared
+from dispatcher.rules.preparing import Prepared, prepared
+from dispatcher.rules.submission import MOST_LINKS
 
 _spec = msgspec.json.Decoder(JobSpec).decode
 

@@ -16,7 +16,7 @@ from ailurus.protocol.filters import meaning
 from ailurus.protocol.states import WITH_WORKER
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import views
+from dispatcher.rules import submission_records, views
 
 BEYOND = 2**62
 """A job id that no job has."""
@@ -95,15 +95,48 @@ def _in_state(state: str) -> Beginning:
     return Beginning("_with_worker" if held else "_in_state", {"state": state}, few=held)
 
 
+def placed(tx: Tx, search: Wanted) -> Wanted:
+    """With the jobs of the submissions that it names, and the numbers between which they are."""
+    query = _numbered(tx, search.query, search.owner)
+    least, before = _ids(query)
+    return Wanted(
+        query, search.owner, search.now, max(search.least, least), min(search.before, before)
+    )
+
+
 def _numbered(tx: Tx, query: q.Query, owner: str) -> q.Query:
-    """With all kinds of failures that look like those that are named."""
+    """With the numbers of the jobs of each submission, and all kinds of failures that look like
+    those that are named."""
     if isinstance(query, q.Not):
         return q.Not(_numbered(tx, query.of, owner))
     if isinstance(query, q.All | q.Either):
-        return type(query)(tuple(_numbered(tx, one, owner) for one in query.of))
+        parts = tuple(_numbered(tx, one, owner) for one in query.of)
+        return q.both(*parts) if isinstance(query, q.All) else q.Either(parts)
+    if isinstance(query, q.Compared) and query.field == "submission":
+        return _bound(tx, query)
+    if isinstance(query, q.Numbers) and query.field == "submission":
+        spans = tuple(_span(tx, number) for number in query.numbers)
+        return spans[0] if len(spans) == 1 else q.Either(spans)
     if isinstance(query, q.Numbers) and query.field == "kind":
         return q.Numbers("kind", tuple(_alike(tx, query.numbers, owner)))
     return query
+
+
+def _span(tx: Tx, number: int) -> q.Query:
+    """The jobs of a submission; none, if there is no such."""
+    found = submission_records.of_job(tx, number)
+    if found is None:
+        return q.Numbers("id", (-1,))
+    first, last = found.first, found.first + found.jobs - 1
+    return q.All((q.Compared("id", ">=", first), q.Compared("id", "<=", last)))
+
+
+def _bound(tx: Tx, query: q.Compared) -> q.Query:
+    """The jobs of the submissions before or after one."""
+    found = submission_records.of_job(tx, int(query.number))
+    first = found.first if found is not None else query.number
+    last = found.first + found.jobs - 1 if found is not None else query.number
+    return q.Compared("id", query.sign, first if query.sign in ("<", ">=") else last)
 
 
 def _alike(tx: Tx, kinds: Iterable[int], owner: str) -> dict[int, None]:
@@ -131,10 +164,16 @@ def count(
 
 def following(tx: Tx, search: Wanted, after: int, last: int, most: int) -> list[int]:
     """The next jobs after one that match, oldest first, up to the job `last`."""
-    query = _numbered(tx, search.query, search.owner)
+    search = placed(tx, search)
     least, before = max(search.least, after + 1), min(search.before, last + 1)
     found = tx.search(
-        "job.next", query, search.now, owner=search.owner, least=least, before=before, most=most
+        "job.next",
+        search.query,
+        search.now,
+        owner=search.owner,
+        least=least,
+        before=before,
+        most=most,
     )
     return [job_id for (job_id,) in found]
 

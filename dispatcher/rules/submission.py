@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from itertools import groupby
@@ -14,37 +12,25 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec, shape_of
-from ailurus.protocol.resources import Shape
+from ailurus.protocol.job import DEFAULT_ATTEMPTS, JobSpec
 from ailurus.protocol.states import FINAL, FIRST, JobState
 from dispatcher.events import ChildrenDue, Retried, RetryOf
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import dependencies, item_lists, records, retention, specs, transitions
 from dispatcher.rules.lanes import Lanes
+from dispatcher.rules.preparing import Prepared, prepared
 
 # Jobs of one commit: heartbeats get their turn between two.
 TOGETHER = 1000
-# Jobs, and characters of them, that are prepared on the event loop.
-FEW, SHORT = 10, 32_000
-# Jobs that a thread prepares in one go.
-IN_ONE_GO = 250
+# Jobs of a submission that are counted when somebody looks: then those who submit one job at a time
+# pay for no counters.
+COUNTED_ON_SIGHT = 100
 # That a job waits for another: of one commit.
 LINKS = 1000
 # Of one submission.
 MOST_LINKS = 1_000_000
 _encode = msgspec.json.Encoder().encode
-
-
-class Prepared(Struct, frozen=True, gc=False):
-    """A job ready to be stored; made off the event loop."""
-
-    spec: JobSpec
-    body: bytes
-    shape: Shape
-    wants: int
-    after: tuple[int, ...] = ()
-    """Where in the request the jobs stand that a retried job waits for."""
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -64,6 +50,10 @@ class Request(Struct, frozen=True, kw_only=True):
     """The final jobs that these are new tries of, in their order; none: they are new."""
     task_id: int = 0
     """The task that makes them; 0: a user submits them."""
+    name: str = ""
+    labels: Mapping[str, str] = {}
+    retry_of: int | None = None
+    """The first job of the submission that this one tries again."""
 
 
 class Known(Struct, frozen=True):
@@ -71,42 +61,6 @@ class Known(Struct, frozen=True):
 
     answer: m.Submitted
     digest: str | None
-
-
-def brief(jobs: Sequence[JobSpec]) -> bool:
-    """Whether these are prepared in less time than a thread takes to begin."""
-    return len(jobs) <= FEW and sum(map(_length, jobs)) <= SHORT
-
-
-def _length(job: JobSpec) -> int:
-    """About how many characters a specification has, without its names."""
-    text = len(job.command) + len(job.script) + sum(map(len, job.environment.values()))
-    parts = len(job.environment) + len(job.inputs) + len(job.outputs) + len(job.depends_on)
-    return text + 100 * parts
-
-
-def prepare(jobs: Sequence[JobSpec]) -> list[Prepared]:
-    """Encode the specifications as they will be sent to pilots. Jobs in a row that wait for the
-    same ones get one list of them: `links` compares no two of a million."""
-    made: list[Prepared] = []
-    last: tuple[int | str, ...] = ()
-    for nr, spec in enumerate(jobs, start=1):
-        if nr % IN_ONE_GO == 0:
-            # The event loop gets the interpreter, and the core if it is queued behind this thread.
-            time.sleep(0)
-        if spec.depends_on and spec.depends_on == last:
-            spec = replace(spec, depends_on=last)  # noqa: PLW2901
-        last = spec.depends_on
-        made.append(prepared(spec))
-    return made
-
-
-def prepared(spec: JobSpec, after: tuple[int, ...] = ()) -> Prepared:
-    """Encode one specification as it will be sent to a pilot: without its labels, which an earlier
-    one does not know. `after`: as in `Prepared`."""
-    wants = sum(not file.url for file in spec.inputs)
-    sent = replace(spec, labels={}) if spec.labels else spec
-    return Prepared(spec, _encode(sent), shape_of(spec), wants, after)
 
 
 def check_links(jobs: Sequence[JobSpec]) -> None:
@@ -123,26 +77,14 @@ def check_links(jobs: Sequence[JobSpec]) -> None:
         )
 
 
-def digest_of(jobs: Sequence[Prepared]) -> str:
-    """What a request says. Defaults are left out of a body, so it is the same in the next
-    version."""
-    digest = hashlib.sha256()
-    # All together would be a copy of them.
-    for at in range(0, len(jobs), 100):
-        digest.update(b"\n" * (at > 0) + b"\n".join(job.body for job in jobs[at : at + 100]))
-    for nr, job in enumerate(jobs):
-        if job.spec.labels:
-            digest.update(_encode((nr, sorted(job.spec.labels.items()))))
-    return digest.hexdigest()
-
-
 def known(tx: Tx, by: str, request_id: str) -> Known | None:
     """The first answer to a request that comes again."""
     found = records.find_request(tx, by, request_id)
     if found is None or not found.complete:
         return None
     ids = tuple(range(found.first, found.first + found.jobs))
-    return Known(m.Submitted(job_ids=ids, repeated=True), found.digest)
+    answer = m.Submitted(job_ids=ids, repeated=True, submission=found.first)
+    return Known(answer, found.digest)
 
 
 def id_reused(request_id: str) -> Rejected:
@@ -178,6 +120,11 @@ def begin(tx: Tx, request: Request, jobs: int, *, process: str, now: float) -> i
         made=now,
         process=process,
         digest=request.digest,
+        name=request.name or None,
+        labels=_encode(request.labels).decode() if request.labels else None,
+        of_user=request.owner if request.owner != request.by else None,
+        retry_of=request.retry_of,
+        task_id=request.task_id or None,
     )
     if begun is None:
         raise Taken
@@ -202,40 +149,41 @@ def still_ours(tx: Tx, request: Request, first: int) -> None:
 
 def add(
     tx: Tx,
+    request: Request,
     jobs: Sequence[Prepared],
     lanes: Lanes,
     *,
     first: int,
-    owner: str,
     ranks: Sequence[float],
     now: float,
-    task_id: int = 0,
+    tally: int | None = None,
 ) -> None:
     """Store some jobs of a request, of which `first` is the id of the first; nobody sees them yet,
     and what they wait for is stored by `link`. `ranks`: when each job's turn comes, among the users
-    of its owner's group."""
+    of its owner's group. `tally`: the submission in whose tally they are counted."""
     new: list[dict[str, Any]] = [
         {
             "job_id": job_id,
             "queue": job.spec.queue,
             "shape_id": lanes.number(
-                job.spec.queue, job.shape, item_lists.carried(tx, owner, job.spec)
+                job.spec.queue, job.shape, item_lists.carried(tx, request.owner, job.spec)
             ),
             "priority": job.spec.priority,
             "max_attempts": job.spec.max_attempts or DEFAULT_ATTEMPTS,
             "retry_all": job.spec.max_attempts is not None,
             "created": now,
-            "owner": owner,
+            "owner": request.owner,
             "rank": rank,
             "name": job.spec.name,
             "spec": job.body,
             "wants": job.wants,
             "items": job.spec.payloads.count if job.spec.payloads else 0,
-            "task_id": task_id,
+            "task_id": request.task_id,
+            "tally": tally,
         }
         for job_id, (job, rank) in enumerate(zip(jobs, ranks, strict=True), start=first)
     ]
-    transitions.define(tx, new, owner=owner)
+    transitions.define(tx, new, owner=request.owner)
     tx.many("body.add", new)
     tx.many(
         "label.add",
@@ -330,11 +278,19 @@ def link(
         tx.run("body.fill", job_id=first + child, spec=job.body, wants=job.wants)
 
 
+def tallied(request: Request, jobs: int) -> bool:
+    """Whether the jobs of a request are counted by each commit that changes one. A task counts its
+    items itself."""
+    return jobs > COUNTED_ON_SIGHT and not request.task_id
+
+
 def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m.Submitted:
     """Let all jobs of a request begin: from here on the submission is accepted."""
     last = first + jobs - 1
     doomed = tx.all("job.doomed", first=first, last=last)
     transitions.open_range(tx, first, last, now=now)
+    if tallied(request, jobs):
+        tx.run("tally.begin", first=first, waiting=jobs)
     for job_id, code, diagnosis in doomed:
         dependencies.fail(tx, records.get_job(tx, job_id), code=code, diagnosis=diagnosis, now=now)
     failed = [job_id for job_id, *_ in doomed]
@@ -344,7 +300,7 @@ def open_up(tx: Tx, request: Request, first: int, jobs: int, *, now: float) -> m
         tx.tell(Retried(by=request.by, new=new_id), at=now, job_id=job_id)
         tx.tell(RetryOf(by=request.by, of=job_id), at=now, job_id=new_id)
     tx.run("request.complete", owner=request.by, request_id=request.request_id)
-    return m.Submitted(job_ids=tuple(range(first, first + jobs)))
+    return m.Submitted(job_ids=tuple(range(first, first + jobs)), submission=first)
 
 
 def carry_items(tx: Tx, request: Request, jobs: Sequence[Prepared], first: int) -> None:

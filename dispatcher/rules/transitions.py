@@ -17,7 +17,7 @@ import msgspec
 from ailurus.protocol import messages as m
 from ailurus.protocol import states
 from ailurus.protocol.errors import Code
-from ailurus.protocol.states import FINAL, Change, JobState, Refusal
+from ailurus.protocol.states import FINAL, PART, Change, JobState, Refusal
 from dispatcher.events import StateChanged, Submitted
 from dispatcher.ports import Tx
 from dispatcher.rules import failures, records
@@ -192,6 +192,7 @@ def _move(
         alone=alone,
     )
     _tell(tx, before, event, worker_id, now=now)
+    _tally(tx, before, after.state)
     return after
 
 
@@ -246,7 +247,17 @@ def _end(
     if before.task_id:
         tx.run("unit.end", job_id=before.job_id, state=after.state)
     _tell(tx, before, event, now=now)
+    _tally(tx, before, after.state)
     return after
+
+
+def _tally(tx: Tx, before: JobRecord, state: JobState) -> None:
+    """Move the tally of a job's submission, if it has one and the job is in another part of it
+    now. A child that becomes ready waits as before."""
+    old, new = PART[before.state], PART[state]
+    if before.tally is not None and old != new:
+        tx.tally(before.tally, old, -1)
+        tx.tally(before.tally, new, +1)
 
 
 def _tell(

@@ -29,6 +29,7 @@ from dispatcher.service.relays import Relays
 from dispatcher.service.seals import Seals
 from dispatcher.service.shared import Shared
 from dispatcher.service.state import Settings, State
+from dispatcher.service.submissions import Submissions
 from dispatcher.service.tasks import Tasks
 from dispatcher.service.timelines import Timelines
 from dispatcher.service.upkeep import Upkeep
@@ -69,6 +70,7 @@ class Service:
             state, self.peers, self.intake, Reasons(state, self.figures, self.registrar)
         )
         self.actions = Actions(state, self.intake)
+        self.submissions = Submissions(state)
         self.delegation = Delegation(state, secret)
         liveness = Liveness(state)
         self.registration = Registration(state, mint)
@@ -91,6 +93,7 @@ class Service:
         service.registrar.start()
         service.tasks.start()
         service.actions.resume()
+        service.submissions.start()
         return service
 
     async def close(self) -> None:
@@ -116,6 +119,7 @@ class Service:
             self.users,
             self.intake,
             self.actions,
+            self.submissions,
             self.delegation,
             self.figures,
             self.registrar,

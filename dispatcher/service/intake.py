@@ -10,6 +10,8 @@ from functools import partial
 from itertools import chain, islice
 from weakref import WeakValueDictionary
 
+from msgspec.structs import replace
+
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
@@ -26,13 +28,16 @@ from dispatcher.refusal import Rejected
 from dispatcher.rules import (
     credentials,
     item_lists,
+    preparing,
     retention,
     retries,
     submission,
+    submissions,
     why,
 )
 from dispatcher.rules.group_turns import group_of
-from dispatcher.rules.submission import Prepared, Request
+from dispatcher.rules.preparing import Prepared
+from dispatcher.rules.submission import Request
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import State
 from dispatcher.service.storing import Storing
@@ -77,6 +82,8 @@ class Intake:
                 owner=caller.subject,
                 sees="" if caller.may(api.Scope.ADMIN) else caller.subject,
                 group=group_of(caller.groups, self._state.settings.groups),
+                name=ask.name,
+                labels=ask.labels,
             ),
             jobs,
             known,
@@ -103,7 +110,7 @@ class Intake:
     ) -> tuple[list[Prepared], str, submission.Known | None]:
         """The jobs as they are stored, what they say, and the first answer to a request that comes
         again. A brief one that is in order is taken for new: storing it tells."""
-        if submission.brief(ask.jobs) and len(self._state.live) <= FEW_WORKERS:
+        if preparing.brief(ask.jobs) and len(self._state.live) <= FEW_WORKERS:
             # It may have been in order when it came first.
             with suppress(Rejected):
                 return *self._prepared(ask, known=False), None
@@ -175,11 +182,11 @@ class Intake:
         """The jobs as they are stored, and what they say; if they are `known`, they were good
         then."""
         if known:
-            jobs = submission.prepare(ask.jobs)
+            jobs = preparing.prepare(ask.jobs)
         else:
             jobs = self._checked(ask)
             self._possible(jobs)
-        return jobs, submission.digest_of(jobs)
+        return jobs, preparing.digest_of(jobs, ask.name, ask.labels)
 
     def _checked(self, ask: m.Submit) -> list[Prepared]:
         try:
@@ -188,7 +195,7 @@ class Intake:
         except AilurusError as error:
             raise Rejected(422, error.message, field=error.field, remedy=error.remedy) from None
         submission.check_links(ask.jobs)
-        return submission.prepare(ask.jobs)
+        return preparing.prepare(ask.jobs)
 
     def _registrable(self, jobs: Sequence[JobSpec], user: str) -> None:
         """Raise Rejected for a job whose outputs its user may not have in a catalogue."""
@@ -251,6 +258,28 @@ class Intake:
         links = storing.links()
         return storing, list(islice(links, submission.LINKS + 1)), links
 
+    async def retry_submission(self, ask: m.RetrySubmission, caller: Caller) -> m.Submitted:
+        """What failed in a submission, or all of it, submitted anew: `submissions.again`."""
+        key, digest = ask.request_id, submissions.digest_of(ask.submission, whole=ask.whole)
+        # What has failed by now, asked again after an answer that got lost, is not what had then.
+        if (known := await self._known(caller.subject, key)) is not None:
+            if known.digest != digest:
+                raise submission.id_reused(key)
+            return known.answer
+
+        def look(tx: Tx) -> tuple[m.SubmissionRow, tuple[int, ...]]:
+            row = submissions.find(tx, ask.submission, caller.owns)
+            return row, submissions.again(tx, row, whole=ask.whole)
+
+        row, ids = await self._state.store.read(look)
+        # A job may wait for another's, of which an admin has told it.
+        await self.states_of(ids, caller)
+        async with self._submitting.setdefault((caller.subject, ""), asyncio.Lock()):
+            plan = await self._plan(ids, caller)
+            request = self._request_of(plan, caller, key, digest)
+            like = replace(request, name=row.name, labels=row.labels, retry_of=row.submission)
+            return await self._once(like, plan.jobs)
+
     async def retry(self, ask: m.Retry, caller: Caller) -> m.Submitted:
         """New jobs with the specifications of final ones, and with their owner. A job whose retry
         is under way is not tried twice: the answer names that one. The rules are in `retries`."""
@@ -262,33 +291,43 @@ class Intake:
             known = await self._known(caller.subject, key) if key is not None else None
             if key is not None and known is not None:
                 return await self._retried(ask, key, known)
-            plan = await self._state.store.read(
-                lambda tx: retries.plan(tx, ask.job_ids, self._state.turns)
-            )
+            plan = await self._plan(ask.job_ids, caller)
+            made: dict[int, int] = {}
+            number = None
             if plan.jobs:
-                if self._state.limiter is not None:
-                    links = sum(len(one.spec.depends_on) for one in plan.jobs)
-                    self._state.limiter.spend(caller.subject, costs.LINK_S * links)
-                await asyncio.to_thread(self._possible, plan.jobs)
-                self._registrable([one.spec for one in plan.jobs], plan.owner)
-                mine = caller.subject == plan.owner
-                request = Request(
-                    by=caller.subject,
-                    request_id=key or f"retry-{uuid.uuid4().hex}",
-                    digest=retries.digest_of(ask.job_ids),
-                    owner=plan.owner,
-                    sees=plan.owner,
-                    group=group_of(caller.groups, self._state.settings.groups)
-                    if mine
-                    else plan.group,
-                    retries=plan.renewed,
+                digest = retries.digest_of(ask.job_ids)
+                answer = await self._once(
+                    self._request_of(plan, caller, key or f"retry-{uuid.uuid4().hex}", digest),
+                    plan.jobs,
                 )
-                answer = await self._once(request, plan.jobs)
                 made = dict(zip(plan.renewed, answer.job_ids, strict=True))
-            else:
-                made = {}
+                number = answer.submission
             latest = [made.get(one, one) for one in plan.latest]
-            return m.Submitted(job_ids=tuple(latest), repeated=not made)
+            return m.Submitted(job_ids=tuple(latest), repeated=not made, submission=number)
+
+    async def _plan(self, job_ids: Sequence[int], caller: Caller) -> retries.Plan:
+        """What is to be done so that jobs are tried again. Raises Rejected."""
+        plan = await self._state.store.read(lambda tx: retries.plan(tx, job_ids, self._state.turns))
+        if plan.jobs:
+            if self._state.limiter is not None:
+                links = sum(len(one.spec.depends_on) for one in plan.jobs)
+                self._state.limiter.spend(caller.subject, costs.LINK_S * links)
+            await asyncio.to_thread(self._possible, plan.jobs)
+            self._registrable([one.spec for one in plan.jobs], plan.owner)
+        return plan
+
+    def _request_of(self, plan: retries.Plan, caller: Caller, key: str, digest: str) -> Request:
+        """The request by which jobs are tried again."""
+        mine = caller.subject == plan.owner
+        return Request(
+            by=caller.subject,
+            request_id=key,
+            digest=digest,
+            owner=plan.owner,
+            sees=plan.owner,
+            group=group_of(caller.groups, self._state.settings.groups) if mine else plan.group,
+            retries=plan.renewed,
+        )
 
     async def _retried(self, ask: m.Retry, key: str, known: submission.Known) -> m.Submitted:
         """The answer to a retry that comes again: of each job the try that was made then."""

@@ -136,8 +136,9 @@ def _slice(
 ) -> _Slice:
     """What is among the `width` ids below `before`."""
     least, last = records.job_range(tx)
+    search = searches.placed(tx, search)
     end = max(least, search.least)
-    before = min(before, last + 1)
+    before = min(before, last + 1, search.before)
     _, begins = searches.begins(tx, search)
     if all(begin.few for begin in begins):
         # Found at an index: few, whatever the ids are.

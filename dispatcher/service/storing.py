@@ -8,7 +8,8 @@ from ailurus.protocol import messages as m
 from dispatcher.ports import Tx
 from dispatcher.rules import submission, uploads, user_turns
 from dispatcher.rules.lanes import Lanes
-from dispatcher.rules.submission import Prepared, Request
+from dispatcher.rules.preparing import Prepared
+from dispatcher.rules.submission import Request
 from dispatcher.service.state import State
 
 
@@ -61,13 +62,13 @@ class Storing:
         submission.still_ours(tx, request, self._first)
         submission.add(
             tx,
+            request,
             part,
             Lanes(tx, request.owner, request.group, state.turns, state.shapes, self._now),
             first=self._first + at,
-            owner=request.owner,
             ranks=[self._begins[job.spec.queue] + end for job, end in zip(part, ends, strict=True)],
             now=self._now,
-            task_id=request.task_id,
+            tally=self._first if submission.tallied(request, len(self._jobs)) else None,
         )
 
     def link(self, tx: Tx, links: Sequence[submission.ParentLink]) -> None:

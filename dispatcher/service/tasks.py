@@ -23,7 +23,7 @@ from dispatcher.catalogue.link import Ask
 from dispatcher.events import Entry, StateChanged, TaskChanged
 from dispatcher.ports import Tx, Unavailable
 from dispatcher.refusal import Rejected
-from dispatcher.rules import submission
+from dispatcher.rules import preparing, submission
 from dispatcher.rules.group_turns import group_of
 from dispatcher.rules.submission import Request
 from dispatcher.service.intake import Intake
@@ -282,7 +282,7 @@ class _Submitter:
             group=task.user_group,
             task_id=task.task_id,
         )
-        prepared = submission.prepare(jobs)
+        prepared = preparing.prepare(jobs)
         return Storing(self._state, self._peers.name, request, prepared).at_once(tx, ()).job_ids[0]
 
 

@@ -286,6 +286,8 @@ class PostgresTx(Draft):
             self._rows("counter.move", [_json(move) for move in moves])
         if moves := self.owned_moves():
             self._rows("owned.move", [_json(move) for move in moves])
+        if moves := self.tally_moves():
+            self._rows("tally.move", [_json(move) for move in moves])
         for move in self.failure_moves():
             self._ask("failure.more", move)
         self._connection.execute("commit")

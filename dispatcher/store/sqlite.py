@@ -93,6 +93,8 @@ class SqliteTx(Draft):
             self.many("counter.move", self.moves())
         if self.owned:
             self.many("owned.move", self.owned_moves())
+        if self.tallies:
+            self.many("tally.move", self.tally_moves())
         if self.failures:
             self.many("failure.more", self.failure_moves())
         if not self.events:

@@ -15,6 +15,7 @@ import msgspec
 
 from ailurus.logs import Log
 from ailurus.loops import Loop
+from ailurus.protocol.states import PARTS
 from ailurus.tasks import Tasks
 from dispatcher.accounts.meter import METER, Meter
 from dispatcher.events import KINDS, Entry, Event, Unknown
@@ -28,8 +29,9 @@ Waiting = tuple[Change, asyncio.Future[Any], Ahead]
 Answers = list[tuple[Any, BaseException | None]]
 Counts = Counter[tuple[str, int, str]]
 Owned = Counter[tuple[str, str, str]]
+Tallies = Counter[tuple[int, str]]
 Failed = dict[int, tuple[int, str, float]]
-Mark = tuple[Counts, Owned, Failed, int, int]
+Mark = tuple[Counts, Owned, Tallies, Failed, int, int]
 Assigned = tuple[MutableMapping[Any, Any], Any, Any]
 """A table in memory, a key, and the value before: `ABSENT` if there was none."""
 
@@ -84,6 +86,7 @@ class Draft:
         self._last_event = last_event
         self.counts: Counts = Counter()
         self.owned: Owned = Counter()
+        self.tallies: Tallies = Counter()
         self.failures: Failed = {}
         self.events: list[Entry] = []
         self.assigned: list[Assigned] = []
@@ -94,6 +97,10 @@ class Draft:
         self.counts[queue, shape_id, state] += by
         if owner:
             self.owned[owner, queue, state] += by
+
+    def tally(self, first: int, part: str, by: int) -> None:
+        self.wrote = True
+        self.tallies[first, part] += by
 
     def tell(
         self, event: Event, *, at: float, job_id: int | None = None, worker_id: int | None = None
@@ -115,11 +122,12 @@ class Draft:
         """What has been counted, told and assigned so far, for `back_to`."""
         counts = self.counts.copy() if self.counts else Counter()
         owned = self.owned.copy() if self.owned else Counter()
-        return counts, owned, self.failures.copy(), len(self.events), len(self.assigned)
+        tallies = self.tallies.copy() if self.tallies else Counter()
+        return counts, owned, tallies, self.failures.copy(), len(self.events), len(self.assigned)
 
     def back_to(self, point: Mark) -> None:
         """Undo what was counted, told and assigned since `mark`."""
-        self.counts, self.owned, self.failures, events, assigned = point
+        self.counts, self.owned, self.tallies, self.failures, events, assigned = point
         del self.events[events:]
         self.unassign(assigned)
 
@@ -147,6 +155,15 @@ class Draft:
             for (owner, q, state), by in sorted(self.owned.items())
             if by
         ]
+
+    def tally_moves(self) -> list[dict[str, Any]]:
+        """The same of the tallies of submissions, a row for each."""
+        rows: dict[int, dict[str, Any]] = {}
+        for (first, part), by in sorted(self.tallies.items()):
+            if by:
+                row = rows.setdefault(first, {"first": first, **dict.fromkeys(PARTS, 0)})
+                row[part] = by
+        return list(rows.values())
 
     def failure_moves(self) -> list[dict[str, Any]]:
         """The same of the counters of failures."""

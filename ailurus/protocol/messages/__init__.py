@@ -79,6 +79,13 @@ from ailurus.protocol.messages.relays import (
     RelayedRelease,
     RelayItems,
 )
+from ailurus.protocol.messages.submissions import (
+    Parts,
+    RetrySubmission,
+    SubmissionDetail,
+    SubmissionPage,
+    SubmissionRow,
+)
 from ailurus.protocol.messages.tasks import (
     CancelTask,
     SteerTask,
@@ -235,6 +242,7 @@ __all__ = [
     "NodeSize",
     "Occupancy",
     "Overview",
+    "Parts",
     "PilotSums",
     "Problem",
     "QueueRow",
@@ -269,6 +277,7 @@ __all__ = [
     "Reregistered",
     "Retry",
     "RetryMany",
+    "RetrySubmission",
     "Revoke",
     "Sample",
     "ShapeDemand",
@@ -280,6 +289,9 @@ __all__ = [
     "SteerTask",
     "StepRow",
     "StrictRequest",
+    "SubmissionDetail",
+    "SubmissionPage",
+    "SubmissionRow",
     "Submit",
     "SubmitTask",
     "Submitted",

@@ -6,7 +6,15 @@ from typing import Annotated
 
 from msgspec import Meta, field
 
-from ailurus.protocol.fields import Key, Moment, Name, QueueName, Whole
+from ailurus.protocol.fields import (
+    Key,
+    LabelName,
+    LabelValue,
+    Moment,
+    Name,
+    QueueName,
+    Whole,
+)
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages.base import Answer, StrictRequest
 from ailurus.protocol.messages.files import FileRecord
@@ -21,6 +29,11 @@ class Submit(StrictRequest):
 
     request_id: Key
     jobs: Annotated[tuple[JobSpec, ...], Meta(min_length=1, max_length=100_000)]
+    # What the user calls all of it, and finds it by.
+    name: Annotated[str, Meta(max_length=200)] = ""
+    labels: Annotated[dict[LabelName, LabelValue], Meta(max_length=20)] = field(
+        default_factory=dict
+    )
 
 
 class Submitted(Answer):
@@ -28,6 +41,9 @@ class Submitted(Answer):
     job_ids: tuple[int, ...]
     # The request had been accepted before.
     repeated: bool = False
+    submission: int | None = None
+    """The number of all of it: that of its first job. None: an earlier version took it, or nothing
+    was submitted."""
 
 
 class JobRow(Answer):

@@ -2,9 +2,9 @@
 -- A job, as its submission is written down: nobody sees it until `job.open_range`.
 -- writes: job
 insert into job (job_id, state, queue, shape_id, priority, max_attempts, retry_all, parents_left,
-                 created, changed, owner, name, rank, items, task_id)
+                 created, changed, owner, name, rank, items, task_id, tally)
     values (:job_id, 'defined', :queue, :shape_id, :priority, :max_attempts, :retry_all, 0,
-            :created, :created, :owner, :name, :rank, :items, :task_id)
+            :created, :created, :owner, :name, :rank, :items, :task_id, :tally)
 
 -- name: job.defined_range
 -- Jobs of a submission by queue, shape and owner, and whether they are to wait for parents, as
@@ -42,7 +42,7 @@ delete from job where job_id between :first and :last
 -- reads: job
 -- locks: job
 select state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name,
-    parents_left, items, task_id
+    parents_left, items, task_id, tally
     from job where job_id = :job_id
 
 -- name: job.parents

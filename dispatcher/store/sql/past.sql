@@ -1,7 +1,16 @@
 -- name: request.trim
--- Forget complete submissions from before a time.
+-- Forget complete submissions from before a time, of which no job is in the queue any more.
+-- reads: job
 -- writes: request
 delete from request where made < :before and complete = 1
+    and not exists (select 1 from job j where j.job_id >= request.first
+        and j.job_id < request.first + request.jobs)
+
+-- name: tally.trim
+-- Forget the tallies of submissions that are forgotten.
+-- reads: request
+-- writes: tally
+delete from tally where not exists (select 1 from request r where r.first = tally.first)
 
 -- name: event.trim
 -- Delete the oldest events, if they are from before a time; returns their numbers.

@@ -95,7 +95,7 @@ select pg_notify(:channel, :text)
 -- reads: job
 -- locks: job
 select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name,
-    parents_left, items, task_id
+    parents_left, items, task_id, tally
     from job where job_id in {ids} order by job_id
 
 -- name: job.ready_whole
@@ -104,7 +104,7 @@ select job_id, state, attempt_nr, max_attempts, retry_all, queue, shape_id, work
 -- locks: job skip locked
 select job.job_id, priority, rank, spec, wants,
     state, attempt_nr, max_attempts, retry_all, queue, shape_id, worker_id, owner, name, parents_left,
-    items, task_id
+    items, task_id, tally
     from job join body on body.job_id = job.job_id
     where queue = :queue and shape_id = :shape_id and state = 'activated'
     order by priority desc, rank, job.job_id limit :most
@@ -144,6 +144,16 @@ insert into counter (queue, shape_id, state, n) select queue, shape_id, state, b
 insert into owned (owner, queue, state, n) select owner, queue, state, by
     from json_to_recordset(:rows::json) as r (owner text, queue text, state text, by bigint)
     on conflict (owner, queue, state) do update set n = owned.n + excluded.n
+
+-- name: tally.move
+-- writes: tally
+-- key: first
+update tally set waiting = tally.waiting + r.waiting, running = tally.running + r.running,
+    finished = tally.finished + r.finished, failed = tally.failed + r.failed,
+    cancelled = tally.cancelled + r.cancelled
+    from json_to_recordset(:rows::json) as r (first bigint, waiting bigint, running bigint,
+        finished bigint, failed bigint, cancelled bigint)
+    where tally.first = r.first
 
 -- name: job.set_state
 -- writes: job

@@ -137,6 +137,10 @@ coalesce((select case when t.host <> '' then t.host else w.host end from attempt
 -- fragment: of_id
 j.job_id
 
+-- fragment: of_submission
+-- A search has the numbers of its jobs in the place of this where it can.
+(select max(r.first) from request r where r.first <= j.job_id)
+
 -- fragment: of_code
 j.code
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ailurus.protocol.states import JobState
 from dispatcher.refusal import Rejected
-from dispatcher.rules import dependencies, submission
+from dispatcher.rules import dependencies, preparing, submission
 from dispatcher.store.sqlite import SqliteTx
 from tests.dispatcher.helpers import ALICE, BOB, job, run
 
@@ -136,7 +136,7 @@ def test_more_dependencies_than_a_submission_may_have_are_refused_with_a_sentenc
 @given(st.lists(st.integers(0, 3000), min_size=1, max_size=40), st.integers(1, 2000))
 def test_jobs_are_cleared_in_spans_that_hold_each_of_them_once(sizes, most):
     jobs = [
-        submission.Prepared(
+        preparing.Prepared(
             spec=job(f"j{nr}", depends_on=tuple(range(1, size + 1))), body=b"", shape=None, wants=0
         )
         for nr, size in enumerate(sizes)

@@ -63,12 +63,12 @@ async def test_ten_thousand_jobs_arrive_all_or_none_and_once(b):
 
 
 def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
-    from dispatcher.rules import submission
+    from dispatcher.rules import preparing, submission
     from dispatcher.rules.lanes import Lanes
 
     async def crash():
         async with bench(place) as b:
-            jobs = submission.prepare([job(f"j{i}") for i in range(5)])
+            jobs = preparing.prepare([job(f"j{i}") for i in range(5)])
 
             def half(tx):
                 first = submission.begin(
@@ -76,10 +76,10 @@ def test_a_submission_cut_short_by_a_crash_leaves_nothing(place):
                 )
                 submission.add(
                     tx,
+                    request("half"),
                     jobs[:3],
                     Lanes(tx, "alice", "", b.service.state.turns, {}, 1.0),
                     first=first,
-                    owner="alice",
                     ranks=[0.0] * 3,
                     now=1.0,
                 )

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 import dispatcher
-from dispatcher.rules import action_records, item_records, records, worker_records
+from dispatcher.rules import (
+    action_records,
+    item_records,
+    records,
+    submission_records,
+    worker_records,
+)
 from dispatcher.store.queries import statements
 from dispatcher.store.schema import for_sqlite, migrations
 from dispatcher.tasks import records as task_records
@@ -25,7 +31,14 @@ LAST = {"job.standing": ("job_id",)}
 def made_of() -> dict[str, type]:
     """The record of each statement, as its docstring names it."""
     found = {}
-    for module in (records, worker_records, item_records, task_records, action_records):
+    for module in (
+        records,
+        worker_records,
+        item_records,
+        task_records,
+        action_records,
+        submission_records,
+    ):
         for one in vars(module).values():
             if isinstance(one, type) and one.__module__ == module.__name__ and one.__doc__:
                 for name in re.findall(r"`(\w+\.\w+)`", one.__doc__.partition("\n\n")[0]):
@@ -55,7 +68,14 @@ def test_a_record_has_the_columns_of_its_statement(columns, statement):
     assert list(fields) == [*FIRST.get(statement, ()), *found, *LAST.get(statement, ())]
 
 
-READERS = ("records.py", "worker_records.py", "item_records.py", "action_records.py", "views.py")
+READERS = (
+    "records.py",
+    "submission_records.py",
+    "worker_records.py",
+    "item_records.py",
+    "action_records.py",
+    "views.py",
+)
 ROOMS = ("rules", "service", "tasks", "panda")
 SOURCES = Path(dispatcher.__file__).parent
 

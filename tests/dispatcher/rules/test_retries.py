@@ -190,9 +190,10 @@ def test_a_request_id_of_a_version_before_gives_the_first_answer(place):
             lambda tx: tx.run("request.drop", owner="alice", request_id="mine")
         )
         old = {"owner": "alice", "request_id": "mine", "first": ids[0], "jobs": 1, "made": 0.0}
+        old |= dict.fromkeys(("digest", "name", "labels", "of_user", "retry_of", "task_id"))
         await b.service.store.write(
             lambda tx: (
-                tx.one("request.add", **old, process="", digest=None),
+                tx.one("request.add", **old, process=""),
                 tx.run("request.complete", owner="alice", request_id="mine"),
             )
         )

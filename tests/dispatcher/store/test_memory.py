@@ -18,7 +18,7 @@ from ailurus.protocol.resources import Shape
 from ailurus.protocol.worker import Phase
 from dispatcher.events import WorkerChanged
 from dispatcher.ports import NOTHING, Ahead, Unavailable
-from dispatcher.rules import queue, records, retention, submission
+from dispatcher.rules import preparing, queue, records, retention, submission
 from dispatcher.rules.group_turns import Turns
 from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.queue import LeaseRequest
@@ -126,10 +126,10 @@ class Memory:
         first = submission.begin(tx, asked, 1, process="", now=1.0)
         submission.add(
             tx,
-            submission.prepare([job(cores=cores)]),
+            asked,
+            preparing.prepare([job(cores=cores)]),
             Lanes(tx, group, group, self.turns, self.shapes, 1.0),
             first=first,
-            owner=group,
             ranks=[0.0],
             now=1.0,
         )

@@ -12,6 +12,7 @@ from ailurus.envelope import Reader
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.api import ROUTES, Scope
+from ailurus.protocol.api_submissions import SubmissionQuery, SubmissionsQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
 from ailurus.protocol.job import CredentialUse, InputFile
 from ailurus.protocol.panda_acquire import JobRequest
@@ -158,6 +159,19 @@ class World:
     async def change_many(self):
         ask = m.ChangeMany(request_id="many", job_ids=(self.job,), verb="hold")
         await self.service.actions.change_many(ask, BOB)
+
+    async def submissions(self):
+        page = await self.service.submissions.submissions(SubmissionsQuery(), BOB)
+        assert page.submissions == ()
+        page = await self.service.submissions.submissions(SubmissionsQuery(user="alice"), BOB)
+        assert page.submissions == ()
+
+    async def submission(self):
+        await self.service.submissions.submission(SubmissionQuery(submission=self.job), BOB)
+
+    async def retry_submission(self):
+        ask = m.RetrySubmission(submission=self.job, request_id="mine", whole=True)
+        await self.service.intake.retry_submission(ask, BOB)
 
     async def reregister(self):
         await self.service.registrar.reregister(m.Reregister(job_ids=(self.job,)), BOB)
@@ -350,6 +364,7 @@ REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     **dict.fromkeys(("reregister", "task", "steer_task", "cancel_task"), 404),
     **dict.fromkeys(("cancel_many", "retry_many", "change_many"), 404),
+    **dict.fromkeys(("submission", "retry_submission"), 404),
     **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),
     **dict.fromkeys(("hello", "demand", "job_credentials", "job_upload"), 403),
     "submit": 422,
