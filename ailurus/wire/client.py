@@ -143,9 +143,12 @@ class Client:
 
     # users ---------------------------------------------------------------------------------------
 
-    def submit(self, jobs: Sequence[JobSpec], request_id: str | None = None) -> m.Submitted:
-        """Submit jobs; with the same `request_id` again, the first answer comes back."""
-        ask = m.Submit(request_id=request_id or uuid.uuid4().hex, jobs=tuple(jobs))
+    def submit(
+        self, jobs: Sequence[JobSpec], request_id: str | None = None, **more: Any
+    ) -> m.Submitted:
+        """Submit jobs, with `name` and `labels` for all of them; with the same `request_id` again,
+        the first answer comes back."""
+        ask = m.Submit(request_id=request_id or uuid.uuid4().hex, jobs=tuple(jobs), **more)
         return self.call("submit", ask, answer=m.Submitted, wait_s=60.0)
 
     def upload(self, name: str, items: Iterable[ItemSpec]) -> Payloads:

@@ -35,6 +35,8 @@ VERBS = {
     "move": "let jobs wait in another queue",
     "hold": "let jobs wait until they are released",
     "release": "release held jobs",
+    "submissions": "what was submitted together, newest first",
+    "submission": "what was submitted together: look at it, wait, cancel, retry what failed",
     "task": "submit a task, look at it, steer it: steps that turn items into jobs",
     "register": "have outputs registered again that the catalogue refused",
     "catalogue": "what the catalogue of data knows of an identifier",

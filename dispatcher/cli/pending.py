@@ -23,9 +23,13 @@ from dispatcher.cli.exits import CANNOT_CREATE, CommandError
 
 
 @contextmanager
-def request_id(url: str, content: Sequence[JobSpec] | Task) -> Iterator[str]:
-    """The id of this submission; forgotten at the end unless the block raises."""
-    digest = sha256(url.encode() + b"\n" + msgspec.json.encode(content)).hexdigest()
+def request_id(url: str, content: Sequence[JobSpec] | Task, **more: object) -> Iterator[str]:
+    """The id of this submission, of which `more` is said than its content; forgotten at the end
+    unless the block raises."""
+    said = msgspec.json.encode(content) + (
+        msgspec.json.encode(more, order="sorted") if more else b""
+    )
+    digest = sha256(url.encode() + b"\n" + said).hexdigest()
     try:
         handle = _locked(_directory() / digest)
     except OSError as error:

@@ -73,6 +73,7 @@ def _show(job: JobDetail, out: Output) -> None:
             ),
             ("remedy", last.remedy if last else ""),
             ("user", row.user),
+            ("submission", job.submission or ""),
             ("queue", row.queue or "any"),
             ("created", clock(row.created)),
             ("changed", clock(row.changed)),

@@ -8,7 +8,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ailurus.output import Output, clean
 from dispatcher.cli import logs, wait
@@ -31,6 +31,12 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--request-id", metavar="ID", help="yours: the same id again gives the same jobs"
     )
+    parser.add_argument(
+        "--name", default="", help="what to call all of it: `dispatcher submissions`"
+    )
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="KEY=VALUE", help="of all of it; repeatable"
+    )
     parser.add_argument("--dry-run", action="store_true", help="read and check, submit nothing")
     parser.add_argument("--wait", action="store_true", help="then wait, and exit as `wait` does")
     parser.add_argument(
@@ -52,13 +58,14 @@ def main(args: Namespace, out: Output) -> int:
             f"--follow prints the output of one job, and these are {len(jobs):,}",
             remedy="say --wait, and see `dispatcher logs ID --follow` for one of them",
         )
+    said = _said(args)
     for hint in islice(files.hints(), SAY_HINTS):
         sys.stderr.write(clean(f"dispatcher: {hint}\n"))
     if args.dry_run:
         from ailurus.protocol.messages import Submit
 
         if out.as_json:
-            out.document(Submit(request_id=args.request_id or "dry-run", jobs=jobs))
+            out.document(Submit(request_id=args.request_id or "dry-run", jobs=jobs, **said))
         else:
             out.line("1 job is good" if len(jobs) == 1 else f"{len(jobs)} jobs are good")
         return 0
@@ -68,9 +75,9 @@ def main(args: Namespace, out: Output) -> int:
     for contents in files.uploads:
         client.upload_file(contents)
     known = args.request_id
-    with nullcontext(known) if known else request_id(url_of(args), jobs) as made:
+    with nullcontext(known) if known else request_id(url_of(args), jobs, **said) as made:
         try:
-            answer = client.submit(jobs, made)
+            answer = client.submit(jobs, made, **said)
         except Refused as refused:
             # The dispatcher knows what the file cannot: which queues.
             if refused.status == 422:
@@ -81,6 +88,8 @@ def main(args: Namespace, out: Output) -> int:
             out.document(answer)
         else:
             out.raw("".join(f"{job_id}\n" for job_id in answer.job_ids))
+    if sys.stderr.isatty() and len(jobs) > 1 and answer.submission is not None:
+        sys.stderr.write(f"submission {answer.submission}: {len(jobs):,} jobs\n")
     _say_unserved(client, {job.queue for job in jobs if job.queue})
     if args.follow:
         shown = {"id": (answer.job_ids[0], None), "follow": True, "stream": "stdout"}
@@ -88,6 +97,19 @@ def main(args: Namespace, out: Output) -> int:
     if args.wait or args.follow:
         return wait.until_final(client, answer.job_ids, None)
     return 0
+
+
+def _said(args: Namespace) -> dict[str, Any]:
+    """Name and labels of all that is submitted. An earlier dispatcher knows neither, so what is not
+    said is not sent. Raises CommandError."""
+    labels: dict[str, str] = {}
+    for text in args.label:
+        key, equals, value = text.partition("=")
+        if not equals or not key or key in labels:
+            what = f"--label {text!r}: {'twice' if key in labels else 'no KEY=VALUE'}"
+            raise CommandError(USAGE, what, remedy="--label campaign=mc23")
+        labels[key] = value
+    return {name: one for name, one in (("name", args.name), ("labels", labels)) if one}
 
 
 def _say_unserved(client: Client, queues: set[str]) -> None:

@@ -72,7 +72,7 @@ def _waited(
             unfinished = [job_id for job_id, state in states.items() if state not in FINAL]
             if not unfinished:
                 return _verdict(client, job_ids, answer), answer
-            if time.monotonic() < deadline and _never(client, unfinished):
+            if time.monotonic() < deadline and never(client, unfinished):
                 return exits.NEVER, answer
             if sys.stderr.isatty() and len(unfinished) == 1:
                 _progress(client, unfinished[0])
@@ -94,7 +94,7 @@ def _progress(client: Client, job_id: int) -> None:
         sys.stderr.write(clean(f"dispatcher: job {job_id}: {summary(counts)}\n"))
 
 
-def _never(client: Client, job_ids: Sequence[int]) -> bool:
+def never(client: Client, job_ids: Sequence[int]) -> bool:
     """Whether none of the jobs can run as things are: then waiting is for nothing."""
     never: list[Why] = []
     for job_id in job_ids[:ASK_WHY]:
@@ -115,11 +115,17 @@ def _verdict(client: Client, job_ids: Sequence[int], answer: JobStates) -> int:
     bad = [job_id for job_id in job_ids if answer.states[job_id] is not JobState.FINISHED]
     if not bad:
         return exits.OK
-    first = client.show(bad[0])
+    return verdict_of(client, bad[0], len(bad))
+
+
+def verdict_of(client: Client, job_id: int, unfinished: int) -> int:
+    """The exit code of a payload that did not finish, of so many, else 1; says on stderr what
+    happened to it."""
+    first = client.show(job_id)
     why = f": {first.row.diagnosis}" if first.row.diagnosis else ""
-    others = f" (and {len(bad) - 1} more did not finish)" if len(bad) > 1 else ""
+    others = f" (and {unfinished - 1} more did not finish)" if unfinished > 1 else ""
     sys.stderr.write(
-        clean(f"dispatcher: job {bad[0]} ({first.row.name}) is {first.row.state}{why}{others}\n")
+        clean(f"dispatcher: job {job_id} ({first.row.name}) is {first.row.state}{why}{others}\n")
     )
     attempts = first.attempts
     code = attempts[-1].exit_code if attempts else None

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.states import JobState
 from dispatcher.ports import Tx
-from dispatcher.rules import item_lists, item_views, records, specs, views
+from dispatcher.rules import item_lists, item_views, records, specs, submission_records, views
 from dispatcher.rules.views import StoredJob
 
 # Jobs moved in one commit.
@@ -29,8 +29,10 @@ def detail(tx: Tx, job: StoredJob) -> m.JobDetail:
     job_id = job.row.job_id
     children = tx.all("parent.children", parent=job_id, most=1000)
     retry_of, retry_by, _ = tx.one("retry.made", new_id=job_id) or (None, "", None)
+    found = submission_records.of_job(tx, job_id)
     return m.JobDetail(
         row=job.row,
+        submission=None if found is None else found.first,
         spec=replace(
             specs.specification(tx, job_id, job.row.name), labels=records.labels(tx, job_id)
         ),

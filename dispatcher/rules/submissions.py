@@ -130,7 +130,7 @@ def again(tx: Tx, found: m.SubmissionRow, *, whole: bool) -> tuple[int, ...]:
             f"nothing is to be tried again of submission {found.submission}: none of its jobs has "
             "failed whose latest try has not finished or is not under way",
             field="submission",
-            remedy=f"to run all of it once more: dispatcher submission retry {found.submission} --all",
+            remedy=f"to run all once more: dispatcher submission retry {found.submission} --all",
         )
     return tuple(sorted(chosen))
 

@@ -142,6 +142,8 @@ class JobDetail(Answer):
     retried_as: int | None = None
     """The job that retries this one."""
     items: ItemCounts | None = None
+    submission: int | None = None
+    """The submission that it is of; None: a task made it, or that was forgotten."""
 
 
 class NewCredential(StrictRequest):

@@ -117,7 +117,8 @@ class Recorder:
 def record(state: JobState) -> records.JobRecord:
     return records.JobRecord(
         state=state, attempt_nr=1, max_attempts=1, retry_all=False, queue="q", shape_id=1,
-        worker_id=7, owner="alice", name="job", parents_left=0, items=0, task_id=0, tally=None, job_id=5,
+        worker_id=7, owner="alice", name="job", parents_left=0, items=0, task_id=0,
+        tally=None, job_id=5,
     )  # fmt: skip
 
 
