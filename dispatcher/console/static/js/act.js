@@ -57,7 +57,7 @@ export function Actions({ chosen, params, verbs, more, clear, all, done }) {
 }
 
 /** @param {{name: string, chosen: Chosen, params: Record<string, string>, end: (said: string) => void}} props */
-function Question({ name, chosen, params, end }) {
+export function Question({ name, chosen, params, end }) {
   const verb = VERBS[name];
   const box = useRef(/** @type {HTMLDialogElement | null} */ (null));
   const field = useRef(/** @type {HTMLInputElement | null} */ (null));
@@ -110,4 +110,4 @@ function Question({ name, chosen, params, end }) {
 const jobs = (/** @type {number} */ n) => `${count(n)} ${n === 1 ? "job" : "jobs"}`;
 
 /** An id for a request; `randomUUID` wants a secure page. */
-const fresh = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+export const fresh = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");

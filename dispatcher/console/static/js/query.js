@@ -3,10 +3,11 @@
 /** @typedef {{page: string, id: number | null, params: Record<string, string>}} Place */
 
 /** The pages by their names in addresses: what the navigation calls each, and its key after `g`. A
- *  job's own page is `jobs/ID`, a pilot's `pilots/ID`. `main.js` has what draws each. */
+ *  job's own page is `jobs/ID`, and so on. `main.js` has what draws each. */
 export const PAGES = {
   overview: { title: "Overview", key: "o" },
   jobs: { title: "Jobs", key: "j" },
+  submissions: { title: "Submissions", key: "s" },
   pilots: { title: "Pilots", key: "p" },
   queues: { title: "Queues", key: "q" },
   failures: { title: "Failures", key: "f" },
@@ -17,7 +18,7 @@ export function parse(hash) {
   const [path, search = ""] = hash.replace(/^#\/?/, "").split("?", 2);
   const [name, id] = path.split("/", 2);
   const params = Object.fromEntries(new URLSearchParams(search));
-  const own = { jobs: "job", pilots: "worker" }[name];
+  const own = { jobs: "job", submissions: "submission", pilots: "worker" }[name];
   if (own && /^\d{1,15}$/.test(id ?? "")) return { page: own, id: Number(id), params };
   return { page: Object.hasOwn(PAGES, name) ? name : "overview", id: null, params };
 }
@@ -26,7 +27,7 @@ export function parse(hash) {
 export function link({ page = "overview", id = null, params = {} }) {
   const kept = Object.entries(params).filter(([, value]) => value !== "" && value !== null);
   const search = new URLSearchParams(kept).toString();
-  const path = id === null ? (page === "overview" ? "" : page) : `${page === "worker" ? "pilots" : "jobs"}/${id}`;
+  const path = id === null ? (page === "overview" ? "" : page) : `${{ worker: "pilots", submission: "submissions" }[page] ?? "jobs"}/${id}`;
   return `#/${path}${search ? `?${search}` : ""}`;
 }
 
