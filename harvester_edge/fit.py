@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from ailurus.protocol import machine
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.messages import ShapeDemand
-from ailurus.protocol.resources import KINDS, WHOLE, Room, Shape, part_of_a_gpu
+from ailurus.protocol.resources import WHOLE, Room, Shape, kinds_of, part_of_a_gpu
 
 # Times left are rounded down to this, so that equal rooms stay equal.
 _COARSE_S = 300.0
@@ -145,9 +145,7 @@ def _nearest(ask: ShapeDemand, slots: dict[str, Bin]) -> str:
         return f": no slot serves queue {ask.queue}"
     offers = [
         (unit, int(getattr(ask.shape, kind)), float(max(room.most(kind) for room in same)))
-        for kind, unit in KINDS
-        # Those that share one need no whole one.
-        if kind != "gpus" or not ask.shape.gpu_share
+        for kind, unit in kinds_of(ask.shape)
     ]
     longest = max(room.seconds_left or 0 for room in same)
     offers.append(("s of walltime", ask.shape.walltime_s, longest))

@@ -11,7 +11,7 @@ what is free of each device that jobs share.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Self
 
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -77,7 +77,7 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
         """How many that need the same share of a GPU there are GPUs for."""
         if not self.gpu_share:
             return 0
-        taken = max(each.gpu_share, self.gpu_share)
+        taken = part_taken(each.gpu_share, self.gpu_share)
         return self.gpus * (WHOLE // taken) + sum(free // taken for free in self.gpu_parts)
 
     def plus(self, other: Resources) -> Self:
@@ -99,8 +99,9 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
         if not other.gpu_share:
             gpus = max(0, gpus - other.gpus * times)
         elif self.gpu_share:
+            taken = part_taken(other.gpu_share, self.gpu_share)
             for _ in range(times):
-                gpus, gpu_parts = without(gpus, gpu_parts, max(other.gpu_share, self.gpu_share))
+                gpus, gpu_parts = without(gpus, gpu_parts, taken)
         return replace(
             self,
             cores=max(0, self.cores - other.cores * times),
@@ -132,6 +133,18 @@ class Resources(Struct, frozen=True, kw_only=True, gc=False):
             gpu_share=max(self.gpu_share, limit.gpu_share) if limit.gpu_share else 0,
             gpu_parts=tuple(map(min, self.gpu_parts, limit.gpu_parts)),
         )
+
+
+def kinds_of(shape: Shape) -> Iterator[tuple[str, str]]:
+    """Those of `KINDS` in which a shape is compared with a room as numbers: not the GPU of which a
+    job needs a share."""
+    return (one for one in KINDS if not (shape.gpu_share and one[0] == "gpus"))
+
+
+def part_taken(share: int, least: int) -> int:
+    """How much a job that needs this share takes of a GPU of which no job takes less than
+    `least`."""
+    return max(share, least)
 
 
 def without(gpus: int, parts: tuple[int, ...], taken: int) -> tuple[int, tuple[int, ...]]:
@@ -347,7 +360,7 @@ def part_of_a_gpu(hundredths: int) -> str:
 
 def breaks(need: Resources, free: Resources) -> bool:
     """Whether something that fits takes a share of a GPU that is whole so far."""
-    taken = max(need.gpu_share, free.gpu_share)
+    taken = part_taken(need.gpu_share, free.gpu_share)
     return need.gpu_share > 0 and (not free.gpu_parts or free.gpu_parts[0] < taken)
 
 

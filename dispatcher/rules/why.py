@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -12,7 +12,7 @@ from ailurus.protocol import machine
 from ailurus.protocol.hardware import Hardware
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.messages import FileRecord, GroupRow, JobRow, Trouble, Why
-from ailurus.protocol.resources import KINDS, Resources, Room, Shape, part_of_a_gpu
+from ailurus.protocol.resources import Resources, Room, Shape, kinds_of, part_of_a_gpu
 from ailurus.protocol.states import FINAL, WITH_WORKER, JobState, Outlook, RegistrationState
 from dispatcher.rules import remedies
 from dispatcher.rules.group_turns import Carried
@@ -51,7 +51,7 @@ def short_of(shape: Shape, room: Room) -> str:
     """The first thing of which `room` has too little, as a phrase; empty if the shape fits."""
     if shape.fits(room):
         return ""
-    for kind, unit in _kinds(shape):
+    for kind, unit in kinds_of(shape):
         need, there = getattr(shape, kind), room.most(kind)
         if need > there:
             return f"needs {need} {unit}, has {there}"
@@ -60,11 +60,6 @@ def short_of(shape: Shape, room: Room) -> str:
     if not room.in_time(shape):
         return f"needs {shape.walltime_s} s, has {room.seconds_left:.0f} s left"
     return f"needs {_nodes(shape, [room])}, has {room.nodes_for(shape)}"
-
-
-def _kinds(shape: Shape) -> Iterator[tuple[str, str]]:
-    """What is compared as numbers: not the GPU of which a job needs a share."""
-    return (one for one in KINDS if not (shape.gpu_share and one[0] == "gpus"))
 
 
 def _short_of_share(shape: Shape, room: Room) -> str:
@@ -82,7 +77,7 @@ def _nodes(shape: Shape, rooms: Sequence[Room], free: str = " free") -> str:
     of them of that of which there is too little, or of all where only the whole is missing."""
     needed = [
         (f"{getattr(shape, kind)} {unit}", _only(shape, kind))
-        for kind, unit in _kinds(shape)
+        for kind, unit in kinds_of(shape)
         if kind != "nodes" and getattr(shape, kind)
     ]
     if shape.gpu_share:
@@ -135,7 +130,7 @@ def impossible(spec: JobSpec, shape: Shape, offers: Sequence[Offer]) -> Misfit |
     offers = [offer for offer in offers if not offer.foreign]
     if not offers or any(not offer.lacks(shape) for offer in offers):
         return None
-    for kind, unit in _kinds(shape):
+    for kind, unit in kinds_of(shape):
         most = max(offer.total.most(kind) for offer in offers)
         if getattr(shape, kind) > most:
             # A job file writes `memory: 4GB`.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
-from ailurus.protocol.resources import WHOLE, Resources
+from ailurus.protocol.resources import WHOLE, Resources, part_taken
 from pilot.node.gpus import Gpu
 from pilot.node.topology import Cpu, choose
 
@@ -117,7 +117,7 @@ class FreeNode:
         return gpu
 
     def _taken(self, need: Resources) -> int:
-        return max(need.gpu_share, self.total.gpu_share)
+        return part_taken(need.gpu_share, self.total.gpu_share)
 
     def _count_parts(self, whole: int) -> None:
         """Note what is free of shared devices, and that so many whole ones have become free."""
@@ -182,7 +182,7 @@ def _has_part(want: Free, free: Free) -> bool:
 
 def _in_a_part(want: Free, free: Free) -> bool:
     largest = free.gpu_parts[0] if free.gpu_parts else 0
-    return largest >= max(want.gpu_share, free.gpu_share)
+    return largest >= part_taken(want.gpu_share, free.gpu_share)
 
 
 def changed(free: Free, need: Free, sign: int) -> Free:
@@ -205,7 +205,7 @@ def share(want: Free, total: Free) -> float:
     if want.gpu_share:
         if not fits(want, total):
             return NEVER
-        taken = max(want.gpu_share, total.gpu_share)
+        taken = part_taken(want.gpu_share, total.gpu_share)
         gpus = (taken, WHOLE * total.gpus + sum(total.gpu_parts))
     parts = (
         gpus,
