@@ -41,6 +41,11 @@ def sample(task: Task, nr: int) -> JobSpec:
     return job_of(task, nr, 0, [item])
 
 
+def samples(task: Task) -> list[JobSpec]:
+    """A job of each step. Raises AilurusError."""
+    return [sample(task, nr) for nr in range(len(task.steps))]
+
+
 def job_of(task: Task, nr: int, index: int, items: Sequence[Item], task_id: int = 0) -> JobSpec:
     """Job number `index` of step number `nr`, which takes these items; its labels name the task by
     its id, and the step. Raises AilurusError with the field, as `steps[1].job.inputs[0]`."""

@@ -160,7 +160,10 @@ class Issuer:
                 field="scopes",
                 remedy="make a token for each",
             )
-        claims = {"wlcg.groups": tuple(groups)} if groups else {}
+        # PanDA's client reads its user's name in the token.
+        claims: dict[str, Any] = {"name": subject, "preferred_username": subject}
+        if groups:
+            claims["wlcg.groups"] = tuple(groups)
         if by is not ANONYMOUS:
             claims["of"] = tuple(name for name in by.lineage if name.startswith("id:"))
         return self.mint(subject, requested, lifetime_s, **claims)

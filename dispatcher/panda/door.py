@@ -28,6 +28,7 @@ from dispatcher.panda.bodies import BadBody, Headers, NotGzip
 from dispatcher.panda.calls import BROKEN, NO_IDENTITY, NO_ROLE, NOT_YOURS, Call, Calls
 from dispatcher.panda.files import Files
 from dispatcher.panda.legacy import FREE, OPEN, Legacy
+from dispatcher.panda.task_calls import TaskCalls
 from dispatcher.ports import Unavailable
 from dispatcher.refusal import Rejected
 from dispatcher.service import Service
@@ -63,6 +64,7 @@ class Panda:
         self._transforms = settings.transforms.rstrip("/")
         self._files = Files(service, settings.storage.rstrip("/"), settings.folder)
         self._calls = Calls(service, issuer, self._files.queue)
+        self._tasks = TaskCalls(service)
         self._legacy = Legacy(self._calls)
 
     async def __call__(self, scope: dict[str, Any], receive: http.Receive, send: http.Send) -> None:
@@ -168,7 +170,7 @@ class Panda:
         except v1.Refused as refused:
             return v1.failure(str(refused))
         call = msgspec.structs.replace(call, given=given)
-        action = getattr(self._calls, method.call)
+        action = getattr(self._tasks if method.scope else self._calls, method.call)
         answer: dict[str, Any] = await _guarded(action, call, v1.failure(BROKEN))
         return answer
 
@@ -219,6 +221,8 @@ def _check_role(method: v1.Method, identity: Identity) -> None:
         return
     if not identity.known:
         raise v1.Refused(NO_IDENTITY)
+    if method.scope and not (identity.admin or identity.caller.may(method.scope)):
+        raise v1.Refused(f"a token with the scope {method.scope} is required")
     if (method.admin and not identity.admin) or (method.production and not identity.production):
         raise v1.Refused(NO_ROLE)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ailurus.protocol.api import Scope
 from ailurus.protocol.panda_acquire import ACQUIRE
 from ailurus.protocol.panda_update import UPDATE
 from dispatcher.panda.bodies import Upload
@@ -68,6 +69,8 @@ class Method(Struct, frozen=True, dict=True):
     # For every client, without a token.
     free: bool = False
     admin: bool = False
+    # What a user's token must have: such methods are of `TaskCalls`.
+    scope: Scope | None = None
 
     @cached_property
     def call(self) -> str:
@@ -90,12 +93,16 @@ def _argument(text: str) -> Argument:
     return Argument(name, KINDS[bare], kind.endswith("!"), kind == bare)
 
 
-def _method(verb: str, path: str, arguments: str = "", **who: bool) -> Method:
+def _method(verb: str, path: str, arguments: str = "", **who: Any) -> Method:
     return Method(path, verb, tuple(_argument(text) for text in arguments.split()), **who)
 
 
 def _production(verb: str, path: str, arguments: str = "") -> Method:
     return _method(verb, path, arguments, production=True)
+
+
+def _user(scope: Scope, verb: str, path: str, arguments: str = "") -> Method:
+    return _method(verb, path, arguments, scope=scope)
 
 
 G, P = "GET", "POST"
@@ -183,6 +190,22 @@ METHODS = {
         _production(P, "file_server/delete_hpo_checkpoint", "task_id:str! sub_id:str!"),
         _method(G, "statistics/active_job_stats_by_site"),
         _method(G, "statistics/active_job_detailed_stats_by_site"),
+        _user(Scope.CREATE, P, "file_server/validate_cache_file", "file_size:int! checksum:int!"),
+        _user(Scope.CREATE, P, "file_server/upload_cache_file", "file:file!"),
+        _user(Scope.CREATE, P, "task/submit", "task_parameters:dict! parent_tid:int"),
+        _user(Scope.CANCEL, P, "task/kill", "task_id:int!"),
+        _user(Scope.MODIFY, P, "task/finish", "task_id:int! soft:bool="),
+        _user(Scope.MODIFY, P, "task/pause", "task_id:int!"),
+        _user(Scope.MODIFY, P, "task/resume", "task_id:int!"),
+        _user(Scope.MODIFY, P, "task/retry", "task_id:int! new_parameters:dict"),
+        _user(Scope.READ, G, "task/get_status", "task_id:int!"),
+        _user(Scope.READ, G, "task/get_detailed_info", "task_id:int!"),
+        _user(
+            Scope.READ,
+            G,
+            "task/get_tasks_detailed_info_since",
+            "n_tasks:int= since:str filters:str",
+        ),
         # Ours: how an operator reaches a Harvester. No PanDA client asks for it.
         _method(
             P,

@@ -1,7 +1,7 @@
 """Small files that users upload for their jobs, as functions of a transaction.
 
 A file is its owner's, under its SHA-256: what another has uploaded, nobody learns. It is kept as
-long as the queue has a job of a submission that names it, and a day longer.
+long as the queue has a job of a submission that names it, or a task whose jobs do, and a day longer.
 """
 
 from __future__ import annotations
@@ -143,6 +143,22 @@ def use(tx: Tx, jobs: Iterable[JobSpec], owner: str, first: int, *, now: float) 
         tx.run("upload.set", upload_id=kept.upload_id, have=kept.have, now=now)
 
 
+def use_for_task(tx: Tx, jobs: Iterable[JobSpec], owner: str, task_id: int, *, now: float) -> None:
+    """Keep the files that the jobs of a task name as long as there is the task. Raises Rejected for
+    one that is not here."""
+    for nr, place, upload, size in named(jobs):
+        kept = find(tx, owner, upload.digest, size)
+        if kept is None or kept.have != size:
+            raise Rejected(
+                422,
+                "this uploaded file is not here",
+                field=f"steps[{nr}].job.inputs[{place}].url",
+                remedy="upload it again",
+            )
+        tx.run("upload_task.add", upload_id=kept.upload_id, task_id=task_id)
+        tx.run("upload.set", upload_id=kept.upload_id, have=kept.have, now=now)
+
+
 def trim(tx: Tx, *, now: float) -> bool:
     """Delete some of a file that no job needs. Whether there may be more."""
     row = tx.one("upload.old", before=now - UNUSED_S)
@@ -150,7 +166,10 @@ def trim(tx: Tx, *, now: float) -> bool:
         return False
     upload_id, have = row
     tx.run("upload_use.forget", upload_id=upload_id)
-    if tx.one("upload_use.any", upload_id=upload_id) is None:
+    tx.run("upload_task.forget", upload_id=upload_id)
+    if not any(
+        tx.one(f"{table}.any", upload_id=upload_id) for table in ("upload_use", "upload_task")
+    ):
         cut(tx, upload_id, have)
     else:
         # It is looked at again after a day.

@@ -230,6 +230,10 @@ def excluded_nodes(tx: Tx, now: float) -> list[ExcludedNode]:
     return [ExcludedNode(*row) for row in tx.all("node.excluded", now=now)]
 
 
+SANDBOX = "sandbox"
+"""The kind of fact that names a file which a user's panda-client has uploaded."""
+
+
 def find_fact(tx: Tx, kind: str, owner: str, name: str) -> FactRecord | None:
     """What was last said of something."""
     row = tx.one("fact.get", kind=kind, owner=owner, name=name)

@@ -91,11 +91,14 @@ class Intake:
         await free_in_parts(jobs)
         return answer
 
-    async def check(self, jobs: Sequence[JobSpec], caller: Caller) -> None:
-        """Raise Rejected for jobs that would be refused if the caller submitted them."""
+    async def check(
+        self, jobs: Sequence[JobSpec], caller: Caller, *, uploads: bool = False
+    ) -> None:
+        """Raise Rejected for jobs of a task that would be refused if the caller submitted them;
+        `uploads`: they may name uploaded files."""
         ask = m.Submit(request_id=uuid.uuid4().hex, jobs=tuple(jobs))
         await asyncio.to_thread(self._prepared, ask, known=False)
-        if (found := next(named(jobs), None)) is not None:
+        if not uploads and (found := next(named(jobs), None)) is not None:
             raise Rejected(
                 422,
                 "the jobs of a task name no uploaded files",

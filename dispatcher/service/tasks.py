@@ -16,7 +16,7 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.task import Task, TaskState
 from ailurus.protocol.task_file import check_task
-from ailurus.protocol.task_jobs import sample
+from ailurus.protocol.task_jobs import samples
 from dispatcher.auth.caller import Caller
 from dispatcher.catalogue import settings as scopes
 from dispatcher.catalogue.link import Ask
@@ -26,6 +26,7 @@ from dispatcher.refusal import Rejected
 from dispatcher.rules import preparing, submission
 from dispatcher.rules.group_turns import group_of
 from dispatcher.rules.submission import Request
+from dispatcher.rules.uploads import use_for_task
 from dispatcher.service.intake import Intake
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import State, log
@@ -68,6 +69,18 @@ class Tasks:
 
     async def submit_task(self, ask: m.SubmitTask, caller: Caller) -> m.TaskSubmitted:
         """Accept a task, once, however often it is sent."""
+        return await self.accept(ask, caller)
+
+    async def accept(
+        self,
+        ask: m.SubmitTask,
+        caller: Caller,
+        *,
+        uploads: bool = False,
+        numbered: Callable[[Task, int], Task] = lambda task, _: task,
+    ) -> m.TaskSubmitted:
+        """Accept a task, once. `uploads`: its jobs may name uploaded files, which are kept with it;
+        `numbered` gives the task as it is once its id is known."""
         store, owner, now = self._state.store, caller.subject, self._state.now()
         digest = await asyncio.to_thread(intake.digest_of, ask.task)
         known = await store.read(lambda tx: records.find_request(tx, owner, ask.request_id))
@@ -77,30 +90,28 @@ class Tasks:
             if known.state != TaskState.SUBMITTING:
                 return m.TaskSubmitted(task_id=known.task_id, repeated=True)
         else:
-            await self._check(ask, caller)
+            await self._check(ask, caller, uploads=uploads)
         group = group_of(caller.groups, self._state.settings.groups)
-        task_id = await store.write(
-            lambda tx: intake.begin(
-                tx,
-                ask.task,
-                owner=owner,
-                group=group,
-                request_id=ask.request_id,
-                digest=digest,
-                now=now,
-            )
-        )
-        for rows in intake.parts(ask.task, task_id):
+
+        def begin(tx: Tx) -> int:
+            named = {"request_id": ask.request_id, "digest": digest}
+            begun = intake.begin(tx, ask.task, owner=owner, group=group, now=now, **named)
+            if uploads:
+                use_for_task(tx, samples(ask.task), owner, begun, now=now)
+            return begun
+
+        task_id = await store.write(begin)
+        for rows in intake.parts(numbered(ask.task, task_id), task_id):
             await store.write(partial(_add_slices, rows=rows))
         await store.write(lambda tx: intake.open_up(tx, task_id, now=now))
         return m.TaskSubmitted(task_id=task_id)
 
-    async def _check(self, ask: m.SubmitTask, caller: Caller) -> None:
+    async def _check(self, ask: m.SubmitTask, caller: Caller, *, uploads: bool) -> None:
         """Raise Rejected for a task whose jobs would be refused, if a user submitted them."""
 
         def look() -> list[JobSpec]:
             check_task(ask.task)
-            return [sample(ask.task, nr) for nr in range(len(ask.task.steps))]
+            return samples(ask.task)
 
         self._may_stage(ask.task, caller)
         try:
@@ -110,7 +121,7 @@ class Tasks:
             raise Rejected(422, error.message, field=field, remedy=error.remedy) from None
         for nr, job in enumerate(jobs):
             try:
-                await self._jobs.check([job], caller)
+                await self._jobs.check([job], caller, uploads=uploads)
             except Rejected as error:
                 error.field = f"task.steps[{nr}].job" + error.field.removeprefix("jobs[0]")
                 raise

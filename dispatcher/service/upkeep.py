@@ -300,6 +300,7 @@ class Upkeep:
                 moved = age is not None and retention.tidy(tx, before=now - age)
                 tasks = age is not None and task_retention.tidy(tx, before=now - age)
                 trimmed = item_lists.trim(tx, now=now), uploads.trim(tx, now=now)
+                tx.run("fact.expire", kind=worker_records.SANDBOX, before=now - uploads.UNUSED_S)
                 return any(trimmed) or moved or tasks
 
             more = self._peers.leads and await self._state.store.write(change)

@@ -21,6 +21,11 @@ delete from panda_fact where kind = :kind and owner = :owner and name = :name
 delete from panda_fact where kind in ('attempt', 'storage of', 'worker said')
     and name not in (select job_id || '.' || attempt_nr from attempt where ended is null)
 
+-- name: fact.expire
+-- Forget what was said of one kind of thing before a time.
+-- writes: panda_fact
+delete from panda_fact where kind = :kind and at < :before
+
 -- name: fact.all
 -- Everything of one kind.
 -- reads: panda_fact

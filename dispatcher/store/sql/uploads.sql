@@ -73,3 +73,20 @@ delete from upload_use where upload_id = :upload_id and not exists (select 1 fro
 -- Whether jobs name a file.
 -- reads: upload_use
 select first from upload_use where upload_id = :upload_id limit 1
+
+-- name: upload_task.add
+-- That jobs of a task name a file.
+-- writes: upload_task
+insert into upload_task (upload_id, task_id) values (:upload_id, :task_id) on conflict do nothing
+
+-- name: upload_task.forget
+-- Forget the tasks that are kept no more.
+-- reads: task
+-- writes: upload_task
+delete from upload_task where upload_id = :upload_id and not exists (select 1 from task
+    where task.task_id = upload_task.task_id)
+
+-- name: upload_task.any
+-- Whether jobs of a task name a file.
+-- reads: upload_task
+select task_id from upload_task where upload_id = :upload_id limit 1
