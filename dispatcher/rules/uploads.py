@@ -1,7 +1,8 @@
 """Small files that users upload for their jobs, as functions of a transaction.
 
 A file is its owner's, under its SHA-256: what another has uploaded, nobody learns. It is kept as
-long as the queue has a job of a submission that names it, or a task whose jobs do, and a day longer.
+long as the queue has a job of a submission that names it, or a task whose jobs do, and a day
+longer.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _encode = msgspec.json.Encoder().encode
 
 
-class Kept(Struct, frozen=True):
+class Archive(Struct, frozen=True):
     """What a name stands for."""
 
     digest: str
@@ -37,7 +37,7 @@ class Kept(Struct, frozen=True):
         return Upload(self.digest).url
 
 
-_decode = msgspec.json.Decoder(Kept).decode
+_decode = msgspec.json.Decoder(Archive).decode
 
 
 async def put(service: Service, caller: Caller, name: str, data: bytes) -> None:
@@ -48,7 +48,7 @@ async def put(service: Service, caller: Caller, name: str, data: bytes) -> None:
         raise Rejected(
             413, f"{len(data)} bytes: a file has 1 to {MOST_FILE_BYTES:,} bytes", field="file"
         )
-    kept = Kept(sha256(data).hexdigest(), len(data))
+    kept = Archive(sha256(data).hexdigest(), len(data))
     have, end = 0, len(data)
     while have < end:
         piece = data[have : have + PIECE_BYTES]
@@ -73,7 +73,7 @@ async def put(service: Service, caller: Caller, name: str, data: bytes) -> None:
     await service.store.write(note)
 
 
-async def find(service: Service, caller: Caller, name: str) -> Kept | None:
+async def find(service: Service, caller: Caller, name: str) -> Archive | None:
     """A file of the caller by its name. Others' do not exist for it."""
     found = await service.store.read(
         lambda tx: worker_records.find_fact(tx, SANDBOX, caller.subject, name[:200])

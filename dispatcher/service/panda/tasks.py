@@ -32,21 +32,21 @@ def task_id_of(number: int) -> int:
     return number - FIRST_ID if FIRST_ID < number < 2**62 else 0
 
 
-class Taken(Struct, frozen=True):
+class NamedTask(Struct, frozen=True):
     """A task that has the name already, and whether it is at its end."""
 
     number: int
     ended: bool
 
 
-async def named(service: Service, caller: Caller, name: str) -> Taken | None:
+async def named(service: Service, caller: Caller, name: str) -> NamedTask | None:
     """The task of the caller that was submitted by that name."""
     found = await service.store.read(
         lambda tx: records.find_request(tx, caller.subject, _request_id(name))
     )
     if found is None or found.state == TaskState.SUBMITTING:
         return None
-    return Taken(number_of(found.task_id), found.state in ENDED)
+    return NamedTask(number_of(found.task_id), found.state in ENDED)
 
 
 async def submit(
