@@ -66,7 +66,9 @@ def test_all_of_it_is_restarted_and_the_new_one_says_of_what(run, jobfile):
     nothing = run("submission", "retry", jobs[0])
     assert "nothing is to be tried again" in nothing.err
     new = run("submission", "retry", jobs[0], "--all", "--request-id", "all-again").out.strip()
-    assert run("submission", "retry", jobs[0], "--all", "--request-id", "all-again").out.strip() == new
+    assert (
+        run("submission", "retry", jobs[0], "--all", "--request-id", "all-again").out.strip() == new
+    )
     shown = run("submission", "show", new).out
     assert f"retry of\t{jobs[0]}\n" in shown
     assert f"submission\t{new} flow\n" in shown
