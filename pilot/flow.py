@@ -37,7 +37,7 @@ NODE_FAULTS = (
     Code.NO_LOOP_DEVICE,
     Code.BIND_FAILED,
 )
-"""Of what did not even begin: this node lacks something, whatever the job is."""
+"""This node lacks something, whatever the job is."""
 KEEP = "a file is kept if the job names it in `outputs`"
 
 
