@@ -8,7 +8,7 @@ durability is shared, and nobody above knows.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from msgspec import Struct
@@ -25,6 +25,15 @@ ANY_NUMBER = 1_000_000
 NOTICE_BYTES = 7900
 """The longest notice between dispatchers: PostgreSQL carries 8000 bytes."""
 Row = tuple[Any, ...]
+
+
+class Handed(Struct, frozen=True):
+    """A file on its way to a user; its pieces are read as they are sent."""
+
+    name: str
+    # Bytes; None: nobody counts them before.
+    size: int | None
+    pieces: AsyncGenerator[bytes]
 
 
 class Asks(Struct, frozen=True):

@@ -17,7 +17,14 @@ from ailurus.protocol.routes import G, P
 from ailurus.protocol.routes import NoQuery as NoQuery  # noqa: PLC0414
 from ailurus.protocol.routes import Route as Route  # noqa: PLC0414
 
-# Who reads the table takes its scopes from here.
+# Who reads the table takes its scopes and queries from here.
+from ailurus.protocol.job_queries import FileQuery as FileQuery  # noqa: PLC0414
+from ailurus.protocol.job_queries import ItemQuery as ItemQuery  # noqa: PLC0414
+from ailurus.protocol.job_queries import ItemsQuery as ItemsQuery  # noqa: PLC0414
+from ailurus.protocol.job_queries import LogFileQuery as LogFileQuery  # noqa: PLC0414
+from ailurus.protocol.job_queries import LogQuery as LogQuery  # noqa: PLC0414
+from ailurus.protocol.job_queries import SamplesQuery as SamplesQuery  # noqa: PLC0414
+from ailurus.protocol.job_queries import TailQuery as TailQuery  # noqa: PLC0414
 from ailurus.protocol.scopes import Scope as Scope  # noqa: PLC0414
 
 PREFIX = "/api/ailurus/v1"
@@ -55,33 +62,6 @@ class EventsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
 
 
-class LogQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A log from `offset` on; waits up to `wait_s` for more. A negative offset counts from the
-    end."""
-
-    stream: Annotated[str, Meta(pattern=r"^(stdout|stderr)(?!\n)$")] = "stdout"
-    # None: the latest.
-    attempt_nr: Whole | None = None
-    offset: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] = 0
-    wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
-    # Of one item of the job: `attempt_nr` is the item's.
-    item: Whole | None = None
-
-
-class ItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items of a job in their order, after one; in one state if it is given."""
-
-    state: Annotated[str, Meta(max_length=20)] = ""
-    after: Annotated[int, Meta(ge=-1, le=2**62)] = -1
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-
-
-class ItemQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One item of a job."""
-
-    index: Annotated[int, Meta(ge=0, le=2**62)]
-
-
 class TasksQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which tasks to list, newest first."""
 
@@ -104,21 +84,6 @@ class FailuresQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     site: Annotated[str, Meta(max_length=200)] = ""
     fault: Annotated[str, Meta(max_length=20)] = ""
-
-
-class SamplesQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A job's resource curves after a time."""
-
-    attempt_nr: Whole | None = None
-    after: float = 0.0
-
-
-class TailQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The end of a file in a running job's directory; the answer to its pilot's next heartbeat asks
-    for it."""
-
-    file: Annotated[str, Meta(min_length=1, max_length=200)]
-    wait_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
 
 
 class WorkersQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -186,6 +151,16 @@ ROUTES: tuple[Route, ...] = (
     Route("show", G, "/jobs/{job_id}", Scope.READ, NoQuery, m.JobDetail, "All about one job"),
     Route("why", G, "/jobs/{job_id}/why", Scope.READ, NoQuery, m.Why, "Why a job is where it is"),
     Route("log", G, "/jobs/{job_id}/log", Scope.READ, LogQuery, m.LogChunk, "A job's output, live"),
+    Route(
+        "log_file",
+        G,
+        "/jobs/{job_id}/log/file",
+        Scope.READ,
+        LogFileQuery,
+        m.Contents,
+        "All that is kept of a job's output",
+    ),
+    Route("file", G, "/jobs/{job_id}/file", Scope.READ, FileQuery, m.Contents, "An uploaded input"),
     Route("items", G, "/jobs/{job_id}/items", Scope.READ, ItemsQuery, m.ItemPage, "Items of a job"),
     Route(
         "item", G, "/jobs/{job_id}/item", Scope.READ, ItemQuery, m.ItemDetail, "All about one item"

@@ -22,6 +22,6 @@ class Route(Struct, frozen=True):
     scope: Scope | None
     # The body of a POST, the query of a GET.
     ask: type[Struct]
-    # None: a stream of events.
+    # None: a stream of events; `Contents`: the bytes of a file.
     answer: type[Struct] | None
     summary: str

@@ -293,6 +293,13 @@ class Client:
                 giver=_giver(body),
             ) from None
 
+    def contents(self, name: str, ask: msgspec.Struct, **path: object) -> bytes:
+        """Call a route that answers with a file, for its bytes. Raises as `call` does."""
+        status, body = self._send(BY_NAME[name], ask, path, 60.0, self.patience)
+        if status >= 300:
+            raise Refused(_problem(status, body))
+        return body
+
     def _send(
         self,
         route: Route,

@@ -45,10 +45,16 @@ TOOLS = {
 
 
 def brought(
-    file: FileRecord, path: Path, trusted: Collection[str] = (), *, force: bool = False
+    file: FileRecord,
+    path: Path,
+    trusted: Collection[str] = (),
+    *,
+    force: bool = False,
+    contents: bytes | None = None,
 ) -> str:
     """Bring a file to `path`, and say how that went. It gets its name once its size and checksum
-    have been compared. `trusted`: hosts that may see the user's credentials.
+    have been compared. `trusted`: hosts that may see the user's credentials; `contents`: what is in
+    it, where that is known already.
 
     Raises AilurusError."""
     try:
@@ -63,7 +69,11 @@ def brought(
         path.parent.mkdir(parents=True, exist_ok=True)
         # Beside it, so that the last step is a rename.
         with tempfile.TemporaryDirectory(prefix=".ailurus-", dir=path.parent) as own:
-            part = _fetched(file, Path(own), trusted)
+            part = Path(own, "part")
+            if contents is None:
+                part = _fetched(file, Path(own), trusted)
+            else:
+                part.write_bytes(contents)
             size, adler32 = _sum(part)
             if size != file.size or file.adler32 not in {"", adler32}:
                 raise CommandError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Coroutine, Mapping
 from contextlib import AbstractContextManager, aclosing, nullcontext
 from typing import Any
 
@@ -25,7 +25,7 @@ from dispatcher.accounts.rates import Limiter, TooMuch
 from dispatcher.auth.caller import ANONYMOUS, BadToken, Caller
 from dispatcher.auth.oidc import UnknownKey
 from dispatcher.auth.tokens import USER, Issuer, authorise
-from dispatcher.door import http, session
+from dispatcher.door import contents, http, session
 from dispatcher.door.http import Receive, Send
 from dispatcher.door.openapi import description
 from dispatcher.door.routing import (
@@ -153,6 +153,16 @@ class App:
         ask = await _decoded(endpoint, scope, headers, receive, limiter)
         if route.name in ("sign_in", "sign_out"):
             await self._session(ask, headers, scope["scheme"], send)
+        elif route.answer is m.Contents:
+            metered = nullcontext() if limiter is None else limiter.metered(caller.subject)
+            with _held_by(limiter, caller), metered:
+                handed = await endpoint.handler(ask, caller, job_id=job_id)  # type: ignore[misc]
+                sent = contents.Sent(handed)
+                try:
+                    await self._until_gone(sent.to(send), caller, receive)
+                finally:
+                    if limiter is not None:
+                        limiter.spend(caller.subject, costs.of_answer(sent.bytes))
         elif route.answer is None:
             metered = nullcontext() if limiter is None else limiter.metered(caller.subject)
             with _held_by(limiter, caller), metered:
@@ -373,7 +383,14 @@ class App:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": first, "more_body": True})
-        sender = asyncio.create_task(_send_all(events, send))
+        await self._until_gone(_send_all(events, send), caller, receive)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _until_gone(
+        self, sending: Coroutine[Any, Any, None], caller: Caller, receive: Receive
+    ) -> None:
+        """Send until the client is gone, the caller's token is revoked or we stop."""
+        sender = asyncio.create_task(sending)
         gone = asyncio.create_task(_disconnected(receive))
         self.waiting.tasks[sender] = caller
         try:
@@ -386,7 +403,6 @@ class App:
         for result in results:
             if isinstance(result, Exception):
                 log.error("stream_broke", error=repr(result))
-        await send({"type": "http.response.body", "body": b""})
 
 
 async def _decoded(

@@ -23,7 +23,7 @@ _PROBLEM = {
 def description() -> dict[str, Any]:
     """The whole document."""
     bodies = [route.ask for route in ROUTES if route.method == "POST"]
-    answers = [route.answer for route in ROUTES if route.answer is not None]
+    answers = [r.answer for r in ROUTES if r.answer is not None and r.answer is not m.Contents]
     _, schemas = msgspec.json.schema_components([*bodies, *answers, m.Problem], ref_template=_REF)
     schemas = even(schemas)
     paths: dict[str, dict[str, Any]] = {}
@@ -99,6 +99,11 @@ def _answer(route: Route) -> dict[str, Any]:
         return {
             "description": "Server-sent events",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        }
+    if route.answer is m.Contents:
+        return {
+            "description": "The file, to be saved",
+            "content": {"application/octet-stream": {"schema": {"type": "string"}}},
         }
     schema = {"$ref": _REF.format(name=route.answer.__name__)}
     return {"description": route.summary, "content": {"application/json": {"schema": schema}}}

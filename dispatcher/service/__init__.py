@@ -13,6 +13,7 @@ from dispatcher.ports import Store
 from dispatcher.service.actions import Actions
 from dispatcher.service.conclusions import Conclusions
 from dispatcher.service.delegation import Delegation
+from dispatcher.service.downloads import Downloads
 from dispatcher.service.edges import Edges
 from dispatcher.service.figures import Figures
 from dispatcher.service.heartbeats import Heartbeats
@@ -79,6 +80,7 @@ class Service:
         self.conclusions = Conclusions(state, self.seals, Nodes(state, self.peers))
         self.items = Items(state, liveness)
         self.uploads = Uploads(state)
+        self.downloads = Downloads(state, self.users)
         self.relays = Relays(
             state, self.workers, self.heartbeats, self.items, self.delegation, self.uploads
         )
@@ -126,6 +128,7 @@ class Service:
             self.timelines,
             self.tasks,
             self.uploads,
+            self.downloads,
         )
         parts = (*of_users, *of_workers, self.relays, self.edges)
         for route in ROUTES:

@@ -31,7 +31,7 @@ from ailurus.protocol.messages.edges import (
     WorkerObservations,
     WorkerRow,
 )
-from ailurus.protocol.messages.files import FileRecord
+from ailurus.protocol.messages.files import Contents, FileRecord
 from ailurus.protocol.messages.items import (
     AddItems,
     ItemBegun,
@@ -189,6 +189,7 @@ __all__ = [
     "Cancelled",
     "ChangeMany",
     "Command",
+    "Contents",
     "Counted",
     "Credential",
     "CredentialKind",

@@ -1,4 +1,4 @@
-"""What jobs left in storage, as users see it."""
+"""What jobs left in storage, and files themselves, as users see them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,7 @@ class FileRecord(Answer):
     reason: str = ""
     """Why it is not there yet, or not at all."""
     remedy: str = ""
+
+
+class Contents(Answer):
+    """The answer is a file: its bytes, always as `application/octet-stream` and an attachment."""

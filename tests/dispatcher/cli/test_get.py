@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from ailurus.protocol.job import InputFile
 from ailurus.protocol.messages import FileRecord
+from ailurus.protocol.uploads import Upload
 from ailurus.protocol.url import Url
 from dispatcher.cli import exits, files, get
 from dispatcher.cli.download import brought
@@ -186,3 +189,23 @@ def test_no_host_that_a_worker_names_sees_the_users_credentials_unasked(
     assert not (tmp_path / "shown").exists()
     run("get", "1", "--to", str(tmp_path / "mine"), "--trust", "evil.example")
     assert (tmp_path / "shown").exists()
+
+
+def test_what_travelled_with_a_job_comes_back_compared(run, monkeypatch, tmp_path):
+    digest = sha256(TEXT).hexdigest()
+    inputs = (
+        InputFile(name="cuts.yaml", url=Upload(digest).url, size=len(TEXT)),
+        InputFile(name="far", url="file:///far"),
+    )
+    detail = SimpleNamespace(spec=SimpleNamespace(inputs=inputs), files=())
+    sent = [TEXT, b"something else"]
+    client = SimpleNamespace(
+        show=lambda job_id: detail, contents=lambda name, ask, job_id: sent.pop(0)
+    )
+    monkeypatch.setattr(get, "connect", lambda _: client)
+    assert "brought" in run("get", "1", "--inputs", "--to", str(tmp_path / "here")).out
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["cuts.yaml"]
+    assert (tmp_path / "here/cuts.yaml").read_bytes() == TEXT
+    assert run("get", "1", "--inputs", "--to", str(tmp_path / "there")).code == exits.DATA
+    assert run("get", "1", "no*", "--inputs").code == exits.NO_INPUT
+    assert run("get", "1.2", "--inputs").code == exits.USAGE

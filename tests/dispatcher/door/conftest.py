@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from ailurus.protocol import messages as m
 from ailurus.protocol.api import PREFIX, ROUTES
 from dispatcher.auth import keys
 from dispatcher.auth.revocation import Revocations
 from dispatcher.auth.tokens import Issuer
 from dispatcher.door.app import App
 from dispatcher.door.settings import DoorSettings
+from dispatcher.ports import Handed
 from dispatcher.service import Service
 from dispatcher.store import open_store
 
@@ -42,6 +44,11 @@ class Clock:
         return self.now
 
 
+async def _nothing() -> AsyncGenerator[bytes]:
+    for piece in ():
+        yield piece
+
+
 class Echo:
     """A service that answers every route with the least that its answer type allows."""
 
@@ -56,7 +63,7 @@ class Echo:
     def _method(self, route: Any) -> Any:
         async def method(ask: Any, caller: Any, **path: int) -> Any:
             self.asked.append((route.name, ask, caller))
-            return {}
+            return Handed("x", 0, _nothing()) if route.answer is m.Contents else {}
 
         return method
 

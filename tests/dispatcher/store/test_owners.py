@@ -118,6 +118,12 @@ class World:
     async def log(self):
         await self.service.users.log(api.LogQuery(), BOB, job_id=self.job)
 
+    async def log_file(self):
+        await self.service.downloads.log_file(api.LogFileQuery(), BOB, job_id=self.job)
+
+    async def file(self):
+        await self.service.downloads.file(api.FileQuery(name="x"), BOB, job_id=self.job)
+
     async def items(self):
         await self.service.items.items(api.ItemsQuery(), BOB, job_id=self.job)
 
@@ -362,6 +368,7 @@ class World:
 NAMES_NOTHING = {"overview", "me", "queues", "token", "revoke", "sign_in", "sign_out", "bye"}
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
+    **dict.fromkeys(("file", "log_file"), 404),
     **dict.fromkeys(("reregister", "task", "steer_task", "cancel_task"), 404),
     **dict.fromkeys(("cancel_many", "retry_many", "change_many"), 404),
     **dict.fromkeys(("submission", "retry_submission"), 404),
