@@ -5,7 +5,7 @@ import test from "node:test";
 const at = (/** @type {string} */ name) => import(`../../../dispatcher/console/static/js/${name}.js`);
 const { age, bytes, duration, grouped, short, staged, statesOf } = await at("format");
 const { pieces } = await at("ansi");
-const { Logbook, marked } = await at("logbook");
+const { Logbook, lined, marked, named } = await at("logbook");
 const { lanes, totals } = await at("timeline");
 const { asCommand, link, parse, spoken, understand } = await at("query");
 const { matches, merged, visible } = await at("rows");
@@ -104,6 +104,13 @@ test("a long log keeps its newest lines and their numbers", () => {
   assert.deepEqual(marked("aXbxc", "x"), [
     { text: "a", hit: false }, { text: "X", hit: true }, { text: "b", hit: false }, { text: "x", hit: true }, { text: "c", hit: false },
   ]);
+});
+
+test("a link marks lines, and what is none marks nothing", () => {
+  assert.deepEqual(lined("stderr.L120-140"), { stream: "stderr", first: 120, last: 140 });
+  assert.deepEqual(lined(named("stdout", 9, 3)), { stream: "stdout", first: 3, last: 9 });
+  assert.equal(named("stdout", 4, 4), "stdout.L4");
+  for (const odd of ["", "stdout", "pilot.L1", "stdout.L", "stdout.L1-2-3", "stdout.L1e9"]) assert.equal(lined(odd), null);
 });
 
 const row = { job_id: 1, state: "finished", created: 100, changed: 160 };

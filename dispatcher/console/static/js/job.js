@@ -2,7 +2,7 @@
 // what it says.
 
 import { useEffect, useRef, useState } from "preact/hooks";
-import { get, post } from "./api.js";
+import { address, get, post } from "./api.js";
 import { FINAL, bytes, duration, megabytes, moment, staged } from "./format.js";
 import { listen, now } from "./live.js";
 import { html, Ago, Card, Command, JobLink, State, Trouble } from "./parts.js";
@@ -61,7 +61,7 @@ export function Job({ id, params, go }) {
     <${Answer} row=${row} why=${why} attempts=${attempts} files=${detail.files} />
     ${detail.items && html`<${Items} id=${id} counts=${detail.items} params=${params} />`}
     <${Timeline} detail=${detail} />
-    <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} whole=${detail.files.find((/** @type {any} */ file) => file.name === "log.tgz")?.url ?? ""} />
+    <${LogView} id=${id} attempts=${attempts.length} final=${FINAL.has(row.state)} latest=${row.attempt_nr} whole=${detail.files.find((/** @type {any} */ file) => file.name === "log.tgz")?.url ?? ""} params=${params} go=${go} />
     <${Curves} samples=${samples} spec=${spec} />
     <${Nodes} title="On each node" nodes=${attempts[attempts.length - 1]?.usage?.nodes ?? []} />
     <div class="columns">
@@ -167,14 +167,30 @@ function Files({ detail }) {
   const { spec, files, parents, children } = detail;
   const ids = (/** @type {number[]} */ all) => all.slice(0, 30).map((id) => html`<${JobLink} key=${id} id=${id} /> `);
   return html`<${Card} title="Files and neighbours">
-    ${spec.inputs?.length > 0 && html`<h3>Inputs</h3><ul class="files">${spec.inputs.map((/** @type {any} */ file) => html`<li key=${file.name}><b>${file.name}</b><span class="dim">${file.url}</span></li>`)}</ul>`}
-    ${files.length > 0 && html`<h3>Outputs</h3><ul class="files">${files.map((/** @type {any} */ file) => html`<li key=${file.name}><b>${file.name}</b><span class="num">${bytes(file.size)}</span><span class="dim">${file.url}</span><code class="dim">adler32 ${file.adler32}</code></li>`)}</ul>`}
+    ${spec.inputs?.length > 0 && html`<h3>Inputs</h3><ul class="files">${spec.inputs.map((/** @type {any} */ file) => html`<${Input} key=${file.name} id=${detail.row.job_id} file=${file} />`)}</ul>`}
+    ${files.length > 0 && html`<h3>Outputs</h3><ul class="files">${files.map((/** @type {any} */ file) => html`<${Output} key=${file.name} file=${file} />`)}</ul>
+      <p><${Command} text=${`dispatcher get ${detail.row.job_id}`} /></p>`}
     ${!files.length && spec.outputs?.length > 0 && html`<h3>Will leave</h3><ul class="files">${spec.outputs.map((/** @type {any} */ file) => html`<li key=${file.name}><b>${file.name}</b></li>`)}</ul>`}
     ${parents.length > 0 && html`<h3>Waits for</h3><p class="ids">${ids(parents)}${parents.length > 30 ? `and ${parents.length - 30} more` : ""}</p>`}
     ${children.length > 0 && html`<h3>Feeds</h3><p class="ids">${ids(children)}${children.length > 30 ? `and ${children.length - 30} more` : ""}</p>`}
     ${!files.length && !spec.inputs?.length && !spec.outputs?.length && !parents.length && !children.length && html`<p class="dim">It reads and leaves no files, and no job waits for it.</p>`}
   </${Card}>`;
 }
+
+/** What travelled with the job is here, and can be had; what else it reads is where it was.
+ *  @param {{id: number, file: any}} props */
+const Input = ({ id, file }) => {
+  const sha256 = /^upload:\/\/(?:file|program)\/([0-9a-f]{64})$/.exec(file.url ?? "")?.[1];
+  return html`<li><b>${file.name}</b>${file.size !== undefined && html`<span class="num">${bytes(file.size)}</span>`}
+    ${sha256 ? html`<a download href=${address(`jobs/${id}/file`, { name: file.name }).href}>download</a><code class="dim">sha256 ${sha256}</code>` : html`<span class="dim">${file.url}</span>`}
+    ${file.adler32 && html`<code class="dim">adler32 ${file.adler32}</code>`}${file.md5 && html`<code class="dim">md5 ${file.md5}</code>`}</li>`;
+};
+
+/** An output in storage. A browser may open what is there by http, unless its address has a secret, which is
+ *  not shown: then it ends in `?…`. @param {{file: any}} props */
+const Output = ({ file }) => html`<li><b>${file.name}</b><span class="num">${bytes(file.size)}</span>
+  ${/^https?:\/\/[^?#…@]+$/.test(file.url) ? html`<a href=${file.url} target="_blank" rel="noopener noreferrer">${file.url}</a>` : html`<span class="dim">${file.url}</span>`}
+  <code class="dim">adler32 ${file.adler32}</code></li>`;
 
 /** @param {{attempts: any[]}} props */
 const Attempts = ({ attempts }) => attempts.length > 0 && html`<${Card} title="Attempts">

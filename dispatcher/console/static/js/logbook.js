@@ -89,3 +89,16 @@ export function marked(text, needle) {
   if (from < text.length) out.push({ text: text.slice(from), hit: false });
   return out;
 }
+
+/** Which lines a link marks. @param {string} text as `stdout.L120-140`
+ *  @returns {{stream: "stdout" | "stderr", first: number, last: number} | null} */
+export function lined(text) {
+  const [, stream, from, to] = /^(stdout|stderr)\.L(\d{1,12})(?:-(\d{1,12}))?$/.exec(text) ?? [];
+  if (!stream) return null;
+  const ends = [Number(from), Number(to ?? from)].sort((a, b) => a - b);
+  return { stream: /** @type {"stdout" | "stderr"} */ (stream), first: ends[0], last: ends[1] };
+}
+
+/** The other way. @param {string} stream @param {number} from @param {number} to */
+export const named = (stream, from, to) =>
+  `${stream}.L${Math.min(from, to)}${from === to ? "" : `-${Math.max(from, to)}`}`;
