@@ -255,7 +255,7 @@ BEGUN = {
     "ailurus/server.py": {"_accept": 1},  # a handshake, which has its time
     "ailurus/tasks.py": {"_started": 1},
     "dispatcher/catalogue/child.py": {"main": 1},  # its end ends the process
-    "dispatcher/door/app.py": {"_held": 2, "_streamed": 2},  # a request's own, which waits for them
+    "dispatcher/door/app.py": {"_held": 2, "_until_gone": 2},  # a request's own: it waits for them
     "dispatcher/door/readiness.py": {"check": 1},  # whoever asks waits for it
     "dispatcher/console/live.py": {"_take": 1},  # the page that joins waits for it
     "dispatcher/auth/oidc.py": {"refresh": 1},  # the request whose key is new waits for it

@@ -13,9 +13,6 @@ from msgspec import Meta, Struct
 from ailurus.protocol import messages as m
 from ailurus.protocol.api_submissions import SUBMISSIONS
 from ailurus.protocol.fields import Moment, Whole
-from ailurus.protocol.routes import G, P
-from ailurus.protocol.routes import NoQuery as NoQuery  # noqa: PLC0414
-from ailurus.protocol.routes import Route as Route  # noqa: PLC0414
 
 # Who reads the table takes its scopes and queries from here.
 from ailurus.protocol.job_queries import FileQuery as FileQuery  # noqa: PLC0414
@@ -25,6 +22,9 @@ from ailurus.protocol.job_queries import LogFileQuery as LogFileQuery  # noqa: P
 from ailurus.protocol.job_queries import LogQuery as LogQuery  # noqa: PLC0414
 from ailurus.protocol.job_queries import SamplesQuery as SamplesQuery  # noqa: PLC0414
 from ailurus.protocol.job_queries import TailQuery as TailQuery  # noqa: PLC0414
+from ailurus.protocol.routes import G, P
+from ailurus.protocol.routes import NoQuery as NoQuery  # noqa: PLC0414
+from ailurus.protocol.routes import Route as Route  # noqa: PLC0414
 from ailurus.protocol.scopes import Scope as Scope  # noqa: PLC0414
 
 PREFIX = "/api/ailurus/v1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -25,7 +24,7 @@ FILES = (
 
 
 @pytest.fixture
-def ended(dispatcher: Dispatcher) -> Iterator[int]:
+def ended(dispatcher: Dispatcher) -> int:
     """A job that has ended, with 3,000 lines of output."""
     url = dispatcher.client.upload_file(SCRIPT)
     inputs = (InputFile(name="x.html", url=url, size=len(SCRIPT)),)
@@ -42,7 +41,7 @@ def ended(dispatcher: Dispatcher) -> Iterator[int]:
     pilot.say(job_id, "".join(f"line {nr}\n" for nr in range(1, 3001)))
     pilot.say(job_id, "a complaint\n", "stderr")
     pilot.report(job_id, files=FILES)
-    yield job_id
+    return job_id
 
 
 def test_files_are_downloaded_and_those_in_storage_are_named(
@@ -71,9 +70,7 @@ def test_files_are_downloaded_and_those_in_storage_are_named(
     assert seen.faults == []
 
 
-def test_a_link_leads_to_lines_of_a_log(
-    page: Page, dispatcher: Dispatcher, ended: int, seen: Seen
-):
+def test_a_link_leads_to_lines_of_a_log(page: Page, dispatcher: Dispatcher, ended: int, seen: Seen):
     address = f"{dispatcher.url}/console/#/jobs/{ended}"
     page.goto(f"{address}?attempt=1&lines=stdout.L1200-1202")
     chosen = page.locator(".line.chosen")
