@@ -17,6 +17,12 @@ html_theme = "furo"
 html_show_copyright = False
 html_show_sphinx = False
 exclude_patterns = ["conf.py"]
+# Page, name, summary, authors, section.
+man_pages = [
+    ("reference/dispatcher", "dispatcher", "hold a queue of jobs, submit to it and look at it", [], 1),
+    ("reference/harvester-edge", "harvester-edge", "start pilots through a batch system", [], 1),
+    ("reference/pilot", "pilot", "run jobs of a dispatcher on a node", [], 1),
+]
 # To files of the tree, which the site has not.
 _OUT = re.compile(r"\[([^]]+)\]\(\.\./(?!README\.md)[^)]+\)")
 

@@ -23,3 +23,6 @@ def test_the_site_has_every_page_and_no_link_that_leads_nowhere(tmp_path: Path) 
     assert pages <= {page.stem for page in site.glob("*.html")}
     reference = (site / "reference/dispatcher.html").read_text(encoding="utf-8")
     assert [verb for verb in VERBS if f"dispatcher {verb}" not in reference] == []
+    manuals = {page.name: page.read_text("utf-8") for page in tmp_path.glob("man/man1/*")}
+    assert sorted(manuals) == ["dispatcher.1", "harvester-edge.1", "pilot.1"]
+    assert [verb for verb in VERBS if f"dispatcher {verb}" not in manuals["dispatcher.1"]] == []
