@@ -19,7 +19,13 @@ html_show_sphinx = False
 exclude_patterns = ["conf.py"]
 # Page, name, summary, authors, section.
 man_pages = [
-    ("reference/dispatcher", "dispatcher", "hold a queue of jobs, submit to it and look at it", [], 1),
+    (
+        "reference/dispatcher",
+        "dispatcher",
+        "hold a queue of jobs, submit to it and look at it",
+        [],
+        1,
+    ),
     ("reference/harvester-edge", "harvester-edge", "start pilots through a batch system", [], 1),
     ("reference/pilot", "pilot", "run jobs of a dispatcher on a node", [], 1),
 ]
