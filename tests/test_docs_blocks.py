@@ -57,8 +57,8 @@ def a_site(tree: Mapping[str, Any], file: Path) -> None:
     """Whole, or what is to stand in a site file."""
     if "schema" not in tree:
         several = "nodes:" in file.read_text("utf-8")
-        name = "vega" if several else "laptop"
-        whole = yaml.safe_load((ROOT / f"site_configs/{name}.yaml").read_text("utf-8"))
+        base = ROOT / "site_configs" / ("vega.yaml" if several else "laptop.yaml")
+        whole = {**yaml.safe_load(base.read_text("utf-8")), "confirm": []}
         slot = next(iter(whole["slots"].values()))
         slots = {name: slot | one for name, one in tree.get("slots", {}).items()}
         file.write_text(
