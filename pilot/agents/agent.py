@@ -181,7 +181,7 @@ class Agent:
         if at >= self._lease.beat_at:
             for down in self._loops.down():
                 raise Ends(str(down))
-            self._wire.send(a.Beat(self._lease.beat(at)))
+            self._wire.beat(a.Beat(self._lease.beat(at)))
 
     def _patience(self) -> float:
         return max(0.0, min(self._lease.beat_at, self._lease.until) - boot_s())

@@ -249,7 +249,7 @@ class Head:
         if peer.lease is not None and peer.node is not None:
             if isinstance(message, a.Beat):
                 peer.lease.heard(message.number, self._clock.monotonic())
-                wire.send(a.Acknowledged(peer.lease.number))
+                wire.beat(a.Acknowledged(peer.lease.number))
             else:
                 peer.node.heard(message)
         elif isinstance(message, a.Arrived) and peer.share is None:

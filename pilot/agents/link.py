@@ -91,6 +91,14 @@ class Handshake:
         return Session(self._made(b"from " + ours, nonces), self._made(b"from " + theirs, nonces))
 
 
+def body_of(messages: Sequence[Any]) -> bytes:
+    """What a frame says. Raises ValueError for what is too long to be taken."""
+    body = encode(messages)
+    if len(body) > LONGEST:
+        raise ValueError(f"a frame of {len(body)} bytes")
+    return body
+
+
 class Session:
     """The frames of a connection, both ways. Sending and receiving may be in two threads."""
 
@@ -99,12 +107,8 @@ class Session:
         self._sent = self._received = 0
         self._buffer = bytearray()
 
-    def seal(self, messages: Sequence[Any]) -> bytes:
-        """The frame of `messages`, to be sent after those sealed before. Raises ValueError for one
-        that is too long to be taken."""
-        body = encode(messages)
-        if len(body) > LONGEST:
-            raise ValueError(f"a frame of {len(body)} bytes")
+    def frame(self, body: bytes) -> bytes:
+        """A body's frame, to be sent after those made before."""
         head = len(body).to_bytes(4, "big")
         mac = _mac(self._ours, self._sent, head, body)
         self._sent += 1

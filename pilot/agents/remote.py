@@ -36,8 +36,9 @@ from pilot.samples import LocalFiles, Sample, Sampled
 
 STEP_S = 0.5
 """Between two looks whether a job is to stop while its image is fetched."""
-TOGETHER, TOGETHER_BYTES = 100, 8 << 20
-"""Processes that one message starts, and about how much they may be told in it."""
+TOGETHER, TOGETHER_BYTES = 100, 1 << 20
+"""Processes that one message starts, and about how much they may be told in it: between two of them
+the agent beats."""
 MOST_AHEAD = 32 << 20
 """Bytes that may wait for an agent before more processes are started: their words may be long."""
 AHEAD_S = 0.01

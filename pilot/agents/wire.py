@@ -5,46 +5,68 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from pilot.agents.link import Session
+from pilot.agents.link import Session, body_of
 
 MOST_WAITING = 128 << 20
 """Bytes that may wait for a peer which takes none; then the connection is given up."""
 _READ = 1 << 16
+_UNSENT, _UNREAD = 128 << 10, 512 << 10
+"""Bytes that the kernel holds at either end: what overtakes others here waits behind them there."""
+_TCP_NOTSENT_LOWAT = 25
 
 
 class Wire:
-    """Any thread may send. One loop receives, and flushes when the socket takes more."""
+    """Any thread may send. One loop receives, and flushes when the socket takes more.
+
+    Beats overtake what else waits: a payload's long words, or its output, must not end a lease."""
 
     def __init__(self, link: socket.socket, session: Session, wake: Callable[[], None]) -> None:
         """`wake`: lets the loop look again at `waiting`."""
         link.setblocking(False)
+        with contextlib.suppress(OSError):
+            link.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT)
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _UNREAD)
         self.link = link
         self._session, self._wake = session, wake
         self._lock = threading.Lock()
+        # The rest of a frame, and bodies of those that come after it.
         self._out = bytearray()
+        self._beats, self._others = deque[bytes](), deque[bytes]()
+        self._size = 0
         self._closed = False
 
     @property
     def waiting(self) -> bool:
         """Whether something waits for the socket to take more."""
-        return bool(self._out)
+        return bool(self._out or self._beats or self._others)
 
     @property
     def backlog(self) -> int:
         """How many bytes wait for it; none once it is closed."""
-        return len(self._out)
+        return len(self._out) + self._size
 
     def send(self, *messages: Any) -> None:
         """Send messages in one frame. One that cannot be sent is lost, with the connection: the
-        loop finds that out."""
+        loop finds that out. Raises ValueError for more than a frame has."""
+        self._send(body_of(messages), self._others)
+
+    def beat(self, message: Any) -> None:
+        """Send a message before all that waits."""
+        self._send(body_of((message,)), self._beats)
+
+    def _send(self, body: bytes, line: deque[bytes]) -> None:
         with self._lock:
             if self._closed:
                 return
-            data = self._session.seal(messages)
-            if not self._out:
+            if self.waiting:
+                line.append(body)
+                self._size += len(body)
+            else:
+                data = self._session.frame(body)
                 try:
                     sent = self.link.send(data)
                 except BlockingIOError:
@@ -53,9 +75,8 @@ class Wire:
                     return
                 if sent == len(data):
                     return
-                data = data[sent:]
-            self._out += data
-            full = len(self._out) > MOST_WAITING
+                self._out += data[sent:]
+            full = self.backlog > MOST_WAITING
         if full:
             self.shut()
         self._wake()
@@ -63,7 +84,11 @@ class Wire:
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it. Raises OSError."""
         with self._lock:
-            while self._out:
+            while self.waiting:
+                if not self._out:
+                    body = (self._beats or self._others).popleft()
+                    self._size -= len(body)
+                    self._out += self._session.frame(body)
                 try:
                     sent = self.link.send(memoryview(self._out)[:_READ])
                 except BlockingIOError:
@@ -88,4 +113,7 @@ class Wire:
         with self._lock:
             self._closed = True
             self._out.clear()
+            self._beats.clear()
+            self._others.clear()
+            self._size = 0
             self.link.close()

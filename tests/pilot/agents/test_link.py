@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from msgspec import msgpack
 
 from pilot.agents import messages as a
-from pilot.agents.link import KEY_BYTES, MAGIC, Handshake, Session, Stranger
+from pilot.agents.link import KEY_BYTES, MAGIC, Handshake, Session, Stranger, body_of
 from pilot.node_ports import NOTHING
 from pilot.ports import ProcessEnd
 from pilot.process.frames import LONGEST, encode
@@ -36,7 +36,7 @@ def sessions() -> tuple[Session, Session]:
 @given(st.lists(st.lists(st.binary(max_size=40), max_size=4), max_size=8), st.data())
 def test_what_one_end_says_the_other_hears_however_it_is_cut(said, data):
     agent, head = sessions()
-    stream, heard = b"".join(agent.seal(messages) for messages in said), []
+    stream, heard = b"".join(agent.frame(body_of(messages)) for messages in said), []
     while stream:
         cut = data.draw(st.integers(1, len(stream)))
         heard += [msgpack.decode(body) for body in head.open(stream[:cut])]
@@ -46,10 +46,10 @@ def test_what_one_end_says_the_other_hears_however_it_is_cut(said, data):
 
 def test_both_ends_speak_with_keys_of_their_own():
     agent, head = sessions()
-    assert head.open(agent.seal(["a"])) == [msgpack.encode(["a"])]
-    assert agent.open(head.seal(["b"])) == [msgpack.encode(["b"])]
+    assert head.open(agent.frame(body_of(["a"]))) == [msgpack.encode(["a"])]
+    assert agent.open(head.frame(body_of(["b"]))) == [msgpack.encode(["b"])]
     with pytest.raises(Stranger):
-        agent.open(agent.seal(["c"]))
+        agent.open(agent.frame(body_of(["c"])))
 
 
 @pytest.mark.parametrize(("agents", "heads"), [(b"x" * KEY_BYTES, KEY), (KEY, b"x" * KEY_BYTES)])
@@ -98,7 +98,7 @@ def test_no_more_is_asked_for_than_a_step_has():
 @given(st.integers(0, 100), st.integers(1, 255))
 def test_a_changed_byte_ends_the_connection(where, change):
     agent, head = sessions()
-    frame = bytearray(agent.seal(["a message", 1, 2]))
+    frame = bytearray(agent.frame(body_of(["a message", 1, 2])))
     frame[4 + where % (len(frame) - 4)] ^= change
     with pytest.raises(Stranger, match="changed"):
         head.open(bytes(frame))
@@ -106,19 +106,19 @@ def test_a_changed_byte_ends_the_connection(where, change):
 
 def test_a_changed_length_ends_the_connection():
     agent, head = sessions()
-    frame = agent.seal(["a message"])
+    frame = agent.frame(body_of(["a message"]))
     with pytest.raises(Stranger, match="changed"):
         head.open(bytes(4) + frame[4:])
 
 
 def test_a_frame_that_comes_again_or_is_left_out_ends_the_connection():
     agent, head = sessions()
-    first, second = agent.seal(["1"]), agent.seal(["2"])
+    first, second = agent.frame(body_of(["1"])), agent.frame(body_of(["2"]))
     head.open(first)
     with pytest.raises(Stranger, match="repeated or left out"):
         head.open(first)
     agent, head = sessions()
-    first, second = agent.seal(["1"]), agent.seal(["2"])
+    first, second = agent.frame(body_of(["1"])), agent.frame(body_of(["2"]))
     with pytest.raises(Stranger, match="repeated or left out"):
         head.open(second)
 
@@ -130,9 +130,8 @@ def test_a_length_that_no_frame_has_is_refused_before_it_is_there():
 
 
 def test_a_frame_that_would_not_be_taken_is_not_sent():
-    agent, _ = sessions()
     with pytest.raises(ValueError, match="a frame of"):
-        agent.seal([bytes(LONGEST)])
+        body_of([bytes(LONGEST)])
 
 
 @pytest.mark.parametrize(
