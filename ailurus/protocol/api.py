@@ -251,6 +251,10 @@ ROUTES: tuple[Route, ...] = (
         m.Timeline,
         "What ran when on the nodes of a worker",
     ),
+    Route("give_feedback", P, "/feedback", Scope.READ, m.GiveFeedback, m.Done, "Say how it went"),
+    Route(
+        "feedback", G, "/feedback", Scope.ADMIN, m.FeedbackQuery, m.FeedbackPage, "What users said"
+    ),
     Route("events", G, "/events", Scope.READ, EventsQuery, m.Events, "What happened"),
     Route("stream", G, "/stream", Scope.READ, StreamQuery, None, "Server-sent events for pages"),
     Route("token", P, "/tokens", Scope.ADMIN, m.NewToken, m.Token, "Make a token"),

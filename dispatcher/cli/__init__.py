@@ -44,6 +44,7 @@ VERBS = {
     "workers": "workers and their heartbeats",
     "worker": "what ran on the nodes of one worker",
     "events": "what happened",
+    "feedback": "tell the operators how it went",
     "credential": "keep what your jobs show to storage",
     "token": "make or revoke a token (administrators)",
     "keys": "change the keys that sign tokens",

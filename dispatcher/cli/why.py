@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 
 from ailurus.output import Output
@@ -18,6 +19,17 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """Ask and show; exit code 2 says that the job can never run as things are."""
+    code = _answered(args, out)
+    if out.terminal and not out.as_json:
+        job_id, index = args.id
+        which = job_id if index is None else f"{job_id}.{index}"
+        sys.stderr.write(
+            f"How was this answer? dispatcher feedback 1-5 'a line of text' --about 'why {which}'\n"
+        )
+    return code
+
+
+def _answered(args: Namespace, out: Output) -> int:
     job_id, index = args.id
     if index is not None:
         item = connect(args).item(job_id, index)

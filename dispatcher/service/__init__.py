@@ -15,6 +15,7 @@ from dispatcher.service.conclusions import Conclusions
 from dispatcher.service.delegation import Delegation
 from dispatcher.service.downloads import Downloads
 from dispatcher.service.edges import Edges
+from dispatcher.service.feedback import Feedback
 from dispatcher.service.figures import Figures
 from dispatcher.service.heartbeats import Heartbeats
 from dispatcher.service.intake import Intake
@@ -81,6 +82,7 @@ class Service:
         self.items = Items(state, liveness)
         self.uploads = Uploads(state)
         self.downloads = Downloads(state, self.users)
+        self.feedback = Feedback(state)
         self.relays = Relays(
             state, self.workers, self.heartbeats, self.items, self.delegation, self.uploads
         )
@@ -129,6 +131,7 @@ class Service:
             self.tasks,
             self.uploads,
             self.downloads,
+            self.feedback,
         )
         parts = (*of_users, *of_workers, self.relays, self.edges)
         for route in ROUTES:

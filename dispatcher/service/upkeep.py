@@ -23,6 +23,7 @@ from dispatcher.ports import Tx
 from dispatcher.rules import (
     attempts,
     dependencies,
+    feedback,
     item_lists,
     records,
     retention,
@@ -301,6 +302,7 @@ class Upkeep:
                 tasks = age is not None and task_retention.tidy(tx, before=now - age)
                 trimmed = item_lists.trim(tx, now=now), uploads.trim(tx, now=now)
                 tx.run("fact.expire", kind=worker_records.SANDBOX, before=now - uploads.UNUSED_S)
+                feedback.expire(tx, now=now)
                 return any(trimmed) or moved or tasks
 
             more = self._peers.leads and await self._state.store.write(change)

@@ -31,6 +31,12 @@ from ailurus.protocol.messages.edges import (
     WorkerObservations,
     WorkerRow,
 )
+from ailurus.protocol.messages.feedback import (
+    FeedbackPage,
+    FeedbackQuery,
+    FeedbackRow,
+    GiveFeedback,
+)
 from ailurus.protocol.messages.files import Contents, FileRecord
 from ailurus.protocol.messages.items import (
     AddItems,
@@ -208,8 +214,12 @@ __all__ = [
     "FailureCell",
     "FailureRow",
     "Failures",
+    "FeedbackPage",
+    "FeedbackQuery",
+    "FeedbackRow",
     "FileRecord",
     "ForgetCredentials",
+    "GiveFeedback",
     "GroupRow",
     "Held",
     "HeldSlot",

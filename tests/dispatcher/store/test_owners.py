@@ -72,6 +72,8 @@ class World:
         self.task_id = (await b.service.tasks.submit_task(self.a_task(), ALICE)).task_id
         while (await b.service.tasks.advance(self.task_id)).more:
             pass
+        ask = m.GiveFeedback(request_id="said", mood=5)
+        await self.service.feedback.give_feedback(ask, ALICE)
         self.their_epoch = await self.hello("there", THEIR_EDGE)
         self.stranger = await b.worker("q2", site="there")
         self.held = m.AttemptKey(job_id=self.job, attempt_nr=1)
@@ -100,6 +102,7 @@ class World:
                 "upload": "select upload_id, have from upload where owner = 'alice'",
                 "site": "select site, instance, epoch, online from site",
                 "task": "select * from task where owner = 'alice'",
+                "feedback": "select * from feedback where owner = 'alice'",
             }
             return {name: tx.connection.execute(text).fetchall() for name, text in tables.items()}
 
@@ -249,6 +252,13 @@ class World:
         whole = m.RelayUpload(site="there", worker_id=self.worker.id, ask=ask)
         await self.service.relays.relay_upload(whole, THEIR_RELAY)
 
+    async def give_feedback(self):
+        """With a request id of another's it is another's own."""
+        ask = m.GiveFeedback(request_id="said", mood=1, text="of bob")
+        await self.service.feedback.give_feedback(ask, BOB)
+        page = await self.service.feedback.feedback(m.FeedbackQuery(), ADMIN)
+        assert [row.user for row in page.feedback] == ["alice", "bob"]
+
     async def jobs(self):
         page = await self.service.users.jobs(api.JobsQuery(user="alice"), BOB)
         assert not page.jobs
@@ -365,7 +375,17 @@ class World:
         assert not self.service.state.live[self.worker.id].draining
 
 
-NAMES_NOTHING = {"overview", "me", "queues", "token", "revoke", "sign_in", "sign_out", "bye"}
+NAMES_NOTHING = {
+    "overview",
+    "me",
+    "feedback",
+    "queues",
+    "token",
+    "revoke",
+    "sign_in",
+    "sign_out",
+    "bye",
+}
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     **dict.fromkeys(("file", "log_file"), 404),

@@ -4,6 +4,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { address, get, post } from "./api.js";
 import { FINAL, bytes, duration, megabytes, moment, staged } from "./format.js";
+import { Feedback } from "./feedback.js";
 import { listen, now } from "./live.js";
 import { html, Ago, Card, Command, JobLink, State, Trouble } from "./parts.js";
 import { link } from "./query.js";
@@ -137,6 +138,7 @@ function Answer({ row, why, attempts, files }) {
     ${moving && html`<${Staged} staging=${moving} />`}
     ${why.blockers.length > 0 && html`<ul>${why.blockers.map((/** @type {string} */ text, /** @type {number} */ at) => html`<li key=${at}>${text}</li>`)}</ul>`}
     ${why.remedy && html`<p class="remedy"><b>What helps:</b> ${why.remedy}</p>`}
+    <${Feedback} about=${`why ${row.job_id}`}>Is this clear?</${Feedback}>
   </section>`;
 }
 

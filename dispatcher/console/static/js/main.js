@@ -8,6 +8,7 @@ import { heardAt, overview, start, status, stop } from "./live.js";
 import { html, Tail } from "./parts.js";
 import { moment, short, grouped } from "./format.js";
 import { PAGES, link, parse, spoken, understand } from "./query.js";
+import { Feedback } from "./feedback.js";
 import { Help, SignIn } from "./welcome.js";
 import { Overview } from "./overview.js";
 import { Jobs } from "./jobs.js";
@@ -126,7 +127,7 @@ function Frame() {
       </div>
     </header>
     <main id="main" tabindex="-1"><${Page} key=${`${page}${id ?? ""}`} id=${id} params=${params} go=${go} /></main>
-    <footer><span>Ailurus ${overview.value?.version ?? ""}</span><span class="wide">press <kbd>?</kbd> for keys</span></footer>
+    <footer><span>Ailurus ${overview.value?.version ?? ""}</span><${Feedback} key=${`${page}${id ?? ""}`} about=${`page ${link({ page, id })}`}>Feedback</${Feedback}><span class="wide">press <kbd>?</kbd> for keys</span></footer>
     ${helping.value && html`<${Help} close=${() => { helping.value = false; }} />`}`;
 }
 
