@@ -75,6 +75,15 @@ class _LastAnswer(HTTPResponse):
             parse_headers(self.fp)
         raise HTTPException(f"more than {MOST_INTERIM} interim answers (1xx)")
 
+    def begin(self) -> None:
+        super().begin()
+        coded = self.headers.get("Transfer-Encoding", "").strip().lower()
+        odd = coded not in {"", "identity", "chunked"}
+        # The standard library would read to the connection's end.
+        odd |= self.length is None and not self.chunked and "Content-Length" in self.headers
+        if odd and self.length != 0:
+            raise HTTPException("the answer does not say how long it is in a way that we know")
+
 
 class Joining(HTTPConnection):
     """Sends the head of a request together with a small body."""

@@ -11,40 +11,33 @@ from __future__ import annotations
 import io
 import re
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from http import HTTPStatus
 from http.client import HTTPException, RemoteDisconnected
 from typing import Any
 
 from urllib3 import BaseHTTPResponse, HTTPResponse
 from urllib3.connection import HTTPSConnection
-from urllib3.exceptions import ProtocolError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+)
 from urllib3.exceptions import TimeoutError as Silent
 
 from ailurus.wire.connection import Joining, pools
+from ailurus.wire.opening import STEP_S, check, connected, strict, was_cut
 
-STEP_S = 0.5
 # How often a transfer that makes progress is checked; TLS makes it in steps of 16 KiB.
 CHECK_S = 0.1
 # How long a server has to refuse the body; many answer nothing.
 EXPECT_S = 1.0
 # Bytes.
 LONGEST_HEAD = 64 * 1024
-_check: ContextVar[Callable[[], None]] = ContextVar("check", default=lambda: None)
-
-
-@contextmanager
-def watching(check: Callable[[], None]) -> Iterator[None]:
-    """Let every wait on a connection of this thread call `check`; what it raises ends the
-    transfer."""
-    token = _check.set(check)
-    try:
-        yield
-    finally:
-        _check.reset(token)
 
 
 def read_into(answer: BaseHTTPResponse, buffer: memoryview) -> int:
@@ -126,12 +119,16 @@ class _Watched:
         """Whether the server, which was asked, has not refused the body within `EXPECT_S`."""
         deadline = time.monotonic() + EXPECT_S
         while (left := deadline - time.monotonic()) > 0 and len(self._ahead) < LONGEST_HEAD:
-            _check.get()()
+            check()
             self._sock.settimeout(min(left, STEP_S))
             try:
                 got = self._sock.recv(4096)
             except TimeoutError:
                 continue
+            except ssl.SSLError as error:
+                if not was_cut(error):
+                    raise
+                return False
             finally:
                 self._sock.settimeout(STEP_S)
             self._ahead += got
@@ -151,10 +148,14 @@ class _Watched:
         began = now = time.monotonic()
         while True:
             if now >= self._check_at:
-                _check.get()()
+                check()
                 self._check_at = now + CHECK_S
             try:
                 return act(data)
+            except ssl.SSLError as error:
+                if not was_cut(error):
+                    raise
+                raise ConnectionResetError("the connection was cut") from None
             except TimeoutError:
                 now = time.monotonic()
                 silent_s = now - began
@@ -185,18 +186,39 @@ class Forgotten(ConnectionResetError):
 
 class _Http(Joining):
     _offer: OfferedBody | None = None
+    # Whether it has brought an answer: the server may have closed it since.
     _kept = False
     sock: Any
 
     def connect(self) -> None:
+        self._kept = False
         super().connect()
         self.sock = _Watched(self.sock)
+
+    def _new_conn(self) -> socket.socket:
+        try:
+            return connected(self._dns_host, self.port, self.timeout, self.socket_options or ())
+        except (socket.gaierror, UnicodeError) as error:
+            why = error if isinstance(error, socket.gaierror) else socket.gaierror(str(error))
+            raise NameResolutionError(self.host, self, why) from error
+        except TimeoutError as error:
+            raise ConnectTimeoutError(self, f"{self.host}: {error}") from error
+        except OSError as error:
+            why_not = f"Failed to establish a new connection: {error}"
+            raise NewConnectionError(self, why_not) from error
+
+    def _tunnel(self) -> None:
+        """Ask a proxy for the connection."""
+        plain = self.sock
+        self.sock = _Watched(plain)
+        super()._tunnel()
+        plain.settimeout(self.timeout)
+        self.sock = plain
 
     def request(self, method: str, url: str, body: Any = None, *more: Any, **options: Any) -> None:
         headers = options.get("headers") or (more[0] if more else {})
         asks = isinstance(body, OfferedBody) and "Expect" in headers
         self._offer = body if asks else None
-        self._kept = self.sock is not None
         with self._forgotten():
             super().request(method, url, body, *more, **options)
 
@@ -207,7 +229,12 @@ class _Http(Joining):
     # What urllib3 returns is no answer of the standard library.
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
         with self._forgotten():
-            return super().getresponse()
+            answer = super().getresponse()
+        self._kept = True
+        if self._offer is not None and not self._offer.wanted:
+            # The server may wait for the body, and take the next request for it.
+            self.close()
+        return answer
 
     @contextmanager
     def _forgotten(self) -> Iterator[None]:
@@ -228,7 +255,10 @@ class _Http(Joining):
 
 
 class _Https(_Http, HTTPSConnection):
-    pass
+    def connect(self) -> None:
+        assert self.ssl_context is not None  # noqa: S101 - who makes a pool of these gives one
+        strict(self.ssl_context)
+        super().connect()
 
 
 POOLS = pools(_Http, _Https)

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
-from ailurus.wire.watched import watching
+from ailurus.wire.opening import TooLong, at_most, watching
 from pilot.ports import Check, Copied, Found, JobError, LeftBehind
 from plugins.data.http_bodies import Copy, Measured, Version, pieces_of
 from plugins.data.http_errors import (
@@ -237,8 +237,9 @@ class Http:
         # XRootD may lose its answer (its issue 2534), and has the sum when it is asked again.
         for _ in range(2):
             try:
-                answer = self._requests.ask("HEAD", url, None, code, sum_s=patience_s)
-            except BrokeOff:
+                with at_most(patience_s):
+                    answer = self._requests.ask("HEAD", url, None, code, sum_s=patience_s)
+            except (BrokeOff, TooLong):
                 continue
             except JobError:
                 check()

@@ -12,6 +12,7 @@ import urllib3
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
+from ailurus.wire.opening import TooLong, at_most
 from ailurus.wire.watched import Forgotten
 from pilot.ports import JobError
 from plugins.data.http_bodies import Measured
@@ -24,6 +25,8 @@ LARGE = 1 << 20
 REDIRECTS = 5
 # Bytes of an answer that are read for its connection's sake.
 MOST_WORDS = 1 << 16
+# How long these may take.
+WORDS_S = 1.0
 # Of a GET: there is no file in it, or not yet.
 _WITHOUT_CONTENT = {201, 202, 204, 205}
 _ANY = {301, 302, 303, 307, 308}
@@ -150,9 +153,11 @@ class Requests:
 
 def finish(answer: urllib3.BaseHTTPResponse) -> None:
     """Be done with an answer whose body is nothing to us: a short one is read, so that its
-    connection serves the next request."""
+    connection serves the next request. Raises what the check raises."""
     length = getattr(answer, "length_remaining", None)
-    with suppress(urllib3.exceptions.HTTPError):
+    try:
         if length is not None and length <= MOST_WORDS:
-            answer.read(decode_content=False)
-    answer.close()
+            with suppress(urllib3.exceptions.HTTPError, TooLong), at_most(WORDS_S):
+                answer.read(decode_content=False)
+    finally:
+        answer.close()

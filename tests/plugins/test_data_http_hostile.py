@@ -142,6 +142,9 @@ def test_a_body_is_sent_after_interim_answers(into: int) -> None:
         [CHUNKED, b"nonsense\r\n"],
         [CHUNKED, b"5;" + b"x" * 100_000 + b"\r\nabcde\r\n0\r\n\r\n"],
         [CHUNKED, b"ffffffffffffffff\r\n" + b"x" * 100],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabcde"],
+        [b"HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\nabcde"],
+        [b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"],
     ],
 )
 def test_what_cannot_be_read_is_an_error_that_can(into: int, answer: list[bytes]) -> None:
