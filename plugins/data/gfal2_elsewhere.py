@@ -8,10 +8,13 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib import resources
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from pilot.ports import MOST_FOUND
 from plugins.data.moving import system_module
@@ -19,7 +22,21 @@ from plugins.data.moving import system_module
 USUAL = ("python3", "/usr/bin/python3", "/usr/libexec/platform-python")
 """Pythons of the system, which `python3-gfal2` belongs to."""
 LOOK_S = 30.0
+LONGEST = 32 << 20
+"""Characters of a line: as many files as a job may have, with the longest names."""
 _OPTIONS = ("overwrite", "timeout", "create_parent")
+_Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+_Seen = tuple[int, _Number]
+"""Mode and bytes."""
+
+
+class _Answer(Struct, frozen=True):
+    """A line of the process, which may be of any Python with any library."""
+
+    value: Any = UNSET
+    error: tuple[int, str] | UnsetType = UNSET
+    bytes: _Number | UnsetType = UNSET
+    stage: str | UnsetType = UNSET
 
 
 class GError(Exception):
@@ -112,43 +129,55 @@ class Context:
         # Our open files are another's there.
         own = source.replace("file:///proc/self/", f"file:///proc/{os.getpid()}/")
         options = {name: value for name, value in vars(parameters).items() if name in _OPTIONS}
-        self._told(("filecopy", own, target, options), parameters)
+        self._told(("filecopy", own, target, options), Any, parameters)
 
     def checksum(self, url: str, kind: str) -> str:
-        return str(self.call("checksum", url, kind))
+        found: str = self._told(("checksum", url, kind), str)
+        return found
 
     def stat(self, url: str) -> Any:
-        return _About(*self.call("stat", url))
+        return _About(*self._told(("stat", url), _Seen))
 
     def unlink(self, url: str) -> None:
         self.call("unlink", url)
 
     def opendir(self, url: str) -> OpenDirectory:
-        entries = self.call("entries", url, MOST_FOUND + 1)
-        return OpenDirectory(iter([tuple(one) for one in entries]))
+        asked = "entries", url, MOST_FOUND + 1
+        return OpenDirectory(iter(self._told(asked, list[tuple[str, int, _Number]])))
 
-    def call(self, *words: object) -> Any:
-        """What the process answers."""
-        return self._told(words, None)
+    def call(self, *words: object) -> None:
+        """Have the process do something."""
+        self._told(words, Any)
 
-    def _told(self, words: tuple[object, ...], parameters: Any) -> Any:
+    def _told(self, words: tuple[object, ...], kind: Any, parameters: Any = None) -> Any:
+        """What the process answers; one that says something else than was asked is ended."""
         process = self._running()
         assert process.stdin is not None  # noqa: S101 - as it was started
         assert process.stdout is not None  # noqa: S101 - the same
         try:
             process.stdin.write(json.dumps([words[0], words[1:]]) + "\n")
             process.stdin.flush()
-            for line in process.stdout:
-                answer = json.loads(line)
-                if "error" in answer:
-                    code, message = answer["error"]
+            while line := process.stdout.readline(LONGEST):
+                answer = msgspec.convert(json.loads(line), _Answer)
+                if answer.error is not UNSET:
+                    code, message = answer.error
                     raise GError(message, code)
-                if "value" in answer:
-                    return answer["value"]
+                if answer.value is not UNSET:
+                    return msgspec.convert(answer.value, kind)
                 _pass_on(answer, parameters)
-        except (OSError, ValueError):
-            # It has died, which the lines below say.
+        except GError:
+            raise
+        except (ValueError, RecursionError) as error:
+            self.close()
+            why = f"what the process of gfal2 said was not understood ({error})"
+            raise GError(why, errno.EBADMSG) from None
+        except OSError:
+            # It has died.
             pass
+        except BaseException:
+            # What it says next answers nobody.
+            self.close()
+            raise
         self.close()
         raise GError("the process of gfal2 has ended", errno.ECONNABORTED)
 
@@ -175,9 +204,9 @@ class Context:
                 pipe.close()
 
 
-def _pass_on(answer: Mapping[str, Any], parameters: Any) -> None:
+def _pass_on(answer: _Answer, parameters: Any) -> None:
     """Tell the callbacks of a copy."""
-    if "bytes" in answer and parameters.monitor_callback is not None:
-        parameters.monitor_callback(None, None, None, None, answer["bytes"], None)
-    if "stage" in answer and parameters.event_callback is not None:
-        parameters.event_callback(SimpleNamespace(stage=answer["stage"]))
+    if answer.bytes is not UNSET and parameters.monitor_callback is not None:
+        parameters.monitor_callback(None, None, None, None, answer.bytes, None)
+    if answer.stage is not UNSET and parameters.event_callback is not None:
+        parameters.event_callback(SimpleNamespace(stage=answer.stage))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from plugins.data.gfal2_elsewhere import Elsewhere, GError, module
+from plugins.data.gfal2_elsewhere import Context, Elsewhere, GError, module
 
 MODULE = """
 import os
@@ -128,3 +128,33 @@ def test_a_process_that_dies_costs_one_call(context) -> None:
         context.unlink("davs://h/x")
     assert raised.value.code == errno.ECONNABORTED
     assert context.stat("davs://h/x").st_size == 7
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense",
+        "[]",
+        "5",
+        "[" * 100_000,
+        '{"value": "seven"}',
+        '{"value": [1]}',
+        '{"value": [33188, -1]}',
+        '{"value": [33188, 9223372036854775808]}',
+        '{"error": null}',
+        '{"error": ["2", "no"]}',
+        '{"error": [2]}',
+        '{"bytes": "many"}',
+        '{"bytes": -1}',
+        '{"stage": {}}',
+        "x" * 2000,
+    ],
+)
+def test_a_process_that_says_nonsense_is_ended_and_costs_one_call(line, monkeypatch) -> None:
+    monkeypatch.setattr("plugins.data.gfal2_elsewhere.LONGEST", 200_000 if "[[" in line else 1000)
+    context = Context((sys.executable, "-c", f"print({line!r}); input(); input()"))
+    with pytest.raises(GError, match="not understood") as raised:
+        context.stat("davs://h/x")
+    assert raised.value.code == errno.EBADMSG
+    assert len(raised.value.message) < 1000
+    assert context._process is None
