@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, MutableMapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from ailurus.protocol.query import Query
@@ -179,17 +179,21 @@ class Fault(Struct, frozen=True, kw_only=True):
     """Whether the same may be done later."""
 
 
+Counted = Annotated[int, Meta(ge=0, le=1 << 49)]
+"""What a catalogue says of bytes or events: a store can add up all that a task has staged."""
+
+
 class KnownFile(Struct, frozen=True, kw_only=True):
     """A file that a catalogue knows."""
 
     name: str
     """`scope:name`."""
-    size: int | None
+    size: Counted | None
     """Bytes; None: the catalogue does not say."""
     adler32: str
     guid: str = ""
     """32 hexadecimal digits; blank: it has none."""
-    events: int | None = None
+    events: Counted | None = None
     """How many are in it; None: the catalogue does not say."""
     url: str = ""
     """Where it can be read; blank: `rucio://scope:name` finds it."""

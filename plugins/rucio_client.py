@@ -18,6 +18,8 @@ _Path = Annotated[str, Meta(min_length=1, max_length=4000)]
 
 NEAR = ("file", "root", "davs", "https")
 FAR = ("root", "davs", "https", "file")
+MOST_COUNTED = 1 << 49
+"""Bytes of a file, or events in it: what a store can still add up for all that a task has staged."""
 
 
 class ClientOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,3 +70,11 @@ def client_of(options: ClientOptions) -> Any:
     from rucio.client import Client
 
     return Client(account=options.account or None, timeout=options.timeout_s)
+
+
+def counted(value: object) -> int | None:
+    """A number of bytes or events, as Rucio gives one; None for what none can be: whoever writes to
+    the catalogue may have written anything."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_COUNTED:
+        return value
+    return None

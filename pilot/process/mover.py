@@ -152,17 +152,17 @@ class _Child:
         taken: list[int] = []
         if isinstance(order, Put):
             taken, fds[:] = fds[: len(order.files)], fds[len(order.files) :]
-        answers: Sequence[Answer]
         try:
-            answers = [*self._answers(order, taken), Over()]
+            # A plugin may have made what no frame holds, of numbers that a storage told it.
+            said = frame([*self._answers(order, taken), Over()])
         except Exception as error:  # noqa: BLE001 - a plugin and its library may raise anything
-            answers = [_refused(error, failed)]
+            said = frame([_refused(error, failed)])
         finally:
             for fd in taken:
                 os.close(fd)
         with self._lock:
             self._open.clear()
-            send(self._link, frame(answers))
+            send(self._link, said)
 
     def _answers(self, order: Order, fds: Sequence[int]) -> list[Answer]:
         if isinstance(order, Setup):

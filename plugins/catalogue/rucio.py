@@ -26,7 +26,7 @@ from dispatcher.ports import (
     ReplicationRule,
 )
 from plugins.catalogue.rucio_faults import AWAY, RucioRefused
-from plugins.rucio_client import ClientOptions, client_of
+from plugins.rucio_client import ClientOptions, client_of, counted
 
 MOST_LISTED = 10_000_000
 """Files of a data set that is listed."""
@@ -100,10 +100,10 @@ class Rucio:
             files = self._asked(partial(self._first, scope, name, most + 1))
             if len(files) > most:
                 # Counted by Rucio's database, which is asked only where there are so many.
-                counted = self._asked(
+                whole = self._asked(
                     partial(self._client.get_did, scope, name, dynamic_depth="FILE")
                 )
-                more = max((counted["length"] or 0) - most, 1)
+                more = max((counted(whole["length"]) or 0) - most, 1)
         except RucioRefused as refused:
             if refused.kind == "DataIdentifierNotFound":
                 return None
@@ -384,9 +384,9 @@ def _followed(rule: Mapping[str, Any]) -> ReplicationRule:
         rule_id=rule["id"],
         where=rule["rse_expression"],
         state=rule["state"],
-        done=rule["locks_ok_cnt"],
-        moving=rule["locks_replicating_cnt"],
-        stuck=rule["locks_stuck_cnt"],
+        done=counted(rule["locks_ok_cnt"]) or 0,
+        moving=counted(rule["locks_replicating_cnt"]) or 0,
+        stuck=counted(rule["locks_stuck_cnt"]) or 0,
         # Rucio's client gives a time in UTC without saying so.
         expires=None if expires is None else expires.replace(tzinfo=UTC).timestamp(),
         problem=rule["error"] or "",
@@ -396,10 +396,10 @@ def _followed(rule: Mapping[str, Any]) -> ReplicationRule:
 def _known(file: Mapping[str, Any]) -> KnownFile:
     return KnownFile(
         name=_name(file),
-        size=file["bytes"],
-        adler32=file["adler32"] or "",
-        guid=(file.get("guid") or "").replace("-", ""),
-        events=file.get("events"),
+        size=counted(file["bytes"]),
+        adler32=str(file["adler32"] or ""),
+        guid=str(file.get("guid") or "").replace("-", ""),
+        events=counted(file.get("events")),
     )
 
 

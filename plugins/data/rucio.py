@@ -32,7 +32,7 @@ from plugins.data.moving import drop, few, not_moved, padded
 from plugins.data.rucio_errors import missing, nowhere, rucio_errors_on
 from plugins.data.rucio_examined import examined
 from plugins.data.rucio_plugins import Plugin, Plugins, Replica
-from plugins.rucio_client import ClientOptions, RseProtocols, client_of
+from plugins.rucio_client import ClientOptions, RseProtocols, client_of, counted
 
 MOST_LFNS = 100
 """Names in one request that says where files go: they stand in its URL."""
@@ -189,7 +189,7 @@ class Rucio(Mover):
                     )
                 )
                 continue
-            size = file.size if entry is None else entry["bytes"]
+            size = file.size if entry is None else counted(entry["bytes"])
             adler32 = file.adler32 if entry is None or not entry["adler32"] else entry["adler32"]
             wanted.append(_Wanted(file, did, places, size, adler32, entry is not None))
         return wanted
@@ -430,8 +430,8 @@ def _found(did: Did, name: str, entry: Mapping[str, Any]) -> Found:
     return Found(
         name=name,
         url=did.url().text,
-        size=entry["bytes"],
-        adler32=padded(adler32) if adler32 else None,
+        size=counted(entry["bytes"]),
+        adler32=padded(adler32) if isinstance(adler32, str) and adler32 else None,
     )
 
 

@@ -10,8 +10,16 @@ from typing import Any
 import pytest
 from rucio.common import exception
 
-from dispatcher.catalogue.messages import Faults, Register, answer
-from dispatcher.ports import NewFile
+from dispatcher.catalogue.messages import (
+    Faults,
+    Register,
+    Resolve,
+    Resolved,
+    answer,
+    decode_answer,
+    encode,
+)
+from dispatcher.ports import Contents, KnownFile, NewFile
 from plugins.catalogue.rucio import Rucio, RucioOptions
 
 
@@ -23,6 +31,7 @@ class Server:
         self.kinds = {"raw": "DATASET", "all": "CONTAINER", "calibration": "FILE"}
         self.attached: list[str] = []
         self.length = self.listed = self.counted = 0
+        self.lies: dict[str, object] = {}
 
     def add_replicas(self, rse: str, files: Sequence[Mapping[str, Any]]) -> None:
         for one in files:
@@ -55,7 +64,7 @@ class Server:
     def bulk_list_files(self, dids: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, Any]]:
         for one in islice(repeat(dids[0]), self.length):
             self.listed += 1
-            yield {"scope": one["scope"], "name": "x", "bytes": 1, "adler32": None}
+            yield {"scope": one["scope"], "name": "x", "bytes": 1, "adler32": None, **self.lies}
 
 
 @pytest.fixture
@@ -126,3 +135,27 @@ def test_of_a_data_set_that_is_listed_whole_nothing_is_counted(catalogue, server
     server.length = 1000
     found = catalogue.resolve("user.ann:all", 1000)
     assert (len(found.files), found.more, server.counted) == (1000, 0, 0)
+
+
+@pytest.mark.parametrize("number", [-1, 2**49 + 1, 2**70, "7", 1.5, True, [7]])
+def test_a_number_that_none_can_be_is_taken_for_none(catalogue, server, number):
+    """A store could not keep it, or add it up, and the task would stand still."""
+    server.length, server.lies = 1, {"bytes": number, "events": number, "adler32": 7, "guid": 8}
+    found = answer(catalogue, Resolve(did="user.ann:all"))
+    assert decode_answer(encode(found)) == found
+    (file,) = found.contents.files
+    assert (file.size, file.events, file.adler32, file.guid) == (None, None, "7", "8")
+
+
+def test_what_another_plugin_says_of_bytes_is_held_to_the_same():
+    lie = KnownFile(name="s:x", size=2**62, adler32="")
+    contents = Contents(kind="file", open=False, files=(lie,))
+    with pytest.raises(ValueError, match="contents"):
+        decode_answer(encode(Resolved(contents=contents)))
+
+
+@pytest.mark.parametrize("number", [-5, 2**70, "many", None])
+def test_a_count_of_files_that_none_can_be_is_at_least_what_was_seen(catalogue, server, number):
+    server.length = 1001
+    server.get_did = lambda *_, **__: {"type": "CONTAINER", "open": True, "length": number}
+    assert catalogue.resolve("user.ann:all", 1000).more == 1

@@ -315,6 +315,16 @@ def test_a_data_set_is_listed_and_files_are_removed(rig, tmp_path):
     assert failing(lambda: rig.pool.delete(["die:"], rig.watch())).transient
 
 
+def test_a_number_that_no_frame_holds_costs_a_call_and_not_the_child(rig, tmp_path):
+    (tmp_path / "vast").write_bytes(b"123")
+    error = failing(lambda: rig.pool.expand(f"copy:{tmp_path}", rig.watch()))
+    assert "OverflowError" in error.message
+    assert error.transient
+    pids = rig.pids()
+    rig.pool.get(rig.files("copy"), rig.watch())
+    assert rig.pids() == pids != []
+
+
 def test_a_child_that_nobody_needs_finishes_what_it_does_beside_its_calls(rig):
     rig.pool.get(rig.files("copy"), rig.watch())
     rig.pool.close()
