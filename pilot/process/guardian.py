@@ -311,8 +311,8 @@ class Guardian:
         become_subreaper()
         from pilot.process import rooms
 
-        rooms.enter(order, namespaces)
-        link.sendall(frame([Started(0, os.getpid())]))
+        lacks = rooms.enter(order, namespaces)
+        link.sendall(frame([Started(0, os.getpid(), lacks)]))
         Guardian(link, self._proc, strangers, Stopped(self._proc)).serve()
         os._exit(0)
 

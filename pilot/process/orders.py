@@ -77,6 +77,8 @@ class Cgroups(msgspec.Struct, array_like=True, tag=True):
 class Started(msgspec.Struct, array_like=True, tag=True):
     key: int
     pid: int
+    lacks: str = ""
+    """Of a room: what it could not be made without, and why not; blank: it is as it was asked."""
 
 
 Message = Spawn | Enter | Signal | Until | Cgroups

@@ -43,17 +43,16 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def enter(order: Enter, namespaces: Sequence[int]) -> None:
+def enter(order: Enter, namespaces: Sequence[int]) -> str:
     """Take this process, which has one thread, into the namespaces, and make it as `order` says.
-    Raises OSError."""
+    Returns which steps were left out, and why. Raises OSError."""
     parent = os.getppid()
     libc = ctypes.CDLL(None, use_errno=True)
     for fd in namespaces:
         _checked(libc.setns(fd, 0), "setns")
         os.close(fd)
     os.chdir("/")
-    for step in order.steps:
-        _take(libc, step)
+    lacks = [lack for step in order.steps if (lack := _take(libc, step))]
     if order.confined:
         _give_up(libc)
     if order.filter:
@@ -63,9 +62,11 @@ def enter(order: Enter, namespaces: Sequence[int]) -> None:
     die_with_parent()
     if os.getppid() != parent:
         raise ProcessLookupError
+    return "; ".join(lacks)
 
 
-def _take(libc: ctypes.CDLL, step: Step) -> None:
+def _take(libc: ctypes.CDLL, step: Step) -> str:
+    """Take a step, or say why the room is made without it. Raises OSError."""
     match step:
         case Bind(source, target):
             with _pinned(target) as place:
@@ -83,7 +84,8 @@ def _take(libc: ctypes.CDLL, step: Step) -> None:
         case Symlink(path, to):
             Path(path).symlink_to(to)
         case Only(paths):
-            _leave_only(libc, paths)
+            return _leave_only(libc, paths)
+    return ""
 
 
 def _close(libc: ctypes.CDLL, target: str) -> None:
@@ -95,13 +97,13 @@ def _close(libc: ctypes.CDLL, target: str) -> None:
         _mount(libc, "", place, flags)
 
 
-def _leave_only(libc: ctypes.CDLL, paths: Sequence[str]) -> None:
-    """Move to a root that has nothing but `paths`, or stay where we are."""
+def _leave_only(libc: ctypes.CDLL, paths: Sequence[str]) -> str:
+    """Move to a root that has nothing but `paths`, or stay where we are, and say why."""
     sources = dict(_opened([*paths, *_procs()]))
     try:
         _mount(libc, "memory", _NEW_ROOT, _MS_NOSUID | _MS_NODEV, b"tmpfs", b"mode=755")
-    except OSError:
-        return
+    except OSError as error:
+        return _kept(error)
     try:
         for path, fd in sources.items():
             _bound(libc, fd, f"{_NEW_ROOT}{path}")
@@ -115,12 +117,18 @@ def _leave_only(libc: ctypes.CDLL, paths: Sequence[str]) -> None:
         _checked(libc.pivot_root(b".", b"."), "pivot_root")
         # The old one, which is on top of it.
         _checked(libc.umount2(b".", _MNT_DETACH), "umount")
-    except OSError:
+    except OSError as error:
         libc.umount2(os.fsencode(_NEW_ROOT), _MNT_DETACH)
+        return _kept(error)
     finally:
         os.chdir("/")
         for fd in sources.values():
             os.close(fd)
+    return ""
+
+
+def _kept(error: OSError) -> str:
+    return f"the node's other file systems are still mounted there: {error}"
 
 
 def _procs() -> list[str]:
@@ -206,4 +214,5 @@ def _forbid(libc: ctypes.CDLL, instructions: bytes) -> None:
 
 def _checked(result: int, what: str) -> None:
     if result != 0:
-        raise OSError(ctypes.get_errno(), what)
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from pilot.ports import ProcessEnd, ProcessSpec
 from pilot.process import frames, guardian, kill
 from pilot.process.orders import Answer, Cgroups, Enter, Message, Signal, Spawn, Started, Until
 from pilot.room_ports import Entrance
+
+if TYPE_CHECKING:
+    from ailurus.logs import Log
 
 _answers = msgspec.msgpack.Decoder(list[Answer])
 Done = Callable[[ProcessEnd], None]
@@ -98,6 +102,8 @@ class GuardianLink:
             for answer in _answers.decode(body):
                 if isinstance(answer, Started):
                     self._pids[answer.key] = answer.pid
+                    if answer.lacks:
+                        _log().warning("room_made_in_part", guardian=answer.pid, why=answer.lacks)
                 else:
                     self._finish(answer)
         return bool(data)
@@ -126,6 +132,13 @@ class GuardianLink:
             except OSError:
                 return False
         return True
+
+
+def _log() -> Log:
+    # Late, or the guardian would have it in its memory.
+    from ailurus.logs import Log
+
+    return Log("pilot.process.spawner")
 
 
 def _spawn(key: int, order: ProcessSpec) -> Spawn:
@@ -244,10 +257,7 @@ class GuardedSpawner(GuardianLink):
         try:
             return self.turn()
         except Exception:  # noqa: BLE001 - whatever it is
-            # Late, or the guardian would have it in its memory.
-            from ailurus.logs import Log
-
-            Log("pilot.process.spawner").error("guardian_not_understood", trace=True)
+            _log().error("guardian_not_understood", trace=True)
             return False
 
     def gone(self, on_loss: Callable[[], None]) -> None:

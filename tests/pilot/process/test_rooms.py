@@ -130,6 +130,18 @@ def test_a_room_may_leave_out_what_else_the_node_has_mounted(
     assert (tmp_path / "new").exists()
 
 
+def test_a_room_that_keeps_what_it_should_leave_out_says_so_and_why(
+    spawner: GuardedSpawner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The kernel changes no root whose mounts others share.
+    with made(spawner, Only((str(tmp_path), "/usr")), first="mount --make-rshared /") as room:
+        assert run(spawner, room, "cat /proc/self/mountinfo", tmp_path / "out") == 0
+    assert " / /proc " in (tmp_path / "out").read_text()
+    (line,) = [one.message for one in caplog.records if "room_made_in_part" in one.message]
+    assert "the node's other file systems are still mounted there" in line
+    assert "pivot_root: Invalid argument" in line
+
+
 def test_a_room_keeps_each_proc_of_which_a_sandbox_may_need_the_whole(
     spawner: GuardedSpawner, tmp_path: Path
 ) -> None:
