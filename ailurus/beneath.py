@@ -5,30 +5,45 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ailurus.regular import open_regular
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_Name = str | bytes
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How a directory is opened that may not be a link."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def entered(here: int, names: Iterable[_Name], *, make: int | None = None) -> int:
+    """The directory `names` beneath the open directory `here`, open; `here` is closed, whatever
+    happens. `make`: those that are missing are made with this mode. Raises OSError: with ELOOP or
+    ENOTDIR for a link."""
+    try:
+        for name in names:
+            if make is not None:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(name, make, dir_fd=here)
+            below = os.open(name, DIRECTORY, dir_fd=here)
+            os.close(here)
+            here = below
+    except BaseException:
+        os.close(here)
+        raise
+    return here
 
 
 @contextlib.contextmanager
 def directory(root: Path, names: Sequence[str], *, make: bool = False) -> Iterator[int]:
     """The directory `names` beneath `root`, open; `make`: those that are missing are made. `root`
-    itself may be a link. Raises OSError: with ELOOP or ENOTDIR for a link further down."""
+    itself may be a link. Raises OSError, as `entered`."""
     if make:
         root.mkdir(parents=True, exist_ok=True)
-    here = os.open(root, _DIRECTORY & ~os.O_NOFOLLOW)
+    above = os.open(root, DIRECTORY & ~os.O_NOFOLLOW)
+    here = entered(above, names, make=0o777 if make else None)
     try:
-        for name in names:
-            if make:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, dir_fd=here)
-            below = os.open(name, _DIRECTORY, dir_fd=here)
-            os.close(here)
-            here = below
         yield here
     finally:
         os.close(here)

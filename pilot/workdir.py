@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from ailurus.beneath import DIRECTORY, entered
 from ailurus.regular import open_regular
 from pilot.blame import Target, job_error
 
@@ -24,7 +25,6 @@ SCRIPT = "ailurus_script"
 LAUNCH = ".ailurus"
 """What the pilot calls the directory of a launcher's files there. No file of a job begins with a
 dot."""
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Entries looked at in one walk; a job with more is measured by these.
 _WALKED = 50_000
 
@@ -122,15 +122,9 @@ class Workdir:
     def beneath(self, parts: Iterable[str], *, make: bool = False) -> Iterator[int]:
         """The directory `parts` of the payload's, open, reached without following a link; `make`:
         those that are missing are made. Raises OSError."""
-        here = os.open(self.directory, _DIRECTORY)
+        own = os.open(self.directory, DIRECTORY)
+        here = entered(own, parts, make=0o700 if make else None)
         try:
-            for part in parts:
-                if make:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(part, 0o700, dir_fd=here)
-                below = os.open(part, _DIRECTORY, dir_fd=here)
-                os.close(here)
-                here = below
             yield here
         finally:
             os.close(here)
@@ -245,7 +239,7 @@ def _entered(name: str, parent: int | None) -> int:
     try:
         if os.fstat(handle).st_mode & 0o700 != 0o700:
             Path(f"/proc/self/fd/{handle}").chmod(0o700)
-        return os.open(".", _DIRECTORY, dir_fd=handle)
+        return os.open(".", DIRECTORY, dir_fd=handle)
     finally:
         os.close(handle)
 

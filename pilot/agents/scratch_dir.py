@@ -16,11 +16,11 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from ailurus.beneath import DIRECTORY
 from pilot.workdir import remove_tree
 
 PREFIX = "ailurus-agent-"
 TRIES = 20
-_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make(workdir: Path) -> tuple[Path, int]:
@@ -48,7 +48,7 @@ def sweep(workdir: Path) -> None:
 def _locked(path: Path) -> int | None:
     """A lock on a directory of this user; None if another process has it, or it is gone."""
     try:
-        fd = os.open(path, _OPEN)
+        fd = os.open(path, DIRECTORY)
     except OSError:
         return None
     try:

@@ -7,6 +7,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 
+from ailurus.beneath import DIRECTORY
 from ailurus.protocol.messages import Credential, CredentialKind
 from pilot.blame import OSErrorsOn, Target
 from pilot.workdir import Workdir
@@ -19,7 +20,6 @@ VARIABLES = {
 }
 """WLCG bearer token discovery, and what every grid client reads. The first of a kind has them."""
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def granted(given: Iterable[Credential]) -> list[Credential]:
@@ -44,7 +44,7 @@ def write(given: Iterable[Credential], work: Workdir) -> None:
         folder = work.tmp / FOLDER
         if not os.path.lexists(folder):
             folder.mkdir(mode=0o700)
-        directory = os.open(folder, _DIRECTORY)
+        directory = os.open(folder, DIRECTORY)
         try:
             for one in files:
                 _replace(one.name, one.secret, directory)

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from ailurus.beneath import DIRECTORY
 from ailurus.loops import Loop, Loops
 from ailurus.protocol.program import LONGEST_WORD
 from pilot.rsh.exchange import Asked, Gone, Output, Said, Signalled, Taken, Told
@@ -49,7 +50,6 @@ _SIGNALS = {
     name.encode(): int(signal.Signals[f"SIG{name}"]) for name in ("TERM", "INT", "HUP", "KILL")
 }
 _PARTS = ("command", "out", "err", "answer", "control")
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 Tell = Callable[[Said], None]
@@ -150,7 +150,7 @@ class Door:
     def __init__(self, doors: Doors, directory: Path, tell: Tell) -> None:
         self._doors, self._tell = doors, tell
         directory.mkdir(mode=0o700, parents=True)
-        self._directory = os.open(directory, _DIRECTORY)
+        self._directory = os.open(directory, DIRECTORY)
         os.mkfifo("door", 0o600, dir_fd=self._directory)
         self._door = _fifo("door", self._directory, os.O_RDWR)
         self._buffer = b""
@@ -218,7 +218,7 @@ class Door:
     def _open(self, name: str) -> None:
         """Take a request, or say why not. Raises OSError or ValueError for one that cannot even be
         told."""
-        here = os.open(name, _DIRECTORY, dir_fd=self._directory)
+        here = os.open(name, DIRECTORY, dir_fd=self._directory)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, here)
             answer = _fifo("answer", here, os.O_WRONLY)

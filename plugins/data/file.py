@@ -14,6 +14,7 @@ import re
 import stat
 from collections.abc import Iterator, Sequence
 
+from ailurus.beneath import DIRECTORY, entered
 from ailurus.naming import name_once, synced
 from ailurus.protocol.errors import Code
 from ailurus.protocol.trees import listing, matches_pieces
@@ -28,7 +29,6 @@ MOST_LISTED = 100_000
 """Entries of one directory that are looked at."""
 # As outputs are called: JOB.ATTEMPT.NAME.
 _OF_AN_ATTEMPT = re.compile(rb"\d+\.\d+\.")
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -197,19 +197,12 @@ class File:
         root, names = self._beneath(url)
         url = of or url
         try:
-            here = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            top = os.open(root, DIRECTORY & ~os.O_NOFOLLOW)
         except OSError as error:
             raise _explained(error, url, Code.SERVICE_UNAVAILABLE) from None
         try:
-            for name in names[:-1]:
-                if make:
-                    with contextlib.suppress(FileExistsError):
-                        os.mkdir(name, 0o755, dir_fd=here)
-                below = os.open(name, _DIRECTORY, dir_fd=here)
-                os.close(here)
-                here = below
+            here = entered(top, names[:-1], make=0o755 if make else None)
         except OSError as error:
-            os.close(here)
             raise _explained(
                 error, url, Code.STAGE_OUT_FAILED if make else Code.STAGE_IN_FAILED
             ) from None
