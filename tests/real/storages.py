@@ -121,7 +121,8 @@ class Site:
     def stored(self, name: str, size: int) -> str:
         """Have a file of zeros there; its URL."""
         if self.name == "s3":
-            assert isinstance(self.put(self.url(name), size), Moved)
+            answer = self.put(self.url(name), size, file_s=60)
+            assert isinstance(answer, Moved), answer
             return self.url(name)
         with self.path(name).open("wb") as file:
             file.truncate(size)
