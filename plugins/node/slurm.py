@@ -1,8 +1,10 @@
 """An allocation of Slurm 20.11 or later, from the variables of the batch script.
 
-Agents are the tasks of one step, `srun`, which runs on when one of them or its node ends:
-`--no-kill` keeps the step without a node, `-K0` and `--wait=0` without a task. The allocation
-itself must have been made with `--no-kill`, as the edge does.
+Agents are the tasks of a few steps, each an `srun`, which runs on when one of them or its node
+ends: `--no-kill` keeps the step without a node, `-K0` and `--wait=0` without a task. But a node
+that comes back before Slurm has missed it costs its whole step: srun finds its connection broken
+and the task gone, and aborts. The allocation itself must have been made with `--no-kill`, as the
+edge does.
 """
 
 from __future__ import annotations
@@ -11,8 +13,9 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ailurus.protocol.errors import AilurusError
 from pilot.node_ports import Allocation, Share, Starter
@@ -48,7 +51,9 @@ class SlurmOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """`pilot.allocation.options` of kind `slurm`."""
 
     srun: list[str] = []
-    """Further arguments of the srun that starts the agents, such as `--network=no_vni`."""
+    """Further arguments of the srun that starts agents, such as `--network=no_vni`."""
+    steps: Annotated[int, Meta(ge=1, le=1000)] = 16
+    """In about so many the agents start: a node that comes back ends those of its step."""
     start: list[str] = []
     """What starts an agent instead of srun: `[ssh, "{node}"]`."""
 
@@ -108,9 +113,15 @@ class Slurm(Allocation):
             name: value for name, value in for_agents(self._environ).items() if name not in OPTIONS
         }
         # What is asked for is the same on each node of a step.
-        groups: dict[object, list[str]] = {}
+        kinds: dict[int, list[str]] = {}
         for name in nodes:
-            groups.setdefault(name if apart else cores[name], []).append(name)
+            kinds.setdefault(cores[name], []).append(name)
+        most = 1 if apart else -(-len(nodes) // self._options.steps)
+        groups = [
+            kind[first : first + most]
+            for kind in kinds.values()
+            for first in range(0, len(kind), most)
+        ]
         return tuple(
             Starter(
                 argv=[
@@ -122,7 +133,7 @@ class Slurm(Allocation):
                 environment=environment,
                 nodes=group,
             )
-            for group in groups.values()
+            for group in groups
         )
 
     @staticmethod

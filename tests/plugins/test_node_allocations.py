@@ -226,11 +226,10 @@ def test_a_variable_of_slurm_that_nobody_understands_is_an_error_that_names_it(v
         made("slurm", {**SLURM, **variables}, ask=unasked).nodes()
 
 
-def test_slurms_agents_are_one_step_that_outlives_a_node():
+def test_slurms_agents_are_in_steps_that_outlive_a_node():
     environ = {**SECRET, **SLURM, "SLURM_JOB_CPUS_PER_NODE": "3(x2),8"}
-    two, eight = made("slurm", environ, options={"srun": ["--network=no_vni"]}).starters(
-        AGENT, ["n1", "n2", "n3"]
-    )
+    options = {"srun": ["--network=no_vni"], "steps": 2}
+    two, eight = made("slurm", environ, options=options).starters(AGENT, ["n1", "n2", "n3"])
     assert {
         "--nodelist=n1,n2", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=3",
         "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--overlap",
@@ -238,6 +237,25 @@ def test_slurms_agents_are_one_step_that_outlives_a_node():
     assert list(two.argv[-4:]) == ["--network=no_vni", *AGENT]
     assert {"--nodelist=n3", "--cpus-per-task=8"} <= {*eight.argv}
     assert two.environment["SLURM_JOB_ID"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "steps"),
+    [
+        (3, {}, [1, 1, 1]),
+        (16, {}, 16 * [1]),
+        (20, {}, 10 * [2]),
+        (256, {}, 16 * [16]),
+        (256, {"steps": 1}, [256]),
+        (9, {"steps": 4}, [3, 3, 3]),
+    ],
+)
+def test_a_node_that_comes_back_ends_few_of_slurms_agents(count, options, steps):
+    names = [f"n{number}" for number in range(1, count + 1)]
+    listed = {"SLURM_JOB_NODELIST": f"n[1-{count}]", "SLURM_JOB_CPUS_PER_NODE": f"4(x{count})"}
+    starters = made("slurm", {**SLURM, **listed}, options=options).starters(AGENT, names)
+    assert [len(one.nodes) for one in starters] == steps
+    assert [name for one in starters for name in one.nodes] == names
 
 
 @pytest.mark.parametrize(
