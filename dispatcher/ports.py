@@ -99,6 +99,10 @@ class Tx(Protocol):
     def failed(self, kind: int, example: str, at: float) -> None:
         """Move the counter of failures of a kind; summed up once a commit."""
 
+    def spend(self, ended: Mapping[str, Any]) -> None:
+        """Add what an attempt took to the sums; once a commit for all. `ended`: a row of
+        `usage.add`."""
+
     def tell(
         self, event: Event, *, at: float, job_id: int | None = None, worker_id: int | None = None
     ) -> None:

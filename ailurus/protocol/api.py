@@ -11,6 +11,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from ailurus.protocol import messages as m
+from ailurus.protocol.accounting import UsageQuery
 from ailurus.protocol.api_submissions import SUBMISSIONS
 from ailurus.protocol.fields import Moment, Whole
 
@@ -241,6 +242,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("queues", G, "/queues", Scope.READ, NoQuery, QueueRows, "Queues and what waits in them"),
     Route("failures", G, "/failures", Scope.READ, FailuresQuery, m.Failures, "Failures by kind"),
+    Route("usage", G, "/usage", Scope.READ, UsageQuery, m.UsageSums, "What jobs took, summed up"),
     Route("workers", G, "/workers", Scope.READ, WorkersQuery, WorkerRows, "Workers and heartbeats"),
     Route(
         "worker_timeline",

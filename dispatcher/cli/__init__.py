@@ -24,6 +24,7 @@ VERBS = {
     "jobs": "list jobs, newest first",
     "show": "all about one job",
     "failures": "what went wrong, where and how often",
+    "usage": "what jobs asked for and what they took",
     "why": "why a job is where it is",
     "wait": "wait until jobs are final; exit as the payload did",
     "logs": "a job's output",

@@ -31,6 +31,7 @@ from ailurus.protocol.states import (
 from ailurus.protocol.worker import Ending
 from dispatcher.ports import Tx
 from dispatcher.rules import (
+    accounting,
     dependencies,
     item_records,
     item_verdicts,
@@ -38,7 +39,7 @@ from dispatcher.rules import (
     registrations,
     transitions,
 )
-from dispatcher.rules.records import JobRecord
+from dispatcher.rules.records import AttemptRecord, JobRecord
 
 log = Log("queue")
 _encode = msgspec.json.Encoder().encode
@@ -50,7 +51,6 @@ _END_OF_ATTEMPT: dict[str, object] = {
     "runtime": "",
     "diagnosis": "",
     "remedy": "",
-    "usage": None,
     "timing": None,
     "stderr_tail": "",
     "result": "",
@@ -158,7 +158,6 @@ def conclude(
         return Refusal.BAD_ATTEMPT
     if attempt.state in REPORTED:
         return None
-    key = (report.job_id, report.attempt_nr)
     blameless = report.code in TAKEN_AWAY
     verdict = item_verdicts.judge(tx, job, report) if job.items else item_verdicts.Judged(report)
     report = verdict.report
@@ -173,21 +172,22 @@ def conclude(
     )
     if isinstance(after, Refusal):
         if (change := REFUSED.get(after)) is not None:
-            _end(tx, key, attempt.state, change, now, code=report.code)
+            _end(tx, job, attempt, report.attempt_nr, change, now, report.code, report.usage)
         return after
     _end(
         tx,
-        key,
-        attempt.state,
+        job,
+        attempt,
+        report.attempt_nr,
         AttemptChange.FINISH if report.finished else AttemptChange.FAIL,
         now,
-        code=report.code,
+        report.code,
+        report.usage,
         exit_code=report.exit_code,
         host=report.host,
         runtime=report.runtime,
         diagnosis=report.diagnosis,
         remedy=report.remedy,
-        usage=_encoded(report.usage),
         timing=_encode(report.timing).decode(),
         stderr_tail=report.stderr_tail,
         result=_result(report),
@@ -248,13 +248,14 @@ def expire(
 def resume(tx: Tx, attempt: WorkerAttempt, *, now: float) -> bool:
     """Let an attempt that was lost go on, if its worker says that it still has it and no newer
     attempt has begun. Whether it is that worker's now."""
-    job = records.find_job(tx, attempt.job_id)
-    if job is None or not is_lost(tx, attempt):
+    job, stored = records.find_job(tx, attempt.job_id), find_lost(tx, attempt)
+    if job is None or stored is None:
         return False
     if isinstance(states.resume(job, attempt.attempt_nr), Refusal):
         return False
     # First, as this attempt counts no longer among those that lost a worker.
     key = (attempt.job_id, attempt.attempt_nr)
+    accounting.unbook(tx, stored)
     _write(tx, "attempt.resume", key, AttemptState.LOST, AttemptChange.RESUME, now=now)
     alone = is_suspect(tx, attempt.job_id, attempt.attempt_nr)
     transitions.resume(tx, job, attempt.attempt_nr, attempt.worker_id, alone=alone, now=now)
@@ -301,12 +302,12 @@ def fail_unfit(tx: Tx, *, job_id: int, why: str, now: float) -> None:
     log.error("job_not_handed_out", job_id=job_id, user=job.owner, reason=why[:2000])
 
 
-def is_lost(tx: Tx, attempt: WorkerAttempt) -> bool:
-    """Whether an attempt is that worker's, and was given up when the worker was taken for lost."""
+def find_lost(tx: Tx, attempt: WorkerAttempt) -> AttemptRecord | None:
+    """An attempt, if it is that worker's and was given up when the worker was taken for lost."""
     stored = records.find_attempt(tx, attempt.job_id, attempt.attempt_nr)
     if stored is None or stored.worker_id != attempt.worker_id:
-        return False
-    return stored.state is AttemptState.LOST
+        return None
+    return stored if stored.state is AttemptState.LOST else None
 
 
 def tried_on(tx: Tx, job_id: int) -> dict[str, int]:
@@ -346,22 +347,31 @@ def _end_current(
     tx: Tx, before: JobRecord, change: AttemptChange, now: float, code: int = 0, diagnosis: str = ""
 ) -> None:
     """End the attempt that a worker has of a job; `before`: the job before it moved."""
-    key, state = (before.job_id, before.attempt_nr), AttemptState(before.state)
-    _end(tx, key, state, change, now, code, diagnosis=diagnosis)
+    attempt = records.find_attempt(tx, before.job_id, before.attempt_nr)
+    if attempt is not None:
+        _end(tx, before, attempt, before.attempt_nr, change, now, code, diagnosis=diagnosis)
 
 
 def _end(
     tx: Tx,
-    key: tuple[int, int],
-    before: AttemptState,
+    job: JobRecord,
+    attempt: AttemptRecord,
+    attempt_nr: int,
     change: AttemptChange,
     now: float,
     code: int = 0,
+    usage: m.Usage | None = None,
     **data: object,
 ) -> None:
-    """End an attempt, with what its report said. `key`: its job and number."""
-    columns = {**_END_OF_ATTEMPT, **data}
-    _write(tx, "attempt.end", key, before, change, **columns, ended=now, code=code)
+    """End an attempt, with what its report said, and sum up what it took. One that has ended
+    stays as it is."""
+    state = attempt_after(attempt.state, change)
+    if state is None:
+        return
+    booked = accounting.book(tx, job, attempt, state, code=code, usage=usage, now=now)
+    columns = {**_END_OF_ATTEMPT, **data, "booked": booked, "usage": _encoded(usage)}
+    key = (job.job_id, attempt_nr)
+    _write(tx, "attempt.end", key, attempt.state, change, **columns, ended=now, code=code)
 
 
 def _write(

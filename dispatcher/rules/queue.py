@@ -163,7 +163,8 @@ def _begin(
 
 
 def _is_lost(tx: Tx, job: JobRecord, worker_id: int) -> bool:
-    return attempts.is_lost(tx, WorkerAttempt(job.job_id, job.attempt_nr, worker_id))
+    attempt = WorkerAttempt(job.job_id, job.attempt_nr, worker_id)
+    return attempts.find_lost(tx, attempt) is not None
 
 
 def _answered(tx: Tx, request: LeaseRequest) -> list[tuple[int, int, int]]:

@@ -75,6 +75,11 @@ class AttemptRecord(Struct, frozen=True):
 
     worker_id: int
     state: AttemptState
+    leased: float
+    running: float | None
+    """Since when its payload runs, as far as its worker has said."""
+    booked: str | None
+    """What it was summed up as when it was lost, encoded."""
 
 
 class BodyRecord(Struct, frozen=True):
@@ -326,7 +331,7 @@ def defined(tx: Tx, first: int, last: int) -> list[DefinedRecord]:
 def find_attempt(tx: Tx, job_id: int, attempt_nr: int) -> AttemptRecord | None:
     """An attempt of a job."""
     row = tx.one("attempt.get", job_id=job_id, attempt_nr=attempt_nr)
-    return None if row is None else AttemptRecord(row[0], AttemptState(row[1]))
+    return None if row is None else AttemptRecord(row[0], AttemptState(row[1]), *row[2:])
 
 
 def find_body(tx: Tx, job_id: int) -> BodyRecord | None:

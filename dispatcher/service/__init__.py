@@ -10,6 +10,7 @@ from ailurus.protocol.api import ROUTES
 from dispatcher.accounts.rates import Limiter
 from dispatcher.catalogue.link import Ask
 from dispatcher.ports import Store
+from dispatcher.service.accounting import Accounting
 from dispatcher.service.actions import Actions
 from dispatcher.service.conclusions import Conclusions
 from dispatcher.service.delegation import Delegation
@@ -65,6 +66,7 @@ class Service:
         self.registrar = Registrar(state, self.peers, catalogue)
         self.known_data = KnownData(state, catalogue)
         self.figures = Figures(state, self.registrar)
+        self.accounting = Accounting(state)
         self.timelines = Timelines(state, self.peers)
         self.intake = Intake(state, self.peers)
         self.tasks = Tasks(state, self.peers, self.intake, catalogue)
@@ -126,6 +128,7 @@ class Service:
             self.submissions,
             self.delegation,
             self.figures,
+            self.accounting,
             self.registrar,
             self.timelines,
             self.tasks,

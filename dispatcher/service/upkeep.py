@@ -21,6 +21,7 @@ from dispatcher.memory.black_holes import Exclusion
 from dispatcher.memory.leases import OF_PANDA, Lease, OfPanda
 from dispatcher.ports import Tx
 from dispatcher.rules import (
+    accounting,
     attempts,
     dependencies,
     feedback,
@@ -260,6 +261,8 @@ class Upkeep:
             }
             for live in news
         ]
+        # As they are told now: a heartbeat may come before the commit.
+        occupied = [(live.worker_id, live.occupancy) for live in news]
         attempts = [
             {"job_id": one.job_id, "attempt_nr": one.attempt_nr, "at": one.heard} for one in leases
         ]
@@ -269,6 +272,8 @@ class Upkeep:
         ]
 
         def change(tx: Tx, first: int) -> None:
+            slice_ = occupied[first : first + FLUSHED]
+            accounting.occupied(tx, {k: v for k, v in slice_ if v}, now=self._state.now())
             tx.many("worker.heard", workers[first : first + FLUSHED])
             self._peers.write_heard(tx, attempts[first : first + FLUSHED])
 
@@ -303,7 +308,8 @@ class Upkeep:
                 trimmed = item_lists.trim(tx, now=now), uploads.trim(tx, now=now)
                 tx.run("fact.expire", kind=worker_records.SANDBOX, before=now - uploads.UNUSED_S)
                 feedback.expire(tx, now=now)
-                return any(trimmed) or moved or tasks
+                summed = accounting.tidy(tx, now=now)
+                return any(trimmed) or moved or tasks or summed
 
             more = self._peers.leads and await self._state.store.write(change)
 

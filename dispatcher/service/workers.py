@@ -17,7 +17,7 @@ from dispatcher.auth.caller import Caller
 from dispatcher.memory.leases import Lease
 from dispatcher.memory.waiting import until
 from dispatcher.ports import Ahead, Asks, Tx
-from dispatcher.rules import attempts, payload_logs, queue
+from dispatcher.rules import accounting, attempts, payload_logs, queue
 from dispatcher.rules.attempts import WorkerAttempt
 from dispatcher.rules.group_turns import Carried
 from dispatcher.rules.queue import Given, Leased, LeaseRequest, Memory
@@ -244,6 +244,7 @@ class Workers:
         def then(tx: Tx) -> None:
             if ask.occupancy is not None:
                 told = msgspec.json.encode(ask.occupancy).decode()
+                accounting.occupied(tx, {caller.worker_id: ask.occupancy}, now=self._state.now())
                 tx.run("worker.occupied", worker_id=caller.worker_id, occupancy=told)
             end_worker(tx, caller.worker_id, end, now=self._state.now())
 

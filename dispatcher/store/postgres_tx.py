@@ -290,6 +290,8 @@ class PostgresTx(Draft):
             self._rows("tally.move", [_json(move) for move in moves])
         for move in self.failure_moves():
             self._ask("failure.more", move)
+        if self.spent:
+            self._ask("usage.add", {"rows": self.spent_rows()})
         self._connection.execute("commit")
 
     def numbered(self) -> list[Entry]:

@@ -97,6 +97,8 @@ class SqliteTx(Draft):
             self.many("tally.move", self.tally_moves())
         if self.failures:
             self.many("failure.more", self.failure_moves())
+        if self.spent:
+            self.run("usage.add", rows=self.spent_rows())
         if not self.events:
             return
         if (more := self._last_event + len(self.events) - self.set_aside) > 0:

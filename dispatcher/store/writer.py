@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -31,7 +31,7 @@ Counts = Counter[tuple[str, int, str]]
 Owned = Counter[tuple[str, str, str]]
 Tallies = Counter[tuple[int, str]]
 Failed = dict[int, tuple[int, str, float]]
-Mark = tuple[Counts, Owned, Tallies, Failed, int, int]
+Mark = tuple[Counts, Owned, Tallies, Failed, int, int, int]
 Assigned = tuple[MutableMapping[Any, Any], Any, Any]
 """A table in memory, a key, and the value before: `ABSENT` if there was none."""
 
@@ -88,6 +88,7 @@ class Draft:
         self.owned: Owned = Counter()
         self.tallies: Tallies = Counter()
         self.failures: Failed = {}
+        self.spent: list[Mapping[str, Any]] = []
         self.events: list[Entry] = []
         self.assigned: list[Assigned] = []
         self.answers: Answers = []
@@ -113,6 +114,10 @@ class Draft:
         self.wrote = True
         self.failures[kind] = (self.failures.get(kind, (0,))[0] + 1, example, at)
 
+    def spend(self, ended: Mapping[str, Any]) -> None:
+        self.wrote = True
+        self.spent.append(ended)
+
     def assign(self, table: MutableMapping[K, V], key: K, value: V) -> None:
         self.wrote = True
         self.assigned.append((table, key, table.get(key, ABSENT)))
@@ -123,11 +128,13 @@ class Draft:
         counts = self.counts.copy() if self.counts else Counter()
         owned = self.owned.copy() if self.owned else Counter()
         tallies = self.tallies.copy() if self.tallies else Counter()
-        return counts, owned, tallies, self.failures.copy(), len(self.events), len(self.assigned)
+        told = len(self.spent), len(self.events), len(self.assigned)
+        return counts, owned, tallies, self.failures.copy(), *told
 
     def back_to(self, point: Mark) -> None:
         """Undo what was counted, told and assigned since `mark`."""
-        self.counts, self.owned, self.tallies, self.failures, events, assigned = point
+        self.counts, self.owned, self.tallies, self.failures, spent, events, assigned = point
+        del self.spent[spent:]
         del self.events[events:]
         self.unassign(assigned)
 
@@ -171,6 +178,10 @@ class Draft:
             {"kind": kind, "by": by, "example": example, "at": at}
             for kind, (by, example, at) in sorted(self.failures.items())
         ]
+
+    def spent_rows(self) -> str:
+        """What attempts took, as `usage.add` reads it."""
+        return _encode(self.spent).decode().replace("\\u0000", "\ufffd")
 
 
 Drafted = Draft | Exception | None

@@ -4,6 +4,7 @@ Times are seconds since 1970 (UTC). Others write `from ailurus.protocol import m
 `m.Beat`.
 """
 
+from ailurus.protocol.messages.accounting import UsageRow, UsageSums, UsedThen
 from ailurus.protocol.messages.base import (
     Answer,
     Done,
@@ -321,6 +322,9 @@ __all__ = [
     "UploadPiece",
     "UploadRequest",
     "Usage",
+    "UsageRow",
+    "UsageSums",
+    "UsedThen",
     "WaitJobs",
     "Welcome",
     "Why",

@@ -27,13 +27,14 @@ update attempt set state = :state,
 update attempt set state = :state, ended = :ended, exit_code = :exit_code, code = :code,
     host = :host, runtime = :runtime, diagnosis = :diagnosis, remedy = :remedy, usage = :usage,
     timing = :timing, stderr_tail = :stderr_tail, result = :result, curve = :curve,
-    held = coalesce(:held, held)
+    held = coalesce(:held, held), booked = :booked
     where job_id = :job_id and attempt_nr = :attempt_nr and (ended is null or state = 'lost')
 
 -- name: attempt.resume
 -- Take an attempt for running again that was lost too early.
 -- writes: attempt
-update attempt set state = :state, ended = null, code = 0, diagnosis = '', heard = :now
+update attempt set state = :state, ended = null, code = 0, diagnosis = '', heard = :now,
+    booked = null
     where job_id = :job_id and attempt_nr = :attempt_nr
 
 -- name: attempt.open
@@ -43,10 +44,10 @@ select a.job_id, a.attempt_nr, a.worker_id, a.state, j.owner
     from attempt a join job j on j.job_id = a.job_id where a.ended is null
 
 -- name: attempt.get
--- Worker and state of an attempt.
+-- Worker and state of an attempt, its times, and what was summed up of it while it was lost.
 -- owner: checked by look, keep, _conclude, _claim, change, judge, job_credentials, job_upload, _told, _tell
 -- reads: attempt
-select worker_id, state from attempt where job_id = :job_id and attempt_nr = :attempt_nr
+select worker_id, state, leased, running, booked from attempt where job_id = :job_id and attempt_nr = :attempt_nr
 
 -- name: attempt.of_job
 -- The attempts of a job as users see them, with their workers' sites.

@@ -4,6 +4,13 @@
 -- The members of a JSON list of numbers.
 (select value::bigint from json_array_elements_text(:ids::json))
 
+-- fragment: ended_rows
+-- A JSON list of attempts that ended.
+json_to_recordset(:rows::json) as r (job_id bigint, at double precision, owner text, queue text,
+    site text, outcome text, n double precision, wall_ms double precision, cpu_ms double precision,
+    peak_mb double precision, gpu_ms double precision, shape_id bigint, worker_id bigint,
+    cores bigint, memory_mb bigint, gpus bigint, nodes bigint)
+
 -- fragment: open_attempts
 -- The table of attempts: the planner finds the index of the open ones by itself.
 attempt a
@@ -112,7 +119,7 @@ select job.job_id, priority, rank, spec, wants,
 -- name: attempt.known
 -- `attempt.get` of all attempts of many jobs.
 -- reads: attempt
-select job_id, attempt_nr, worker_id, state from attempt where job_id in {ids}
+select job_id, attempt_nr, worker_id, state, leased, running, booked from attempt where job_id in {ids}
 
 -- name: attempt.of_requests
 -- `attempt.of_request` of many requests. The offset keeps the order: one request after the other,
@@ -201,11 +208,11 @@ update attempt a set state = r.state,
 update attempt a set state = r.state, ended = r.ended, exit_code = r.exit_code, code = r.code,
     host = r.host, runtime = r.runtime, diagnosis = r.diagnosis, remedy = r.remedy, usage = r.usage,
     timing = r.timing, stderr_tail = r.stderr_tail, result = r.result, curve = r.curve,
-    held = coalesce(r.held, a.held)
+    held = coalesce(r.held, a.held), booked = r.booked
     from json_to_recordset(:rows::json) as r (job_id bigint, attempt_nr bigint, state text,
         ended double precision, exit_code bigint, code bigint, host text, runtime text,
         diagnosis text, remedy text, usage text, timing text, stderr_tail text, result text,
-        curve text, held text)
+        curve text, held text, booked text)
     where a.job_id = r.job_id and a.attempt_nr = r.attempt_nr
     and (a.ended is null or a.state = 'lost')
 

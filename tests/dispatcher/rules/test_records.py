@@ -74,6 +74,7 @@ READERS = (
     "worker_records.py",
     "item_records.py",
     "action_records.py",
+    "usage_records.py",
     "views.py",
 )
 ROOMS = ("rules", "service", "tasks", "panda")

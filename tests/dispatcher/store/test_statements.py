@@ -46,6 +46,10 @@ def seen_by_sqlite(connection, one):
     """What SQLite looks up to run a statement: (operation, table, column), without its triggers."""
     seen = []
     tables = {row[0] for row in connection.execute("select name from sqlite_master")}
+    triggers = {
+        row[0]
+        for row in connection.execute("select name from sqlite_master where type = 'trigger'")
+    }
     connection.set_authorizer(
         lambda what, table, column, _, trigger: seen.append((what, table, column, trigger)) or 0
     )
@@ -56,7 +60,8 @@ def seen_by_sqlite(connection, one):
     return {
         (what, table, column)
         for what, table, column, trigger in seen
-        if trigger is None and table in tables
+        # What a common table expression does is said with its name.
+        if trigger not in triggers and table in tables
     }
 
 
