@@ -1,7 +1,7 @@
 """What attempts took, and pilots were for: sums that the commit keeps which ends an attempt.
 
-They are kept by hour; what is older becomes part of a day's, later of a month's, so that a year is
-few rows. An attempt is summed up when it ends. One that was lost and comes back is taken off again:
+They are kept by hour; what is older becomes part of a day's, later of a month's. Those are kept by
+user, site and queue alone, too, so that a year is few rows. An attempt is summed up when it ends. One that was lost and comes back is taken off again:
 its row in the store has what was added.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import calendar
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -23,8 +23,8 @@ from dispatcher.rules.records import AttemptRecord, JobRecord
 from dispatcher.rules.usage_records import OF_USAGE
 
 HOUR_S, DAY_S = 3600, 86_400
-# Sums by hour of the last days, and by day of the last months, are kept as they are.
-HOURS_KEPT_S = 8 * DAY_S
+# Sums by hour of yesterday and today, and by day of the last months, are kept as they are.
+HOURS_KEPT_S = DAY_S
 DAYS_KEPT_S = 100 * DAY_S
 # CPU and GPUs that a payload can have used at the same time: a pilot may tell anything.
 MOST_AT_ONCE = 4096
@@ -35,6 +35,14 @@ OTHERS = "…"
 _encode = msgspec.json.Encoder().encode
 _row = msgspec.json.Decoder(dict[str, Any]).decode
 _occupancy = msgspec.json.Decoder(m.Occupancy).decode
+OF_KEY, OF_SUMS = OF_USAGE[:7], OF_USAGE[7:]
+# What a part of the sums keeps of a key: the part's name, and the columns that are blank in it.
+PARTS = {
+    "all": ("owner", "queue", "site"),
+    "user": ("queue", "site"),
+    "site": ("owner", "queue"),
+    "queue": ("owner", "site"),
+}
 BUSY = "busy"
 OTHER_REASON = "other"
 _REASONS = frozenset(m.IdleReason)
@@ -173,8 +181,10 @@ def tidy(tx: Tx, *, now: float) -> bool:
         ("day", months, "month", month_of),
     ):
         if (old := usage_records.taken(tx, "usage", span, before)) is not None:
+            rows = _few_values(old[1])
+            rows = _parts(rows) if span == "hour" else rows
             place = {"span": longer, "at": of(old[0])}
-            tx.many("usage.put", [{**row, **place} for row in _few_values(old[1])])
+            tx.many("usage.put", [{**row, **place} for row in rows])
             return True
         if (old := usage_records.taken(tx, "pilot_time", span, before)) is not None:
             place = {"span": longer, "at": of(old[0])}
@@ -200,4 +210,27 @@ def _few_values(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         of_label = kept.get((row["owner"], row["label"]))
         if of_label is not None and row["value"] not in of_label:
             row["value"] = OTHERS
-    return sorted(rows, key=lambda row: [row[name] for name in OF_USAGE[:6]])
+    return sorted(rows, key=lambda row: [row[name] for name in OF_KEY])
+
+
+def _parts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows, and their sums by less of their keys."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for part, blank in PARTS.items():
+        for row in rows:
+            less = {**row, "part": part, **dict.fromkeys(blank, "")}
+            key = tuple(less[name] for name in OF_KEY)
+            if (there := found.get(key)) is None:
+                found[key] = less
+            else:
+                for name in OF_SUMS:
+                    there[name] += row[name]
+    return [*rows, *(found[key] for key in sorted(found))]
+
+
+def part_of(names: Collection[str]) -> str:
+    """The part of the sums of days and months that tells apart what has these names: `user`,
+    `site`, `queue`."""
+    if len(names) > 1:
+        return ""
+    return next(iter(names), "all")

@@ -12,7 +12,7 @@ from dispatcher.ports import Tx
 
 _encode = msgspec.json.Encoder().encode
 OF_USAGE = (
-    "label", "owner", "queue", "site", "value", "outcome",
+    "part", "label", "owner", "queue", "site", "value", "outcome",
     "n", "wall_ms", "core_ms", "cpu_ms", "memory", "peak", "gpu", "gpu_ms",
 )  # fmt: skip
 """The columns of a sum of attempts, its span apart."""
@@ -55,7 +55,6 @@ class UsedRecord(Struct, frozen=True):
     """Core-milliseconds that attempts with one outcome had asked for: `usage.over_time`."""
 
     at: float
-    span: str
     outcome: str
     core_ms: float
 

@@ -13,7 +13,7 @@ from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import usage_records
-from dispatcher.rules.accounting import DAY_S, begin_of
+from dispatcher.rules.accounting import DAY_S, begin_of, part_of
 from dispatcher.rules.usage_records import PilotTimeRecord, UsageRecord, UsedRecord
 from dispatcher.service.state import State
 
@@ -109,12 +109,21 @@ class Accounting:
         by = {f"by_{part}": int(part in wanted.by) for part in (*PARTS, "label")}
         of_pilots = {key: by[key] for key in ("by_site", "by_queue")}
 
-        def gather(tx: Tx) -> tuple[list[UsageRecord], list[UsedRecord], list[PilotTimeRecord]]:
-            return (
-                usage_records.sums(tx, **of, **by),
-                usage_records.over_time(tx, **of),
-                usage_records.pilot_sums(tx, **values, **of_pilots) if wanted.of_pilots else [],
-            )
+        told = {name for name in ("queue", "site") if getattr(ask, name)}
+        told |= {"user"} if wanted.owner else set()
+        part, part_over_time = part_of(told | wanted.by & {*PARTS}), part_of(told)
+
+        def gather(tx: Tx) -> tuple[list[UsageRecord], list[m.UsedThen], list[PilotTimeRecord]]:
+            sums: list[UsageRecord] = []
+            over_time: list[m.UsedThen] = []
+            for span in ("month", "day", "hour"):
+                hour = span == "hour"
+                where = {"span": span, "part": "" if hour else part}
+                sums += usage_records.sums(tx, **of, **by, **where)
+                where["part"] = "" if hour else part_over_time
+                over_time += _over_time(span, usage_records.over_time(tx, **of, **where))
+            pilots = usage_records.pilot_sums(tx, **values, **of_pilots) if wanted.of_pilots else []
+            return sums, over_time, pilots
 
         sums, over_time, pilots = await self._state.store.read(gather)
         parts, total = _rows(sums, pilots, wanted)
@@ -124,7 +133,7 @@ class Accounting:
             rows=tuple(parts[: ask.limit]),
             more=max(0, len(parts) - ask.limit),
             total=total,
-            over_time=tuple(_over_time(over_time)),
+            over_time=tuple(over_time),
         )
 
     def _understood(self, ask: UsageQuery, caller: Caller) -> _Wanted:
@@ -179,10 +188,10 @@ def _rows(
     return [one_sum.row(key) for one_sum, key in named], total.row({})
 
 
-def _over_time(found: Iterable[UsedRecord]) -> list[m.UsedThen]:
+def _over_time(span: str, found: Iterable[UsedRecord]) -> list[m.UsedThen]:
     """A column for each hour, day or month."""
-    columns: dict[tuple[float, str], dict[str, float]] = {}
+    columns: dict[float, dict[str, float]] = {}
     for one in found:
         if one.core_ms:
-            columns.setdefault((one.at, one.span), {})[one.outcome] = one.core_ms / 1000
-    return [m.UsedThen(at=at, span=span, core_s=of) for (at, span), of in columns.items()]
+            columns.setdefault(one.at, {})[one.outcome] = one.core_ms / 1000
+    return [m.UsedThen(at=at, span=span, core_s=core_s) for at, core_s in columns.items()]

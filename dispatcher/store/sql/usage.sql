@@ -14,7 +14,7 @@ select coalesce(w.site, ''), coalesce(w.queue, ''), coalesce(z.cores, s.cores, 1
 -- those of each label of their jobs. `nodes` has other things in it (`shape.all`).
 -- reads: label, sized, shape, worker
 -- writes: usage
-insert into usage (label, at, span, owner, queue, site, value, outcome, n, wall_ms, core_ms, cpu_ms,
+insert into usage (part, label, span, at, owner, queue, site, value, outcome, n, wall_ms, core_ms, cpu_ms,
         memory, peak, gpu, gpu_ms)
     with ended as (select r.job_id, r.at, r.owner, r.outcome, r.n,
             case when r.queue = '' then coalesce(w.queue, '') else r.queue end as queue,
@@ -27,7 +27,7 @@ insert into usage (label, at, span, owner, queue, site, value, outcome, n, wall_
             (coalesce(r.nodes, z.nodes, s.nodes, 1) - 1) % 100000 + 1 as nodes
         from {ended_rows} left join sized z on z.job_id = r.job_id
         left join shape s on s.shape_id = r.shape_id left join worker w on w.worker_id = r.worker_id)
-    select label, at, 'hour', owner, queue, site, value, outcome, sum(n), sum(wall_ms),
+    select '', label, 'hour', at, owner, queue, site, value, outcome, sum(n), sum(wall_ms),
         sum(wall_ms * cores * nodes), sum(cpu_ms), sum(wall_ms * memory_mb * nodes),
         sum(wall_ms * peak_mb), sum(wall_ms * gpus * nodes), sum(gpu_ms)
         from (select '' as label, '' as value, ended.* from ended
@@ -40,15 +40,16 @@ insert into usage (label, at, span, owner, queue, site, value, outcome, n, wall_
 -- name: usage.put
 -- Add to the sum of a longer span.
 -- writes: usage
-insert into usage (label, at, span, owner, queue, site, value, outcome, n, wall_ms, core_ms, cpu_ms,
+insert into usage (part, label, span, at, owner, queue, site, value, outcome, n, wall_ms, core_ms, cpu_ms,
         memory, peak, gpu, gpu_ms)
-    values (:label, :at, :span, :owner, :queue, :site, :value, :outcome, :n, :wall_ms, :core_ms,
+    values (:part, :label, :span, :at, :owner, :queue, :site, :value, :outcome, :n, :wall_ms, :core_ms,
         :cpu_ms, :memory, :peak, :gpu, :gpu_ms)
     {usage_more}
 
 -- fragment: usage_more
 -- To a sum that is there.
-on conflict (label, at, span, owner, queue, site, value, outcome) do update set n = usage.n + excluded.n,
+on conflict (part, label, span, at, owner, queue, site, value, outcome) do update set
+    n = usage.n + excluded.n,
     wall_ms = usage.wall_ms + excluded.wall_ms, core_ms = usage.core_ms + excluded.core_ms,
     cpu_ms = usage.cpu_ms + excluded.cpu_ms, memory = usage.memory + excluded.memory,
     peak = usage.peak + excluded.peak, gpu = usage.gpu + excluded.gpu,
@@ -62,8 +63,8 @@ select min(at) from usage where span = :span and at < :before
 -- name: usage.take
 -- Delete the sums of an hour or a day, and return them: they become part of a longer span.
 -- writes: usage
-delete from usage where span = :span and at = :at returning label, owner, queue, site, value,
-    outcome, n, wall_ms, core_ms, cpu_ms, memory, peak, gpu, gpu_ms
+delete from usage where span = :span and at = :at returning part, label, owner, queue,
+    site, value, outcome, n, wall_ms, core_ms, cpu_ms, memory, peak, gpu, gpu_ms
 
 -- name: usage.sums
 -- What attempts took in a time, by their jobs' owners, queues, sites or a label's values, and by what
@@ -79,13 +80,13 @@ select case when :by_user = 1 then owner else '' end as who,
     group by 1, 2, 3, 4, 5
 
 -- name: usage.over_time
--- The core-seconds that attempts had asked for, by hour, day or month and by what came of them.
+-- The core-time that attempts had asked for, by hour, day or month and by what came of them.
 -- reads: usage
-select at, span, outcome, sum(core_ms) from usage where {usage_of} group by 1, 2, 3 order by 1
+select at, outcome, sum(core_ms) from usage where {usage_of} group by 1, 2 order by 1
 
 -- fragment: usage_of
 -- Which sums are asked for.
-label = :label and at >= :since and at < :until and (:owner = '' or owner = :owner)
+part = :part and label = :label and span = :span and at >= :since and at < :until and (:owner = '' or owner = :owner)
     and (:queue = '' or queue = :queue) and (:site = '' or site = :site)
     and (:any_value = 1 or value = :value)
 

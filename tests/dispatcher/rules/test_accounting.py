@@ -75,9 +75,7 @@ class Run:
             update = m.Update(
                 job_id=one.job_id, attempt_nr=one.attempt_nr, state=JobState.RUNNING, since=self.at
             )
-            await self.b.service.heartbeats.beat(
-                m.Beat(jobs=(update,), room=Room()), worker.caller
-            )
+            await self.b.service.heartbeats.beat(m.Beat(jobs=(update,), room=Room()), worker.caller)
 
     async def report(self) -> None:
         for worker, one in self.some():
@@ -178,7 +176,7 @@ async def recounted(b: Bench) -> dict[tuple[str, ...], list[float]]:
 async def kept(b: Bench) -> dict[tuple[str, ...], list[float]]:
     """The same, as the store has it: each hour is asked for alone."""
     of = {"since": 0.0, "until": 1e12, "queue": "", "site": "", "owner": "", "any_value": 1}
-    of |= {"value": ""}
+    of |= {"value": "", "part": "", "span": "hour"}
     by = dict.fromkeys(("by_user", "by_queue", "by_site", "by_label"), 1)
     found = {}
     for label in ("", "campaign", "x"):
@@ -339,8 +337,17 @@ async def test_hours_become_days_and_months_and_nothing_is_lost(b):
     for days, span in ((10, "day"), (200, "month")):
         run.at = BEGAN + days * DAY
         assert await tidy() > 0
-        for by in ("", "user", "label:campaign"):
+        for by in (
+            "",
+            "user",
+            "site",
+            "queue",
+            "user,site",
+            "label:campaign",
+            "label:campaign,user",
+        ):
             after = await usage(b, by=by, since=BEGAN - DAY)
+            assert len(after.rows) == (1 if by in ("", "queue") else 2)
             assert after.total.core_s == before.total.core_s
             assert {one.span for one in after.over_time} == {span}
             assert after.since <= BEGAN - DAY
@@ -354,7 +361,7 @@ async def test_rare_values_of_a_label_become_one_with_time(b):
         for nr in range(3 * accounting.VALUES):
             tx.run(
                 "usage.put",
-                label="run", at=BEGAN // HOUR * HOUR, span="hour", owner="eve", queue="q", site="",
+                part="", label="run", at=BEGAN // HOUR * HOUR, span="hour", owner="eve", queue="q", site="",
                 value=str(nr), outcome="finished", **sums | {"core_ms": 1000.0 * nr},
             )  # fmt: skip
 
