@@ -12,7 +12,7 @@ from ailurus.protocol.fields import Moment
 from ailurus.protocol.states import AttemptState
 
 
-class Outcome(StrEnum):
+class UsageOutcome(StrEnum):
     """What came of an attempt; all but the first is waste."""
 
     FINISHED = "finished"
@@ -30,22 +30,22 @@ class Outcome(StrEnum):
     """Another attempt of its job counted."""
 
 
-FAILED = frozenset(Outcome(fault.value) for fault in Fault)
+FAILED = frozenset(UsageOutcome(fault.value) for fault in Fault)
 """What attempts count as that failed."""
 _ENDS = {
-    AttemptState.FINISHED: Outcome.FINISHED,
-    AttemptState.LOST: Outcome.LOST,
-    AttemptState.CANCELLED: Outcome.CANCELLED,
-    AttemptState.OVERTAKEN: Outcome.TWICE,
-    AttemptState.ALREADY_DONE: Outcome.TWICE,
-    AttemptState.BAD_ATTEMPT: Outcome.TWICE,
+    AttemptState.FINISHED: UsageOutcome.FINISHED,
+    AttemptState.LOST: UsageOutcome.LOST,
+    AttemptState.CANCELLED: UsageOutcome.CANCELLED,
+    AttemptState.OVERTAKEN: UsageOutcome.TWICE,
+    AttemptState.ALREADY_DONE: UsageOutcome.TWICE,
+    AttemptState.BAD_ATTEMPT: UsageOutcome.TWICE,
 }
 
 
-def outcome_of(state: AttemptState, code: int) -> Outcome | None:
+def outcome_of(state: AttemptState, code: int) -> UsageOutcome | None:
     """What an attempt counts as that has ended so; None: it never began, or has not ended."""
     if state is AttemptState.FAILED:
-        return Outcome(fault_of(code).value)
+        return UsageOutcome(fault_of(code).value)
     return _ENDS.get(state)
 
 

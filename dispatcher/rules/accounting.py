@@ -1,8 +1,8 @@
 """What attempts took, and pilots were for: sums that the commit keeps which ends an attempt.
 
 They are kept by hour; what is older becomes part of a day's, later of a month's. Those are kept by
-user, site and queue alone, too, so that a year is few rows. An attempt is summed up when it ends. One that was lost and comes back is taken off again:
-its row in the store has what was added.
+user, site and queue alone, too, so that a year is few rows. An attempt is summed up when it ends.
+One that was lost and comes back is taken off again: its row in the store has what was added.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.accounting import Outcome, outcome_of
+from ailurus.protocol.accounting import UsageOutcome, outcome_of
 from ailurus.protocol.states import AttemptState
 from dispatcher.ports import Tx
 from dispatcher.rules import usage_records
@@ -75,7 +75,7 @@ def book(
         "worker_id": attempt.worker_id,
         **_taken(attempt, usage, now),
     }
-    if outcome is not Outcome.LOST:
+    if outcome is not UsageOutcome.LOST:
         tx.spend(ended)
         return None
     # Its job may come into another queue and lane before it is taken off.

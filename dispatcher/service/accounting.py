@@ -8,7 +8,7 @@ from msgspec import Struct, field
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
-from ailurus.protocol.accounting import Outcome, UsageQuery
+from ailurus.protocol.accounting import UsageOutcome, UsageQuery
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
@@ -61,7 +61,7 @@ class _Sum(Struct):
         self.attempts += one.n
         for name in ("wall_ms", "core_ms", "cpu_ms", "memory", "peak", "gpu", "gpu_ms"):
             setattr(self, name, getattr(self, name) + getattr(one, name))
-        if one.outcome == Outcome.FINISHED:
+        if one.outcome == UsageOutcome.FINISHED:
             self.finished += one.n
         elif one.core_ms:
             self.wasted[one.outcome] = self.wasted.get(one.outcome, 0) + one.core_ms

@@ -23,7 +23,7 @@ class UsageRow(Answer):
     gpu_s: float = 0.0
     gpu_busy_s: float = 0.0
     wasted_core_s: dict[str, float] = field(default_factory=dict)
-    """Of attempts that were for nothing, by `Outcome`."""
+    """Of attempts that were for nothing, by `UsageOutcome`."""
     pilot_core_s: dict[str, float] = field(default_factory=dict)
     """What pilots there told of their core-seconds: `busy`, or why they were idle. Not by user or
     label."""
@@ -35,7 +35,7 @@ class UsedThen(Answer):
     at: float
     span: str
     core_s: dict[str, float]
-    """By `Outcome`."""
+    """By `UsageOutcome`."""
 
 
 class UsageSums(Answer):

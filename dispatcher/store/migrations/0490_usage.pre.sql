@@ -10,7 +10,7 @@ create table usage (
     queue     text    not null,
     site      text    not null,
     value     text    not null,              -- of the label
-    outcome   text    not null,              -- `Outcome` in ailurus/protocol/accounting.py
+    outcome   text    not null,              -- `UsageOutcome` in ailurus/protocol/accounting.py
     n         real    not null,              -- attempts
     wall_ms   real    not null,
     core_ms   real    not null,              -- cores that they had asked for × time

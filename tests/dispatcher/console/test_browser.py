@@ -240,7 +240,7 @@ def test_pages_are_accessible_and_fit(
     pilot.say(job_id, "\x1b[31mred\x1b[0m plain\n")
     page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     page.set_viewport_size({"width": width, "height": 800})
-    for where in ("", "jobs", f"jobs/{job_id}", "pilots", "queues", "failures"):
+    for where in ("", "jobs", f"jobs/{job_id}", "pilots", "queues", "failures", "usage"):
         page.goto(f"{dispatcher.url}/console/#/{where}")
         page.wait_for_timeout(600)
         found = Axe().run(page).response["violations"]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import pytest
 
 from ailurus.protocol import messages as m
-from ailurus.protocol.accounting import Outcome, UsageQuery
+from ailurus.protocol.accounting import UsageOutcome, UsageQuery
 from ailurus.protocol.api import JobsQuery, NoQuery, Scope
 from ailurus.protocol.errors import Code
 from ailurus.protocol.faults import fault_of
@@ -243,7 +243,10 @@ async def _for_ever(url: str, seed: int) -> None:
 @pytest.mark.timeout(120)
 def test_sums_are_exact_after_kills(place):
     for seed in range(2):
-        code = f"from tests.dispatcher.rules import test_accounting as t; import asyncio; asyncio.run(t._for_ever({place!r}, {seed}))"
+        code = (
+            "from tests.dispatcher.rules import test_accounting as t; import asyncio;"
+            f" asyncio.run(t._for_ever({place!r}, {seed}))"
+        )
         with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
             assert process.stdout.readline() == b"ready\n"
             with pytest.raises(subprocess.TimeoutExpired):
@@ -361,7 +364,8 @@ async def test_rare_values_of_a_label_become_one_with_time(b):
         for nr in range(3 * accounting.VALUES):
             tx.run(
                 "usage.put",
-                part="", label="run", at=BEGAN // HOUR * HOUR, span="hour", owner="eve", queue="q", site="",
+                part="", label="run", at=BEGAN // HOUR * HOUR, span="hour", owner="eve", queue="q",
+                site="",
                 value=str(nr), outcome="finished", **sums | {"core_ms": 1000.0 * nr},
             )  # fmt: skip
 
@@ -416,4 +420,4 @@ def test_each_end_of_an_attempt_is_one_of_the_outcomes():
     ends: Sequence[AttemptState] = [one for one in AttemptState if one not in OPEN_ATTEMPT]
     assert [one for one in ends if outcome_of(one, 0) is None] == [AttemptState.RELEASED]
     assert all(outcome_of(one, 0) is None for one in OPEN_ATTEMPT)
-    assert outcome_of(AttemptState.FAILED, int(Code.WALLTIME)) is Outcome.PAYLOAD
+    assert outcome_of(AttemptState.FAILED, int(Code.WALLTIME)) is UsageOutcome.PAYLOAD

@@ -18,12 +18,13 @@ import { Submission, Submissions } from "./submissions.js";
 import { Pilots } from "./pilots.js";
 import { Worker } from "./worker.js";
 import { Queues } from "./queues.js";
+import { Usage } from "./usage.js";
 
 const place = signal(parse(location.hash));
 const helping = signal(false);
 const theme = signal(document.documentElement.dataset.theme ?? "system");
 /** @type {Record<keyof PAGES | "job" | "submission" | "worker", import("preact").ComponentType<any>>} */
-const VIEWS = { overview: Overview, jobs: Jobs, job: Job, submissions: Submissions, submission: Submission, worker: Worker, pilots: Pilots, queues: Queues, failures: Failures };
+const VIEWS = { overview: Overview, jobs: Jobs, job: Job, submissions: Submissions, submission: Submission, worker: Worker, pilots: Pilots, queues: Queues, failures: Failures, usage: Usage };
 const NAV = Object.entries(PAGES);
 const KEYS = Object.fromEntries(NAV.map(([name, { key }]) => [key, name]));
 
@@ -135,7 +136,7 @@ const SHAPES = {
   overview: "M3 12h4l3-8 4 16 3-8h4", jobs: "M4 6h16M4 12h16M4 18h10",
   submissions: "M3 7l9-4 9 4-9 4zM3 12l9 4 9-4M3 17l9 4 9-4",
   pilots: "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z", queues: "M4 5v14M9 8v8M14 5v14M19 8v8",
-  failures: "M12 3l10 18H2zM12 10v5M12 18v.5",
+  failures: "M12 3l10 18H2zM12 10v5M12 18v.5", usage: "M4 20h16M6 17v-5M12 17V5M18 17V9",
   light: "M12 8a4 4 0 100 8 4 4 0 000-8zM12 2v3M12 19v3M2 12h3M19 12h3M5 5l2 2M17 17l2 2M5 19l2-2M17 7l2-2",
   dark: "M20 14A8 8 0 1110 4a6.500 6.500 0 0010 10z", system: "M3 5h18v11H3zM8 20h8M12 16v4",
   out: "M14 4H5v16h9M10 12h11M17 8l4 4-4 4",

@@ -11,6 +11,7 @@ export const PAGES = {
   pilots: { title: "Pilots", key: "p" },
   queues: { title: "Queues", key: "q" },
   failures: { title: "Failures", key: "f" },
+  usage: { title: "Usage", key: "u" },
 };
 
 /** @param {string} hash @returns {Place} */
