@@ -11,6 +11,7 @@ import pytest
 from ailurus.envelope import Reader
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
+from ailurus.protocol.accounting import UsageQuery
 from ailurus.protocol.api import ROUTES, Scope
 from ailurus.protocol.api_submissions import SubmissionQuery, SubmissionsQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
@@ -141,6 +142,11 @@ class World:
     async def exchange_items(self):
         end = m.ItemEnd(index=0, attempt=1, outcome=ItemOutcome.FINISHED)
         assert not (await self.stranger.exchange(self.got, 1, ended=(end,))).items
+
+    async def usage(self):
+        seen = await self.service.accounting.usage(UsageQuery(by="user"), BOB)
+        assert not seen.rows
+        await self.service.accounting.usage(UsageQuery(user="alice"), BOB)
 
     async def samples(self):
         await self.service.users.samples(api.SamplesQuery(), BOB, job_id=self.job)
@@ -394,6 +400,7 @@ REFUSED = {
     **dict.fromkeys(("submission", "retry_submission"), 404),
     **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),
     **dict.fromkeys(("hello", "demand", "job_credentials", "job_upload"), 403),
+    "usage": 403,
     "submit": 422,
     "intent": 409,
     **dict.fromkeys(("relay_items", "relay_credentials", "relay_upload"), 410),
