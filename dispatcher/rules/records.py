@@ -1,4 +1,4 @@
-"""Rows of the store with names and types: jobs, attempts, submissions and counters.
+"""Rows of the store with names and types: jobs, attempts and counters.
 
 Outside `store/` a row of more than three columns is read only here, in `worker_records.py`, and in
 `views.py`, where it becomes a message. A record has the columns of its
@@ -108,28 +108,6 @@ class CounterRecord(Struct, frozen=True):
     shape_id: int
     state: str
     n: int
-
-
-class RequestRecord(Struct, frozen=True):
-    """A submission: `request.find`."""
-
-    first: int
-    """The id of its first job."""
-    jobs: int
-    complete: int
-    process: str
-    """Which dispatcher stores it."""
-    digest: str | None
-    """Of what it says; None: a version stored it that kept none."""
-
-
-class BrokenRequest(Struct, frozen=True):
-    """A submission that is not complete: `request.broken`."""
-
-    owner: str
-    request_id: str
-    first: int
-    jobs: int
 
 
 class OpenRecord(Struct, frozen=True):
@@ -290,17 +268,6 @@ def parent_finished(tx: Tx, children: Sequence[int]) -> list[ChildRecord]:
     """Note that a parent of these jobs has finished, and return them."""
     rows = tx.all("job.parent_done", ids=_encode(children).decode())
     return [ChildRecord(job_id, left, _STATES[state], *rest) for job_id, left, state, *rest in rows]
-
-
-def find_request(tx: Tx, owner: str, request_id: str) -> RequestRecord | None:
-    """A submission, complete or not."""
-    row = tx.one("request.find", owner=owner, request_id=request_id)
-    return None if row is None else RequestRecord(*row)
-
-
-def broken_requests(tx: Tx, process: str) -> list[BrokenRequest]:
-    """The submissions that a dispatcher began and did not complete; blank: any dispatcher."""
-    return [BrokenRequest(*row) for row in tx.all("request.broken", process=process)]
 
 
 def find_retry(tx: Tx, job_id: int) -> int | None:

@@ -17,7 +17,15 @@ from ailurus.protocol.states import FINAL, FIRST, JobState
 from dispatcher.events import ChildrenDue, Retried, RetryOf
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import dependencies, item_lists, records, retention, specs, transitions
+from dispatcher.rules import (
+    dependencies,
+    item_lists,
+    records,
+    retention,
+    specs,
+    submission_records,
+    transitions,
+)
 from dispatcher.rules.lanes import Lanes
 from dispatcher.rules.preparing import Prepared, prepared
 
@@ -79,7 +87,7 @@ def check_links(jobs: Sequence[JobSpec]) -> None:
 
 def known(tx: Tx, by: str, request_id: str) -> Known | None:
     """The first answer to a request that comes again."""
-    found = records.find_request(tx, by, request_id)
+    found = submission_records.find_request(tx, by, request_id)
     if found is None or not found.complete:
         return None
     ids = tuple(range(found.first, found.first + found.jobs))
@@ -103,7 +111,7 @@ class Taken(Exception):
 
 def begin(tx: Tx, request: Request, jobs: int, *, process: str, now: float) -> int:
     """Set ids aside for a request. Returns the first one. Raises Taken."""
-    found = records.find_request(tx, request.by, request.request_id)
+    found = submission_records.find_request(tx, request.by, request.request_id)
     if found is not None:
         if found.complete or found.process != process:
             raise Taken
@@ -142,7 +150,7 @@ def begin(tx: Tx, request: Request, jobs: int, *, process: str, now: float) -> i
 
 def still_ours(tx: Tx, request: Request, first: int) -> None:
     """Raise Taken if a request was taken from us: we were silent, and thought to be gone."""
-    found = records.find_request(tx, request.by, request.request_id)
+    found = submission_records.find_request(tx, request.by, request.request_id)
     if found is None or found.first != first:
         raise Taken
 
@@ -352,7 +360,7 @@ def spans(jobs: Sequence[Prepared]) -> Iterator[tuple[int, int]]:
 def drop_broken(tx: Tx, process: str) -> int:
     """Forget submissions that the end of a process cut short: they were never answered. How
     many."""
-    broken = records.broken_requests(tx, process)
+    broken = submission_records.broken_requests(tx, process)
     for one in broken:
         drop(tx, one.owner, one.request_id, one.first, one.jobs)
     return len(broken)
