@@ -269,7 +269,7 @@ class PostgresTx(Draft):
             self._connection.execute(self._texts[query], {"rows": _array(part)})
 
     def settle(self) -> None:
-        """Write gathered rows, counters and events once for all changes, and commit.
+        """Write gathered rows, sums and events once for all changes, and commit.
 
         It is one pipeline: the row with the last event's number is locked here, and a client that
         stands still must not keep other dispatchers waiting for it.
@@ -278,20 +278,12 @@ class PostgresTx(Draft):
         n = len(self.events)
         # Only the server knows the last number: these are counted back from it.
         if n:
-            rows = [_json(event_row(entry, entry.seq - n)) for entry in self.events]
+            told = [_json(event_row(entry, entry.seq - n)) for entry in self.events]
             self._numbers = self._ask(
-                "event.next", {"by": n, "channel": EVENTS, "rows": _array(rows)}
+                "event.next", {"by": n, "channel": EVENTS, "rows": _array(told)}
             )
-        if moves := self.moves():
-            self._rows("counter.move", [_json(move) for move in moves])
-        if moves := self.owned_moves():
-            self._rows("owned.move", [_json(move) for move in moves])
-        if moves := self.tally_moves():
-            self._rows("tally.move", [_json(move) for move in moves])
-        for move in self.failure_moves():
-            self._ask("failure.more", move)
-        if self.spent:
-            self._ask("usage.add", {"rows": self.spent_rows()})
+        for statement, rows in self.sums.rows():
+            self.many(statement, rows)
         self._connection.execute("commit")
 
     def numbered(self) -> list[Entry]:

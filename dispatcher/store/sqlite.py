@@ -88,17 +88,9 @@ class SqliteTx(Draft):
                 time.sleep(0)
 
     def settle(self) -> None:
-        """Write counters and events: once for all changes of a commit."""
-        if self.counts:
-            self.many("counter.move", self.moves())
-        if self.owned:
-            self.many("owned.move", self.owned_moves())
-        if self.tallies:
-            self.many("tally.move", self.tally_moves())
-        if self.failures:
-            self.many("failure.more", self.failure_moves())
-        if self.spent:
-            self.run("usage.add", rows=self.spent_rows())
+        """Write sums and events: once for all changes of a commit."""
+        for statement, rows in self.sums.rows():
+            self.many(statement, rows)
         if not self.events:
             return
         if (more := self._last_event + len(self.events) - self.set_aside) > 0:

@@ -6,7 +6,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -15,11 +15,11 @@ import msgspec
 
 from ailurus.logs import Log
 from ailurus.loops import Loop
-from ailurus.protocol.states import PARTS
 from ailurus.tasks import Tasks
 from dispatcher.accounts.meter import METER, Meter
 from dispatcher.events import KINDS, Entry, Event, Unknown
 from dispatcher.ports import NOTHING, Ahead, Row, Tx, Unavailable
+from dispatcher.store.sums import Sums
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -27,11 +27,7 @@ V = TypeVar("V")
 Change = Callable[[Tx], Any]
 Waiting = tuple[Change, asyncio.Future[Any], Ahead]
 Answers = list[tuple[Any, BaseException | None]]
-Counts = Counter[tuple[str, int, str]]
-Owned = Counter[tuple[str, str, str]]
-Tallies = Counter[tuple[int, str]]
-Failed = dict[int, tuple[int, str, float]]
-Mark = tuple[Counts, Owned, Tallies, Failed, int, int, int]
+Mark = tuple[Sums, int, int]
 Assigned = tuple[MutableMapping[Any, Any], Any, Any]
 """A table in memory, a key, and the value before: `ABSENT` if there was none."""
 
@@ -74,9 +70,9 @@ class Again(Exception):
 
 
 class Draft:
-    """The counters, events and memory that the changes of one commit move.
+    """The sums, events and memory that the changes of one commit move.
 
-    Counters and events are written once, when the commit is settled.
+    Sums and events are written once, when the commit is settled.
     """
 
     wrote = False
@@ -84,24 +80,20 @@ class Draft:
 
     def __init__(self, last_event: int = 0) -> None:
         self._last_event = last_event
-        self.counts: Counts = Counter()
-        self.owned: Owned = Counter()
-        self.tallies: Tallies = Counter()
-        self.failures: Failed = {}
-        self.spent: list[Mapping[str, Any]] = []
+        self.sums = Sums()
         self.events: list[Entry] = []
         self.assigned: list[Assigned] = []
         self.answers: Answers = []
 
     def count(self, queue: str, shape_id: int, state: str, by: int, owner: str = "") -> None:
         self.wrote = True
-        self.counts[queue, shape_id, state] += by
+        self.sums.counts[queue, shape_id, state] += by
         if owner:
-            self.owned[owner, queue, state] += by
+            self.sums.owned[owner, queue, state] += by
 
     def tally(self, first: int, part: str, by: int) -> None:
         self.wrote = True
-        self.tallies[first, part] += by
+        self.sums.tallies[first, part] += by
 
     def tell(
         self, event: Event, *, at: float, job_id: int | None = None, worker_id: int | None = None
@@ -112,11 +104,12 @@ class Draft:
 
     def failed(self, kind: int, example: str, at: float) -> None:
         self.wrote = True
-        self.failures[kind] = (self.failures.get(kind, (0,))[0] + 1, example, at)
+        kinds = self.sums.failures
+        kinds[kind] = (kinds.get(kind, (0,))[0] + 1, example, at)
 
     def spend(self, ended: Mapping[str, Any]) -> None:
         self.wrote = True
-        self.spent.append(ended)
+        self.sums.spent.append(ended)
 
     def assign(self, table: MutableMapping[K, V], key: K, value: V) -> None:
         self.wrote = True
@@ -125,16 +118,11 @@ class Draft:
 
     def mark(self) -> Mark:
         """What has been counted, told and assigned so far, for `back_to`."""
-        counts = self.counts.copy() if self.counts else Counter()
-        owned = self.owned.copy() if self.owned else Counter()
-        tallies = self.tallies.copy() if self.tallies else Counter()
-        told = len(self.spent), len(self.events), len(self.assigned)
-        return counts, owned, tallies, self.failures.copy(), *told
+        return self.sums.copy(), len(self.events), len(self.assigned)
 
     def back_to(self, point: Mark) -> None:
         """Undo what was counted, told and assigned since `mark`."""
-        self.counts, self.owned, self.tallies, self.failures, spent, events, assigned = point
-        del self.spent[spent:]
+        self.sums, events, assigned = point
         del self.events[events:]
         self.unassign(assigned)
 
@@ -146,42 +134,6 @@ class Draft:
                 table.pop(key, None)
             else:
                 table[key] = before
-
-    def moves(self) -> list[dict[str, Any]]:
-        """The counters that move, in one order, so that no two commits wait for each other."""
-        return [
-            {"queue": q, "shape_id": shape, "state": state, "by": by}
-            for (q, shape, state), by in sorted(self.counts.items())
-            if by
-        ]
-
-    def owned_moves(self) -> list[dict[str, Any]]:
-        """The same of the counters by owner."""
-        return [
-            {"owner": owner, "queue": q, "state": state, "by": by}
-            for (owner, q, state), by in sorted(self.owned.items())
-            if by
-        ]
-
-    def tally_moves(self) -> list[dict[str, Any]]:
-        """The same of the tallies of submissions, a row for each."""
-        rows: dict[int, dict[str, Any]] = {}
-        for (first, part), by in sorted(self.tallies.items()):
-            if by:
-                row = rows.setdefault(first, {"first": first, **dict.fromkeys(PARTS, 0)})
-                row[part] = by
-        return list(rows.values())
-
-    def failure_moves(self) -> list[dict[str, Any]]:
-        """The same of the counters of failures."""
-        return [
-            {"kind": kind, "by": by, "example": example, "at": at}
-            for kind, (by, example, at) in sorted(self.failures.items())
-        ]
-
-    def spent_rows(self) -> str:
-        """What attempts took, as `usage.add` reads it."""
-        return _encode(self.spent).decode().replace("\\u0000", "\ufffd")
 
 
 Drafted = Draft | Exception | None

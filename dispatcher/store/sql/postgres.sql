@@ -6,7 +6,7 @@
 
 -- fragment: ended_rows
 -- A JSON list of attempts that ended.
-json_to_recordset(:rows::json) as r (job_id bigint, at double precision, owner text, queue text,
+json_to_recordset(:ended::json) as r (job_id bigint, at double precision, owner text, queue text,
     site text, outcome text, n double precision, wall_ms double precision, cpu_ms double precision,
     peak_mb double precision, gpu_ms double precision, shape_id bigint, worker_id bigint,
     cores bigint, memory_mb bigint, gpus bigint, nodes bigint)

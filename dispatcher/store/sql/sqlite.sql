@@ -15,7 +15,7 @@
     json_extract(value, '$.worker_id') as worker_id, json_extract(value, '$.cores') as cores,
     json_extract(value, '$.memory_mb') as memory_mb, json_extract(value, '$.gpus') as gpus,
     json_extract(value, '$.nodes') as nodes
-    from json_each(:rows)) as r
+    from json_each(:ended)) as r
 
 -- fragment: open_attempts
 -- The table of attempts, read by the index of those that have not ended.

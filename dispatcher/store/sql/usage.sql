@@ -4,8 +4,9 @@
 -- What a job asks for, and where its worker is: for an attempt whose sum may have to be taken back.
 -- owner: checked by book
 -- reads: sized, shape, worker
-select coalesce(w.site, ''), coalesce(w.queue, ''), coalesce(z.cores, s.cores, 1),
-    coalesce(z.memory_mb, s.memory_mb, 0), coalesce(z.gpus, s.gpus, 0), coalesce(z.nodes, s.nodes, 1)
+select coalesce(w.site, '') as site, coalesce(w.queue, '') as worker_queue,
+    coalesce(z.cores, s.cores, 1) as cores, coalesce(z.memory_mb, s.memory_mb, 0) as memory_mb,
+    coalesce(z.gpus, s.gpus, 0) as gpus, coalesce(z.nodes, s.nodes, 1) as nodes
     from (select 1) as one left join sized z on z.job_id = :job_id
     left join shape s on s.shape_id = :shape_id left join worker w on w.worker_id = :worker_id
 
@@ -74,15 +75,16 @@ select case when :by_user = 1 then owner else '' end as who,
     case when :by_queue = 1 then queue else '' end as which,
     case when :by_site = 1 then site else '' end as place,
     case when :by_label = 1 then value else '' end as word,
-    outcome, sum(n), sum(wall_ms), sum(core_ms), sum(cpu_ms), sum(memory), sum(peak), sum(gpu),
-    sum(gpu_ms)
+    outcome, sum(n) as n, sum(wall_ms) as wall_ms, sum(core_ms) as core_ms,
+    sum(cpu_ms) as cpu_ms, sum(memory) as memory, sum(peak) as peak, sum(gpu) as gpu,
+    sum(gpu_ms) as gpu_ms
     from usage where {usage_of}
     group by 1, 2, 3, 4, 5
 
 -- name: usage.over_time
 -- The core-time that attempts had asked for, by hour, day or month and by what came of them.
 -- reads: usage
-select at, outcome, sum(core_ms) from usage where {usage_of} group by 1, 2 order by 1
+select at, outcome, sum(core_ms) as core_ms from usage where {usage_of} group by 1, 2 order by 1
 
 -- fragment: usage_of
 -- Which sums are asked for.
@@ -112,7 +114,7 @@ delete from pilot_time where span = :span and at = :at returning site, queue, re
 -- What became of pilots' core-seconds, by site or queue.
 -- reads: pilot_time
 select case when :by_queue = 1 then queue else '' end as which,
-    case when :by_site = 1 then site else '' end as place, reason, sum(core_ms)
+    case when :by_site = 1 then site else '' end as place, reason, sum(core_ms) as core_ms
     from pilot_time where at >= :since and at < :until
     and (:queue = '' or queue = :queue) and (:site = '' or site = :site)
     group by 1, 2, 3
