@@ -197,7 +197,9 @@ async def kept(b: Bench) -> dict[tuple[str, ...], list[float]]:
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 async def test_sums_are_those_of_a_plain_recount(b, seed):
     run = Run(b, seed)
     await b.submit(*[job(queue="q")] * 3)
@@ -240,6 +242,7 @@ async def _for_ever(url: str, seed: int) -> None:
             await run.step()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_sums_are_exact_after_kills(place):
     for seed in range(2):

@@ -17,6 +17,7 @@ from dispatcher.rules import (
     item_records,
     records,
     submission_records,
+    usage_records,
     worker_records,
 )
 from dispatcher.store.queries import statements
@@ -38,6 +39,7 @@ def made_of() -> dict[str, type]:
         task_records,
         action_records,
         submission_records,
+        usage_records,
     ):
         for one in vars(module).values():
             if isinstance(one, type) and one.__module__ == module.__name__ and one.__doc__:
