@@ -25,6 +25,8 @@ def main() -> int:
         from pilot.process import mover
 
         mover.main()
+    if sys.argv[1:2] == ["--print-completion"]:
+        return _print_completion(sys.argv[1:])
     from pilot.process import spawner as spawners
 
     if {"-h", "--help", "--version"} & set(sys.argv[1:]):
@@ -51,6 +53,19 @@ def main() -> int:
         return _main(spawner)
     finally:
         spawner.close()
+
+
+def _print_completion(argv: list[str]) -> int:
+    from ailurus.completion import completion, shell_of
+    from ailurus.protocol.errors import AilurusError
+    from pilot.options import parser_for
+
+    try:
+        sys.stdout.write(completion(parser_for(os.environ), shell_of(argv) or ""))
+    except AilurusError as error:
+        sys.stderr.write(f"pilot: {error}\n")
+        return 64
+    return 0
 
 
 def _main(spawner: GuardedSpawner) -> int:

@@ -77,6 +77,11 @@ def parser_for(env: Mapping[str, str]) -> argparse.ArgumentParser:
     _add_ends(parser)
     bundle = f" ({env['AILURUS_BUNDLE']})" if "AILURUS_BUNDLE" in env else ""
     parser.add_argument("--version", action="version", version=f"pilot {__version__}{bundle}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        help="alone: print what bash, zsh or fish needs to complete this command",
+    )
     return parser
 
 

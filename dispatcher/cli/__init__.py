@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ailurus import __version__, entry
+from ailurus.completion import shell_of
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from dispatcher.cli.exits import USAGE, CommandError, code_of, line_of
@@ -79,6 +80,11 @@ def parser_for(*filled: str | None) -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ailurus {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        help="alone: print what bash, zsh or fish needs to complete this command",
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     for name, text in VERBS.items():
         one = verbs.add_parser(name, help=text, description=text.capitalize() + ".", epilog=CODES)
@@ -120,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         entry.prepare()
         argv = sys.argv[1:]
+    if (shell := shell_of(list(argv))) is not None:
+        # As the other programs say it, which have no verb for it.
+        argv = ["completion", shell]
     verb = next((word for word in argv if not word.startswith("-")), None)
     if verb is not None and verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)

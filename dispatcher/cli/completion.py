@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 
+from ailurus.completion import SHELLS, completion
 from ailurus.output import Output
-
-SHELLS = ("bash", "zsh", "fish")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -16,9 +15,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def main(args: Namespace, out: Output) -> int:
     """Print it: `eval "$(dispatcher completion bash)"` in the shell's start-up file."""
-    import shtab
-
     from dispatcher.cli import VERBS, parser_for
 
-    sys.stdout.write(shtab.complete(parser_for(*VERBS), args.shell))
+    sys.stdout.write(completion(parser_for(*VERBS), args.shell))
     return 0

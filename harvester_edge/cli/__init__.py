@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ailurus import __version__, entry
+from ailurus.completion import completion, shell_of
 from ailurus.output import Output, clean
 from ailurus.protocol.errors import AilurusError
 from harvester_edge.cli.exits import CONFIGURATION, SOFTWARE, USAGE, code_of
@@ -49,8 +50,9 @@ class Parser(ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message}\n")
 
 
-def parser_for(verb: str | None) -> ArgumentParser:
-    """The parser; only the arguments of `verb` are filled in, so that a start imports one verb."""
+def parser_for(*filled: str | None) -> ArgumentParser:
+    """The parser; only the arguments of these verbs are filled in, so that a start imports one
+    verb."""
     parser = Parser(
         prog="harvester-edge",
         description="Provisions workers at a site: observes, decides, acts.",
@@ -58,10 +60,15 @@ def parser_for(verb: str | None) -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"ailurus {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        metavar="SHELL",
+        help="alone: print what bash, zsh or fish needs to complete this command",
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     for name, text in VERBS.items():
         one = verbs.add_parser(name, help=text, description=text.capitalize() + ".", epilog=CODES)
-        if name == verb:
+        if name in filled:
             one.add_argument(
                 "--config",
                 type=Path,
@@ -79,14 +86,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None:
         entry.prepare()
         argv = sys.argv[1:]
+    shell = shell_of(list(argv))
     verb = next((word for word in argv if not word.startswith("-")), None)
-    if verb is not None and verb not in VERBS:
+    if verb is not None and verb not in VERBS and shell is None:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"verbs: {', '.join(VERBS)}"
         sys.stderr.write(f"harvester-edge: no verb `{clean(verb)}` ({hint})\n")
         return USAGE
-    args: Namespace = parser_for(verb).parse_args(argv)
     try:
+        if shell is not None:
+            sys.stdout.write(completion(parser_for(*VERBS), shell))
+            return 0
+        args: Namespace = parser_for(verb).parse_args(argv)
         module = importlib.import_module(f"harvester_edge.cli.{args.verb}")
         code: int = module.main(args, Output(as_json=args.json))
         return code
