@@ -382,16 +382,8 @@ class World:
 
 
 NAMES_NOTHING = {
-    "overview",
-    "me",
-    "feedback",
-    "queues",
-    "token",
-    "revoke",
-    "sign_in",
-    "sign_out",
-    "bye",
-}
+    "overview", "me", "feedback", "queues", "token", "revoke", "sign_in", "sign_out", "bye",
+}  # fmt: skip
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     **dict.fromkeys(("file", "log_file"), 404),
