@@ -112,7 +112,7 @@ def lines() -> Iterator[tuple[str, list[str]]]:
         whole = re.sub(r"\\\n", " ", text)
         whole = re.sub(r"<<'(\w+)'\n.*?\n\1$", "", whole, flags=re.MULTILINE | re.DOTALL)
         for line in re.split(r"\n|&&", whole):
-            words = re.sub(r"^\$ |\s#.*|\s&\s*$|\s\|\s.*|\[.*\]", "", line.strip())
+            words = re.sub(r"^\$ |\s#.*|\s&\s*$|\s[|>]\s.*|\[.*\]", "", line.strip())
             words = words.replace("…", "--store sqlite:///queue.db")
             if re.match(r"(dist/)?(dispatcher|harvester-edge|pilot) ", words):
                 yield where, shlex.split(words)

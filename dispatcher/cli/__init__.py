@@ -22,6 +22,7 @@ VERBS = {
     "serve": "run the dispatcher",
     "submit": "submit jobs from files",
     "status": "the whole system in numbers",
+    "top": "numbers and jobs, live in the terminal",
     "jobs": "list jobs, newest first",
     "show": "all about one job",
     "failures": "what went wrong, where and how often",
