@@ -14,6 +14,7 @@ import shutil
 import stat
 import tarfile
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import IO, cast
 
 from ailurus.protocol.errors import Code
@@ -110,8 +111,13 @@ def _target(entry: Entry, directory: str, work: Workdir) -> str:
 
 
 def leads_within(link: str, target: str) -> bool:
-    """Whether the link `link` in a tree leads to a place in that tree, by its words."""
+    """Whether the link `link` in a tree leads to a place in that tree, whatever other links are in
+    it: `..` stands at the beginning, where it leaves directories that are none."""
     if not target or target.startswith("/") or "\0" in target or len(target) > LONGEST_PATH:
+        return False
+    parts = [part for part in target.split("/") if part not in {"", "."}]
+    above = len(list(takewhile("..".__eq__, parts)))
+    if ".." in parts[above:]:
         return False
     led = posixpath.normpath(posixpath.join(posixpath.dirname(link), target))
     return led != ".." and not led.startswith("../")

@@ -63,10 +63,19 @@ def _url(url: Url, one: Found, field: str) -> Url:
     except AilurusError as error:
         what = f"{url} lists a file that has no URL: {error.message}"
         raise JobError(Code.STAGE_IN_FAILED, what, field=field) from None
-    if one.size is not None and one.size < 0:
-        what = f"{url} lists {one.name!r} with {one.size} bytes"
-        raise JobError(Code.STAGE_IN_FAILED, what, field=field)
+    check_size(url, one, field)
     return part
+
+
+def check_size(url: Url, one: Found, field: str) -> None:
+    """Raise JobError for a size that no file has, which would make room for others."""
+    if one.size is not None and one.size < 0:
+        raise JobError(
+            Code.STAGE_IN_FAILED,
+            f"{url} lists {one.name!r} with {one.size} bytes",
+            field=field,
+            remedy="look at that server, or declare the `size` of the input",
+        )
 
 
 def check_amount(wanted: Sequence[Wanted], bounds: Bounds) -> int:

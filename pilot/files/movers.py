@@ -28,7 +28,7 @@ from pilot.files.delegated_pools import CredentialFiles, written
 from pilot.files.destinations import field_of
 from pilot.files.input_space import InputSpace, Wanted
 from pilot.files.leaving import ToStore
-from pilot.files.listing import parts_of
+from pilot.files.listing import check_size, parts_of
 from pilot.files.tries import PAUSES_S, pauses
 from pilot.ports import Check, Copied, JobError, Moved, NotMoved, ToGet, ToPut
 from pilot.site import Bounds, Storage
@@ -117,6 +117,8 @@ class Movers:
         with self._pools_of(attempt) as pool_of:
             found = pool_of(url.scheme).expand(url.text, self.watch(attempt))
         if len(found) == 1 and found[0].url.partition("?")[0] == url.text.partition("?")[0]:
+            if file.size is None:
+                check_size(url, found[0], field)
             known = replace(file, size=found[0].size) if file.size is None else file
             return [Wanted(field=field, name=file.name, url=url, file=known)]
         return parts_of(file, url, found, field, self.allowed)

@@ -210,6 +210,8 @@ class _Child:
                     self._writing.add(news.key)
             else:
                 self._open.discard(news.key)
+            if isinstance(news, NotMoved):
+                news = replace(news, message=as_text(news.message), remedy=as_text(news.remedy))
             try:
                 send(self._link, frame([news]))
             except OSError:
@@ -244,12 +246,33 @@ def _made(setup: Setup) -> Mover:
     return made
 
 
+def as_text(said: str) -> str:
+    """What a library said, whose bytes need not have been UTF-8."""
+    return said.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _refused(error: Exception, code: Code) -> Refused:
     if isinstance(error, JobError):
-        return Refused(error.code, error.message, error.remedy, error.transient)
+        return Refused(error.code, as_text(error.message), as_text(error.remedy), error.transient)
+    if isinstance(_first(error), UnicodeError):
+        return Refused(
+            code,
+            "the storage has a name that is no text of UTF-8",
+            "have it renamed, or name the files that are needed one by one",
+        )
     return Refused(
-        code, f"the transfer library failed: {type(error).__name__}: {error}", transient=True
+        code,
+        as_text(f"the transfer library failed: {type(error).__name__}: {error}"),
+        "the job is tried again; if that does not help, name another plugin in storage.plugins",
+        transient=True,
     )
+
+
+def _first(error: BaseException) -> BaseException:
+    """What an error comes from."""
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from pilot.process.frames import MOST_FDS
 MOST_FILES = 1000
 """Of one batch; uploads have fewer, for each has an open file."""
 DEATHS_IN_A_ROW = 5
-"""Of children that moved nothing: then the plugin is broken, not the file."""
+"""Of children that moved nothing of one job's, or that did not come to be ready: then the plugin is
+broken, not the file."""
 START_S = 60.0
 """To import a transfer library, which may lie on a network's file system."""
 CALL_S = 120.0
@@ -66,8 +67,8 @@ class MoverPool:
         # Of the idle one, and of those that jobs use.
         self._count = 0
         self._waiting: list[threading.Event] = []
-        # Children that died since one last moved a file; when the next may start; how the last
-        # died.
+        # Children that died since one last was ready: by no job's files, so this is all jobs'. When
+        # the next may start; how the last died.
         self._deaths, self._not_before, self._how = 0, 0.0, ""
 
     def get(self, files: Sequence[ToGet], watch: Watch) -> dict[int, End]:
@@ -120,6 +121,7 @@ class MoverPool:
         """Fill `ends` for all `files`, with as many children as it takes."""
         todo = deque([[*files]])
         deaths: Counter[int] = Counter()
+        in_a_row = 0
         while todo:
             batch = Batch(todo.popleft(), ends, self._clock, watch)
             try:
@@ -131,6 +133,9 @@ class MoverPool:
                 batch.end(ended.key, ended.error, left=not self._cleared(batch, watch))
             except Died as died:
                 self._cleared(batch, watch)
+                in_a_row = 1 if batch.moved else in_a_row + 1
+                if in_a_row >= DEATHS_IN_A_ROW:
+                    raise self._broken(str(died)) from None
                 suspects = batch.suspects()
                 deaths.update(suspects)
                 for key in suspects:
@@ -139,8 +144,8 @@ class MoverPool:
                     else:
                         todo.append([file for file in files if file.key == key])
                 batch.forget(suspects)
-            if batch.moved:
-                self._deaths = 0
+            else:
+                in_a_row = 0
             if batch.pending:
                 todo.appendleft([*batch.pending.values()])
 
@@ -189,7 +194,7 @@ class MoverPool:
             raise answered.error from None
         except BaseException as error:
             if isinstance(error, Died):
-                self._died(str(error))
+                _log.warning("mover_died", mover=self.name, how=str(error))
             child.end()
             self._given_back(None)
             raise
@@ -246,6 +251,7 @@ class MoverPool:
                 for answer in child.answers():
                     watch.check()
                     if isinstance(answer, mover.Ready):
+                        self._deaths = 0
                         return child
                     if answer is not None and not isinstance(answer, mover.Over):
                         _accepted(answer)

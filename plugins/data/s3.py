@@ -45,6 +45,9 @@ PART_BYTES = 64 << 20
 """Of an upload in parts; larger files go so."""
 MOST_WORDS = 8 << 20
 """Bytes of an answer that is no object: a page of a list has a thousand keys."""
+_DONE = {"GET": {200}, "HEAD": {200}, "PUT": {200, 201}, "POST": {200}, "DELETE": {200, 204}}
+"""What says that all is done: others of HTTP's successes have a part of an object in them, or
+nothing yet."""
 _SIZE = re.compile(r"[0-9]{1,18}")
 _ADLER32 = "x-amz-meta-adler32"
 _BY_CODE = {
@@ -168,9 +171,10 @@ class S3(Mover):
             if error.problem is not Failure.MISSING or not (found := few(self._listed(top), url)):
                 raise
             return found
-        size = int(answer.headers.get("Content-Length", 0))
-        adler32 = answer.headers.get(_ADLER32)
-        return [Found(name=top.name, url=url, size=size, adler32=adler32)]
+        length = answer.headers.get("Content-Length", "")
+        if not _SIZE.fullmatch(length):
+            raise failure(Way.IN, Failure.FAILED, top, "the object has no size")
+        return [Found(name=top.name, url=url, size=int(length))]
 
     def _listed(self, directory: Url, pieces: Sequence[str] = ()) -> Iterator[Found]:
         """The objects whose keys begin with a directory's name; or those right in it that match a
@@ -198,6 +202,10 @@ class S3(Mover):
 
     def _get(self, file: ToGet, url: Url, progress: Callable[[int], None]) -> Moved:
         answer = self._opened("GET", url, Way.IN)
+        if answer.length_remaining is None and not getattr(answer, "chunked", False):
+            # Of a body that ends with its connection nobody knows whether that was all.
+            answer.close()
+            raise failure(Way.IN, Failure.FAILED, url, "the object comes without its length")
         seen = Checksums(md5=file.md5 is not None)
         try:
             into = os.open(file.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -347,7 +355,7 @@ class S3(Mover):
                 redirect=False,
                 preload_content=False,
             )
-            if 200 <= answer.status < 300:
+            if answer.status in _DONE[method]:
                 return answer
             said = _words(answer)
         except urllib3.exceptions.HTTPError as error:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from ailurus.protocol.errors import Code
-from pilot.ports import JobError, NotMoved, ToGet
+from pilot.ports import JobError, NotMoved, ToGet, ToPut
 from plugins.data import s3
 from plugins.data.moving import Failure
 from plugins.data.s3 import S3, completion, kind
@@ -107,6 +108,75 @@ def test_words_without_an_end_are_not_kept(tmp_path, monkeypatch, status):
         (left,) = mover.delete(["s3://bucket/a"])
         assert left == "s3://bucket/a"
         server.shutdown()
+
+
+class Partial(BaseHTTPRequestHandler):
+    """It answers with success, and yet not with a whole object."""
+
+    status, length = 200, "4"
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        if self.length:
+            self.send_header("Content-Length", self.length)
+        self.end_headers()
+        if self.command == "GET" and self.status != 204:
+            self.wfile.write(b"part")
+        self.close_connection = True
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+
+
+@contextmanager
+def gateway(answers: type[BaseHTTPRequestHandler]) -> Iterator[S3]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), answers) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield S3(S3.Options(endpoint=f"http://127.0.0.1:{server.server_port}"))
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("status", "length"), [(200, ""), (202, "4"), (204, ""), (206, "4"), (226, "4")]
+)
+def test_what_is_no_whole_object_is_not_taken_for_one(tmp_path, monkeypatch, status, length):
+    monkeypatch.setattr(Partial, "status", status)
+    monkeypatch.setattr(Partial, "length", length)
+    told: list[object] = []
+    with gateway(Partial) as mover:
+        mover.get([ToGet(key=7, url="s3://bucket/f", path=str(tmp_path / "f"))], told.append)
+    end = told[-1]
+    assert isinstance(end, NotMoved), end
+    assert (end.code, end.transient) == (Code.STAGE_IN_FAILED, True)
+    assert end.remedy
+    assert not (tmp_path / "f").exists()
+
+
+def test_an_upload_that_a_gateway_has_yet_to_store_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(Partial, "do_HEAD", lambda self: self.send_error(404))
+    monkeypatch.setattr(Partial, "status", 202)
+    (tmp_path / "f").write_bytes(b"output")
+    told: list[object] = []
+    order = ToPut(key=7, url="s3://bucket/f", path=str(tmp_path / "f"), size=6)
+    with gateway(Partial) as mover:
+        mover.put([order], told.append)
+    assert isinstance(told[-1], NotMoved), told[-1]
+
+
+@pytest.mark.parametrize("length", ["-5", "five", ""])
+def test_an_object_without_a_size_is_refused(monkeypatch, length):
+    monkeypatch.setattr(Partial, "length", length)
+    with gateway(Partial) as mover, pytest.raises(JobError) as raised:
+        mover.expand("s3://bucket/f")
+    assert raised.value.remedy
 
 
 def test_a_url_without_a_key_is_told_as_a_bad_name(tmp_path):

@@ -340,6 +340,17 @@ def test_what_a_server_lists_is_held_to_the_sites_rules(site, monkeypatch, found
     assert (error.code, error.field) == (code, "inputs[0]")
 
 
+def test_a_single_file_of_a_size_below_nothing_makes_no_room_for_others(site, monkeypatch):
+    url = "x://h/copy:/a/*"
+    pool = SimpleNamespace(
+        expand=lambda url, watch: [Found(name="a", url=url, size=-(1 << 62))], close=lambda: None
+    )
+    monkeypatch.setattr(site.movers, "_pool", lambda scheme: pool)
+    error = failing(site, InputFile(name="a", url=url))
+    assert (error.code, error.field) == (Code.STAGE_IN_FAILED, "inputs[0]")
+    assert error.remedy
+
+
 def test_a_list_with_one_name_twice_is_refused(site, monkeypatch):
     twice = [Found(name="a", url="x://h/copy:/a"), Found(name="a", url="x://h/copy:/b")]
     pool = SimpleNamespace(expand=lambda url, watch: twice, close=lambda: None)

@@ -80,6 +80,8 @@ class Trouble(Mover):
 
     def expand(self, url: str) -> Sequence[Found]:
         top = Path(_path(url))
+        if url.startswith("odd:"):
+            return [Found(name="\udcff", url=url)]
         return [
             Found(
                 name=path.name,
@@ -151,6 +153,10 @@ class Trouble(Mover):
             return
         if word == "cut" and Path(target).exists():
             tell(NotMoved(key=file.key, code=Code.STAGE_OUT_FAILED, message="exists"))
+            return
+        if word == "odd":
+            message = f"{os.fsdecode(bytes([255]))} is away"
+            tell(NotMoved(key=file.key, code=Code.STAGE_IN_FAILED, message=message))
             return
         if word == "forget":
             return

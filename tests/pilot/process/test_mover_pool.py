@@ -178,6 +178,26 @@ def test_a_file_that_kills_each_child_is_told_so_after_three(rig):
     assert rig.calls().count("get 0") == 3
 
 
+def test_files_of_one_job_that_kill_children_break_no_others_transfers(rig, monkeypatch):
+    monkeypatch.setattr(mover_pool, "PAUSES_S", (0.0, 0.0, 0.0, 0.0, 0.0, 30.0))
+    error = failing(lambda: rig.pool.get(rig.files("die", "die", "die"), rig.watch()))
+    assert error.code is Code.SERVICE_UNAVAILABLE
+    began = time.monotonic()
+    ends = rig.pool.get(rig.files("copy"), rig.watch())
+    assert code(ends[0]) is Code.OK
+    assert time.monotonic() - began < 10
+
+
+def test_names_that_are_no_text_are_told_and_cost_no_child(rig, tmp_path):
+    error = failing(lambda: rig.pool.expand(f"odd:{tmp_path}", rig.watch()))
+    assert "no text of UTF-8" in error.message
+    assert error.remedy
+    ends = rig.pool.get(rig.files("odd", "copy"), rig.watch())
+    assert [code(ends[key]) for key in range(2)] == [Code.STAGE_IN_FAILED, Code.OK]
+    assert "is away" in ends[0].message
+    assert len(rig.pids()) == 1
+
+
 def test_a_mover_that_dies_before_it_is_ready_is_given_up_after_a_few(rig):
     broken = rig.made(setup="die")
     mover_pool.PAUSES_S = (0.0, 0.0, 0.0, 0.0, 0.0, 30.0)
