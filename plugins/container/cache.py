@@ -94,7 +94,8 @@ class Cache:
         if held is None:
 
             def fetch() -> str:
-                return pull(apptainer(self._apptainer), spawner, name, place, check)
+                program = apptainer(self._apptainer)
+                return pull(program, spawner, name, place, cache.most_bytes, check)
 
             held = _held(place, _DIGEST.search(name) is not None, fetch, check)
             with self._lock:

@@ -16,7 +16,7 @@ import pytest
 from ailurus.protocol.errors import Code
 from pilot.ports import ContainerSetup, ImageCache, JobError
 from pilot.process.spawner import GuardedSpawner
-from plugins.container import cache
+from plugins.container import cache, pulls
 from tests.pilot.helpers import guarded
 from tests.plugins import sifs
 from tests.plugins.test_images import SUPERBLOCK
@@ -30,6 +30,10 @@ case $6 in
 *absent*) echo "FATAL: manifest unknown" >&2; exit 255 ;;
 *other*) head -c 10 "{good}" >"$5"; echo "FATAL: digest mismatch" >&2; exit 255 ;;
 *slow*) sleep 60 ;;
+*bomb*) mkdir -p "$TMPDIR/a/b"; head -c 200000000 /dev/zero >"$TMPDIR/a/b/zeros"
+    chmod 0 "$TMPDIR/a/b" "$TMPDIR/a"; sleep 60 ;;
+*many*) i=0; while [ $i -lt 300 ]; do : >"$TMPDIR/$i"; i=$((i + 1)); done ;;
+*words*) head -c 100000000 /dev/zero | tr '\\0' x >&2; echo >&2; echo "FATAL: at last" >&2; exit 255 ;;
 esac
 exec cp "{good}" "$5"
 """
@@ -126,6 +130,35 @@ def test_what_cannot_be_fetched_leaves_nothing(
     assert error.value.transient
     assert error.value.remedy
     assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("what", ["bomb", "many"])
+def test_what_unpacks_to_too_much_is_ended_and_leaves_nothing(
+    what: str, made: Callable[[], cache.Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulls, "MOST_ENTRIES", 100)
+    pilot = made()
+    monkeypatch.setattr(pilot, "_cache", kept(tmp_path / "cache", most_bytes=100 << 20))
+    began = time.monotonic()
+    error = refused(pilot, f"{REGISTRY}{what}:v1")
+    assert (error.code, error.transient) == (Code.IMAGE_UNUSABLE, False)
+    assert "container.cache_size" in error.remedy
+    assert time.monotonic() - began < 20
+    assert files(tmp_path) == []
+
+
+def test_a_node_without_room_for_an_image_is_not_filled(
+    made: Callable[[], cache.Cache], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pulls, "ROOM", 0.0)
+    error = refused(made(), f"{REGISTRY}bomb:v1")
+    assert (error.code, error.transient) == (Code.NO_LOCAL_SPACE, True)
+    assert files(tmp_path) == []
+
+
+def test_of_what_apptainer_says_the_end_is_read(made: Callable[[], cache.Cache]) -> None:
+    error = refused(made(), f"{REGISTRY}words:v1")
+    assert error.message.endswith("FATAL: at last")
 
 
 def test_a_job_that_is_to_stop_waits_for_no_image(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import Code
 from pilot.ports import ContainerSetup, ImageCache, JobError
@@ -96,6 +98,26 @@ def test_what_a_registry_does_not_have_is_tried_elsewhere_and_leaves_nothing(
         pilot(tmp_path, setup).image(f"{kind}://{registry.host}/atlas/{name}", never)
     assert error.value.code is Code.IMAGE_NOT_FOUND
     assert error.value.transient
+    assert list((tmp_path / "cache/images").iterdir()) == []
+
+
+def test_p12_an_image_that_unpacks_to_more_than_the_site_keeps_is_ended(
+    registry: Registry, setup: dict[str, object], tmp_path: Path
+) -> None:
+    """A gigabyte of zeros is one megabyte of a registry's."""
+    root = sifs.rootfs(tmp_path / "bomb", shutil.which("busybox") or "")
+    (root / "zeros").touch()
+    os.truncate(root / "zeros", 1 << 30)
+    registry.push("atlas/bomb", "v1", root)
+    small = replace(setup["cache"], most_bytes=100 << 20)  # type: ignore[type-var]
+    began = time.monotonic()
+    with pytest.raises(JobError) as error:
+        pilot(tmp_path, {**setup, "cache": small}).image(
+            f"docker://{registry.host}/atlas/bomb:v1", never
+        )
+    assert error.value.code is Code.IMAGE_UNUSABLE, error.value
+    assert "container.cache_size" in error.value.remedy
+    assert time.monotonic() - began < 20
     assert list((tmp_path / "cache/images").iterdir()) == []
 
 
