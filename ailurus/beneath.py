@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from ailurus.regular import open_regular
@@ -68,12 +69,18 @@ def read(root: Path, names: Sequence[str]) -> bytes:
         return file.read()
 
 
+def _part(name: str) -> str:
+    """What a file is called until it is whole. It is no longer than any name may be, and it is the
+    name of no other file: no identifier has a `~`."""
+    return f"~{sha256(os.fsencode(name)).hexdigest()[:32]}.part"
+
+
 @contextlib.contextmanager
 def replacing(root: Path, names: Sequence[str]) -> Iterator[int]:
     """A new file, open for writing, which takes the place of `names` beneath `root` when the block
     ends well: nobody sees half of it. One process writes a name at a time. Raises OSError."""
     with directory(root, names[:-1], make=True) as parent:
-        part = f"{names[-1]}.part"
+        part = _part(names[-1])
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part, dir_fd=parent)
         fd = os.open(part, _NEW, 0o644, dir_fd=parent)

@@ -5,9 +5,11 @@ What Rucio would be asked is done here: a file that is to be staged is copied fr
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Annotated
@@ -32,6 +34,10 @@ from dispatcher.ports import (
 )
 
 _Path = Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=4000)]
+_OF_A_NAME = (
+    errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL, errno.EILSEQ,
+    errno.ENOTEMPTY, errno.EEXIST,
+)  # fmt: skip
 COPIED = b"copied"
 """Written where it stands that a file is kept: it is our copy, to be deleted with it."""
 COPY_S = 5.0
@@ -128,10 +134,8 @@ class Local:
                 rule = self._rule(where, name)
                 # One that is there says whether the file was copied for it.
                 if beneath.size_of(self._root, rule) is None:
-                    with beneath.replacing(self._root, rule):
+                    with _explained(), beneath.replacing(self._root, rule):
                         pass
-            except OSError as error:
-                raise _away(error) from None
             except NotDone as refused:
                 faults.append(replace(refused.fault, key=key))
         return faults
@@ -140,27 +144,30 @@ class Local:
         until, here = monotonic() + COPY_S, {}
         for name in files:
             if not self._has(where, name) and monotonic() < until:
-                self._copy(name, where)
+                # Others come all the same; of this one the rule says that it does not.
+                with suppress(NotDone):
+                    self._copy(name, where)
             if self._has(where, name):
                 here[name] = self._url(where, name)
         return here
 
     def let_go(self, files: Sequence[str], where: str) -> Sequence[Fault]:
-        for name in files:
-            rule = self._rule(where, name)
+        faults = []
+        for key, name in enumerate(files):
             try:
-                # What was there before it was staged stays.
-                if beneath.read(self._root, rule) == COPIED:
-                    beneath.remove(self._storage(where), _names(name))
-                beneath.remove(self._root, rule)
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise _away(error) from None
-        return []
+                rule = self._rule(where, name)
+                with _explained(), suppress(FileNotFoundError):
+                    # What was there before it was staged stays.
+                    if beneath.read(self._root, rule) == COPIED:
+                        beneath.remove(self._storage(where), _names(name))
+                    beneath.remove(self._root, rule)
+            except NotDone as refused:
+                faults.append(replace(refused.fault, key=key))
+        return faults
 
     def add_rule(self, did: str, where: str, lifetime_s: int | None) -> str:
-        self.stage([did], where)
+        for fault in self.stage([did], where):
+            raise NotDone(fault)
         return f"{did} at {where}"
 
     def rules_on(self, did: str) -> Sequence[ReplicationRule]:
@@ -235,7 +242,7 @@ class Local:
         except NotRegular as error:
             raise NotDone(Fault(key=0, reason=f"{source}: {error}", remedy="remove it")) from None
         except OSError as error:
-            raise _away(error) from None
+            raise _failed(error) from None
 
     def _manifest(self, did: str) -> _Manifest | None:
         names = _file(did)
@@ -244,7 +251,7 @@ class Local:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _away(error) from None
+            raise _failed(error) from None
         except (NotRegular, msgspec.DecodeError, UnicodeDecodeError) as error:
             reason = f"{self._root.joinpath(*names)}: {error}"
             raise NotDone(Fault(key=0, reason=reason, remedy="mend it")) from None
@@ -259,7 +266,7 @@ class Local:
                 file.flush()
                 os.fsync(fd)
         except OSError as error:
-            raise _away(error) from None
+            raise _failed(error) from None
 
     def _rule(self, where: str, name: str) -> list[str]:
         """The file that says that we keep a file at a storage, and whether it is our copy."""
@@ -302,5 +309,24 @@ def _file(did: str) -> list[str]:
     return [*parents, f"{last}.json"]
 
 
-def _away(error: OSError) -> CatalogueUnavailable:
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Raises CatalogueUnavailable or NotDone for an OSError within."""
+    try:
+        yield
+    except OSError as error:
+        raise _failed(error) from None
+
+
+def _failed(error: OSError) -> CatalogueUnavailable | NotDone:
+    """What an error means: names of users are refused for themselves, lest one of them stands in
+    the way of all others."""
+    if error.errno in _OF_A_NAME:
+        reason = f"{error.filename}: {error.strerror}"
+        remedy = "choose another name: files are called SCOPE/NAME here, data sets SCOPE/NAME.json"
+        return NotDone(Fault(key=0, reason=reason, remedy=remedy))
+    if error.errno in (errno.EACCES, errno.EPERM):
+        reason = f"{error.filename}: {error.strerror}"
+        remedy = "let the dispatcher's user write there"
+        return NotDone(Fault(key=0, reason=reason, remedy=remedy, transient=True))
     return CatalogueUnavailable(f"{error.filename}: {error.strerror}")

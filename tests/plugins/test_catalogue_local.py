@@ -7,8 +7,9 @@ import json
 import os
 
 import pytest
+from msgspec.structs import replace
 
-from dispatcher.ports import CatalogueUnavailable, NewFile, NotDone
+from dispatcher.ports import NewFile, NotDone
 from plugins.catalogue.local import Local, LocalOptions
 
 OUT = ["a:/secret", "a:/", "a:x//y", "a:x/", "a:../x", "..:x", ".rules:x", "a", "a:x/../../y"]
@@ -58,12 +59,13 @@ def test_no_name_leads_out_of_it(made, tmp_path, name):
     for act in (
         lambda: made.listing(name, "", 10),
         lambda: made.staged([name], "DISK"),
-        lambda: made.let_go([name], "DISK"),
+        lambda: made.add_rule(name, "DISK", None),
         lambda: made.rules_on(name),
     ):
         with pytest.raises(NotDone):
             act()
-    for (fault,) in (made.attach([new("f", dataset=name)]), made.close([name])):
+    told = made.attach([new("f", dataset=name)]), made.close([name]), made.let_go([name], "DISK")
+    for (fault,) in told:
         assert fault.remedy
     assert sorted(one.name for one in tmp_path.iterdir()) == ["secret", "secret.json"]
 
@@ -78,12 +80,11 @@ def test_links_are_not_followed(made, tmp_path):
     names = ["a:link", "a:sub/secret"]
     assert made.staged(names, "DISK") == {}
     (tmp_path / "disk/a").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CatalogueUnavailable):
-        made.staged(["a:f"], "DISK")
+    assert made.staged(["a:f"], "DISK") == {}
     assert list((tmp_path / "elsewhere").iterdir()) == []
     (tmp_path / "catalogue/a").mkdir(parents=True)
     (tmp_path / "catalogue/a/raw.json").symlink_to(tmp_path / "secret")
-    with pytest.raises(CatalogueUnavailable):
+    with pytest.raises(NotDone):
         made.listing("a:raw", "", 10)
 
 
@@ -106,3 +107,36 @@ def test_what_is_registered_is_in_its_data_set_until_that_is_closed(made, tmp_pa
     assert ([one.name for one in found.files], found.open) == (["a:f", "a:g"], True)
     made.close(["a:set"])
     assert json.loads((tmp_path / "catalogue/a/set.json").read_text())["open"] is False
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"),
+    [
+        (["a:" + "x" * 250], []),
+        (["a:s", "a:s.json/t"], [1]),
+        (["a:s.json/t", "a:s"], [1]),
+        (["b:t", "a:u"], [0]),
+    ],
+)
+def test_no_name_of_a_data_set_stands_in_the_way_of_others(made, tmp_path, names, refused):
+    """As if the catalogue were away: nobody's outputs were registered any more."""
+    (tmp_path / "catalogue").mkdir()
+    (tmp_path / "catalogue/b").symlink_to(tmp_path)
+    files = [new(f"f{nr}", name) for nr, name in enumerate([*names, "a:good"])]
+    faults = made.attach([replace(file, key=nr) for nr, file in enumerate(files)])
+    assert [(fault.key, fault.transient) for fault in faults] == [(nr, False) for nr in refused]
+    assert all(fault.remedy for fault in faults)
+    assert made.listing("a:good", "", 10).files[0].name == f"a:f{len(names)}"
+    assert made.stage(["b:f", "a:f"], "DISK") == []
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/b").symlink_to(tmp_path)
+    lie(tmp_path, "f")
+    assert set(made.staged(["b:f", "a:f"], "DISK")) == {"a:f"}
+
+
+def test_a_copy_on_its_way_takes_no_other_files_name(made, tmp_path):
+    lie(tmp_path, "f")
+    lie(tmp_path, "f.part", at="disk")
+    made.stage(["a:f"], "DISK")
+    assert set(made.staged(["a:f"], "DISK")) == {"a:f"}
+    assert (tmp_path / "disk/a/f.part").read_bytes() == b"raw"
