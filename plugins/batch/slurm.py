@@ -290,23 +290,47 @@ def sbatch(options: SlurmOptions, order: Order, tag: Tag) -> list[str]:
     return [*argv, *options.submit, str(order.directory / ("job" if many else "script"))]
 
 
+STEPS = 16
+"""In about so many the pilots of an allocation start: a node that comes back before Slurm has missed
+it ends those of its step."""
+
+
 def job(order: Order) -> str:
     """Starts the script on each node of an allocation, and waits for all of them."""
+    most = -(-order.nodes // STEPS)
+    steps = [_step(order, first, most) for first in range(0, order.nodes, most)]
+    started = "".join(f'{shlex.join(argv)} &\nsteps="$steps $!"\n' for argv in steps)
+    # A signal is for the pilots, and they may take their time.
+    return f"""#!/bin/sh
+trap : TERM INT HUP
+steps=
+{started}code=0
+for step in $steps; do
+    wait "$step" || code=$?
+    while kill -0 "$step" 2>/dev/null; do wait "$step" || code=$?; done
+done
+exit $code
+"""
+
+
+def _step(order: Order, first: int, most: int) -> list[str]:
+    """Starts the script on `most` nodes of an allocation, from its `first` on."""
+    nodes = min(most, order.nodes - first)
     place = shlex.quote(str(order.directory))
+    index = f"SLURM_ARRAY_TASK_ID * {order.nodes} + {first} + SLURM_PROCID"
     node = (
-        f"AILURUS_INDEX=$((SLURM_ARRAY_TASK_ID * {order.nodes} + SLURM_PROCID)); export AILURUS_INDEX; "
+        f"AILURUS_INDEX=$(({index})); export AILURUS_INDEX; "
         f'exec /bin/sh {place}/script > {place}/"$AILURUS_INDEX"/stdout 2> {place}/"$AILURUS_INDEX"/stderr'
     )
-    argv = [
-        "srun", f"--nodes={order.nodes}", f"--ntasks={order.nodes}", "--ntasks-per-node=1",
-        f"--cpus-per-task={order.cores}",
+    return [
+        "srun", f"--relative={first}", f"--nodes={nodes}", f"--ntasks={nodes}",
+        "--ntasks-per-node=1", f"--cpus-per-task={order.cores}",
         # Leave what is allocated to the steps of payloads, too.
         "--overlap",
         # one that ends, or its node, leaves the others alone
         "--kill-on-bad-exit=0", "--wait=0", "--no-kill",
         "--input=none", "/bin/sh", "-c", node,
     ]  # fmt: skip
-    return f"#!/bin/sh\nexec {shlex.join(argv)}\n"
 
 
 # what they answer ------------------------------------------------------------------------------

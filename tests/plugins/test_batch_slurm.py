@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from ailurus.protocol.worker import Ending, Phase
 from harvester_edge.ports import Accepted, BatchError, Tag
 from plugins.batch import slurm
 from plugins.batch.commands import Ran
-from plugins.batch.slurm import Slurm, SlurmOptions, parse_sacct, parse_squeue, sbatch, tasks
+from plugins.batch.slurm import (
+    Slurm,
+    SlurmOptions,
+    job,
+    parse_sacct,
+    parse_squeue,
+    sbatch,
+    tasks,
+)
 from tests.plugins.recordings import RECORDED, Player, order, recorded
+from tests.rig.waiting import until
 
 TAG = Tag("aabcdtag")
 
@@ -30,8 +41,6 @@ def one(state, reason="None", root=Path("/nowhere")):
 
 
 def test_nodes_to_avoid_are_named_as_slurm_names_them(tmp_path):
-    from msgspec.structs import replace
-
     asked = replace(order(tmp_path, 1), exclude_nodes=("n7.site.example", "n3"))
     assert "--exclude=n3,n7" in sbatch(SlurmOptions(), asked, TAG)
     assert not any("--exclude" in word for word in sbatch(SlurmOptions(), order(tmp_path, 1), TAG))
@@ -199,8 +208,6 @@ def test_a_percent_sign_in_a_path_is_no_placeholder():
 
 
 def test_an_allocation_of_several_nodes_has_a_worker_on_each(tmp_path):
-    from msgspec.structs import replace
-
     from harvester_edge.ports import nodes_of
 
     tag = Tag("aabcdabcdefg9ea")  # 4 nodes
@@ -216,9 +223,53 @@ def test_an_allocation_of_several_nodes_has_a_worker_on_each(tmp_path):
     assert [one.index for one in ended] == [0, 1, 2, 3]
 
 
-def test_one_worker_may_have_all_nodes_of_its_allocation(tmp_path):
-    from msgspec.structs import replace
+SRUN = """#!/bin/sh
+# Runs the command once for each task, as srun does on as many nodes.
+for word in "$@"; do case $word in --ntasks=*) count=${word#*=} ;; --relative=*) first=${word#*=} ;; esac; done
+while [ "$1" != /bin/sh ]; do shift; done
+while [ "${task:=0}" -lt $count ]; do SLURM_PROCID=$task SLURM_ARRAY_TASK_ID=2 "$@"; task=$((task + 1)); done
+[ "$first" != 0 ] || exit 7
+"""
 
+
+@pytest.mark.parametrize(("nodes", "steps"), [(4, 4), (16, 16), (20, 10), (33, 11)])
+def test_the_pilots_of_an_allocation_start_in_steps_of_few_nodes(tmp_path, nodes, steps):
+    asked = replace(order(tmp_path, nodes), nodes=nodes)
+    for number in range(2 * nodes, 3 * nodes):
+        (asked.directory / str(number)).mkdir(parents=True)
+    (asked.directory / "script").write_text("echo $AILURUS_INDEX")
+    (tmp_path / "srun").write_text(SRUN)
+    (tmp_path / "srun").chmod(0o755)
+    script = job(asked)
+    assert script.count("srun ") == steps
+    done = subprocess.run(
+        ["/bin/sh", "-c", script],
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        timeout=30,
+        check=False,
+    )
+    # That of the step which failed.
+    assert done.returncode == 7
+    told = [(asked.directory / str(n) / "stdout").read_text() for n in range(2 * nodes, 3 * nodes)]
+    assert told == [f"{number}\n" for number in range(2 * nodes, 3 * nodes)]
+
+
+def test_a_batch_script_that_is_signalled_waits_for_its_pilots(tmp_path):
+    asked = replace(order(tmp_path, 4), nodes=4)
+    (tmp_path / "srun").write_text(
+        f"#!/bin/sh\ntouch {tmp_path}/up.$$; sleep 1; touch {tmp_path}/end.$$\n"
+    )
+    (tmp_path / "srun").chmod(0o755)
+    script = subprocess.Popen(
+        ["/bin/sh", "-c", job(asked)], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+    until(lambda: len(list(tmp_path.glob("up.*"))) == 4)
+    script.terminate()
+    script.wait(10)
+    assert len(list(tmp_path.glob("end.*"))) == 4
+
+
+def test_one_worker_may_have_all_nodes_of_its_allocation(tmp_path):
     asked = replace(order(tmp_path, 2, gpus=2), nodes=4, head=True)
     batch, player = plugin(tmp_path, Ran(0, "17\n"))
     assert batch.submit(asked, TAG).ids == {0: "17_0", 1: "17_1"}
