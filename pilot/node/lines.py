@@ -23,6 +23,8 @@ class Wish(Struct, frozen=True, gc=False):
     """How long it will probably take; 0: nobody knows."""
     limit_s: float = 0.0
     """How long it may take; 0: as long as it likes."""
+    anchored: bool = False
+    """Of several nodes it takes the one that joined first, if that has room."""
 
 
 class Queued(Struct, Generic[T], frozen=True, order=True, gc=False):

@@ -279,12 +279,14 @@ class Packer(Generic[T]):
         if line.nodes == 1:
             best = tightest(line.want, (free for free, nodes in found.items() if nodes))
             return [] if best is None else [next(iter(found[best]))]
-        chosen: list[FreeNode] = []
-        for free in sorted(found, reverse=True):
-            chosen += list(found[free])[: line.nodes - len(chosen)]
+        emptiest = [node for free in sorted(found, reverse=True) for node in found[free]]
+        ranks = {name: rank for rank, name in enumerate(self._nodes)}
+        if line.heap[0].wish.anchored:
+            # The others stay in their order.
+            emptiest.sort(key=lambda node: ranks[node.name] > 0)
+        chosen = emptiest[: line.nodes]
         if len(chosen) < line.nodes:
             return []
-        ranks = {name: rank for rank, name in enumerate(self._nodes)}
         return sorted(chosen, key=lambda node: ranks[node.name])
 
     def _barred(self, entry: Queued[T], now: float) -> frozenset[FreeNode]:

@@ -179,6 +179,9 @@ class Slots:
                 spec.priority,
                 estimate_s=spec.estimate_s or 0.0,
                 limit_s=spec.walltime_s or 0.0,
+                # What starts an elastic job's processes is on its first node, which it cannot lose;
+                # nor can it lose the pilot's own.
+                anchored=bool(spec.launcher_options.get("elastic")),
             )
             self._packer.add(job, wish)
             self._grant()

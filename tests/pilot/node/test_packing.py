@@ -30,7 +30,12 @@ totals = st.builds(
     Resources, cores=st.integers(1, 16), memory_mb=amounts, disk_mb=amounts, gpus=st.integers(0, 4)
 )
 wishes = st.builds(
-    Wish, needs, nodes=st.integers(1, 3), priority=st.integers(0, 1), estimate_s=st.floats(0, 9)
+    Wish,
+    needs,
+    nodes=st.integers(1, 3),
+    priority=st.integers(0, 1),
+    estimate_s=st.floats(0, 9),
+    anchored=st.booleans(),
 )
 
 
@@ -99,6 +104,14 @@ def test_one_goes_where_it_fits_tightest_and_several_nodes_are_the_emptiest() ->
     assert where(line.take()) == {"narrow": ["n2"]}
     line.add("pair", wish(2, nodes=2))
     assert where(line.take()) == {"pair": ["n1", "n3"]}
+
+
+def test_what_is_anchored_has_the_first_node_where_that_has_room() -> None:
+    line = packer(4, 8, 2, 8)
+    for item in ("one", "two", "three"):
+        line.add(item, wish(2, nodes=2, anchored=True))
+    # Beside it the emptiest.
+    assert where(line.take()) == {"one": ["n0", "n1"], "two": ["n0", "n3"], "three": ["n1", "n3"]}
 
 
 @given(st.lists(totals, min_size=1, max_size=4), st.lists(wishes, max_size=20))

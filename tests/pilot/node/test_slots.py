@@ -140,6 +140,16 @@ def test_a_job_of_several_nodes_holds_a_slot_on_each() -> None:
     assert slots.room() == slots.total
 
 
+def test_an_elastic_job_begins_on_the_pilots_own_node_which_no_job_outlives() -> None:
+    slots = nodes_of(4, "n1", "n2", "n3")
+    with slots.placed(attempt(1, cores=1)):
+        training = {"launcher": "torchrun", "launcher_options": {"elastic": True}}
+        with slots.placed(attempt(2, nodes=2, cores=3, **training)) as placement:
+            assert [slot.node for slot in placement] == ["n1", "n2"]
+        with slots.placed(attempt(3, nodes=2, cores=3, launcher="mpi")) as placement:
+            assert [slot.node for slot in placement] == ["n2", "n3"]
+
+
 def test_a_job_that_is_coming_or_waits_keeps_its_nodes() -> None:
     slots = nodes_of(4, "n1", "n2")
     slots.expect(attempt(1, nodes=2, cores=3))
