@@ -156,3 +156,44 @@ def test_the_payloads_of_one_job_fill_three_nodes_and_outlive_two_of_them(queue,
     # What ran on the two that were lost.
     assert 1 <= len(again) <= 8
     assert {row.host for row in again} <= {"n1", "n2"}
+
+
+HOSTILE = """
+for place in {wanted}; do cat "$place" || find "$place" -type f -exec cat {{}} + ; done
+find / -xdev -name '*.key' -o -xdev -name '*.token' -o -xdev -name 'ailurus-agent-*'
+cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/[0-9]*/root/tmp/* | tr '\\0' '\\n'
+echo $(ls -d /proc/[0-9]*) processes; touch {outside}/made-there /tmp/made-here; ls -A /tmp
+kill -9 -1; echo looked everywhere on $(hostname)
+"""
+
+
+def test_a_hostile_payload_finds_nothing_of_others_on_an_agents_node(queue, nodes):
+    """By pilot-rsh, beside another's job there, and while the allocation's key is on disk."""
+    site = json.loads(queue.site.read_text())
+    site["container"] = {"default": "bubblewrap"}
+    queue.site.write_text(json.dumps(site))
+    for name in nodes.names:
+        show = "mkdir /dev/shm/proc; mount -t proc proc /dev/shm/proc"
+        nodes.run(name, "sh", "-c", show)
+    queue.start()
+    until(lambda: len(queue.said("node_joined")) == 2, 20, "both agents are there")
+    queue.submit(
+        3, "echo canary-file | tee /tmp/secret > secret; sleep 30", cores=2,
+        environment={"SECRET": "canary-variable"},
+    )  # fmt: skip
+    work = queue.directory / "work"
+    nodes.kill("n3")
+    (key,) = until(lambda: list(work.glob("*/agents.key")), 20, "an agent is awaited")
+    secret = key.read_text()
+    probe = HOSTILE.format(wanted=f"{key} {key.parent} {work} /tmp", outside=key.parent)
+    shell = "for n in $(cat $AILURUS_NODES); do $AILURUS_PILOT_RSH $n"
+    command = f"{shell} {shlex.quote(probe)}; done; $AILURUS_PILOT_RSH n3 hostname; true"
+    (job,) = queue.submit(1, command, nodes=2, cores=1, launcher="script")
+    assert queue.final([job])[job] is JobState.FINISHED
+    with nodes.network("n1"):
+        said = queue.dispatcher.log(job) + queue.dispatcher.log(job, "stderr")
+    assert {"looked everywhere on n1", "looked everywhere on n2"} <= {*said.splitlines()}, said
+    assert "no node of this job is called 'n3'" in said
+    for text in (secret, "canary", "ailurus-agent-", str(queue.dispatcher.pilot_token)):
+        assert text not in said.replace(probe, "")
+    assert not list(work.glob("**/made-there"))
