@@ -33,6 +33,7 @@ STEP = 20_000
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # The number of this system call on every architecture.
 _PIDFD_GETFD = 438
+_IN_MEMORY = ("/dev/shm", "/dev")  # noqa: S108 - of a payload; Apptainer's /dev is in memory, too
 # How many descriptors are looked at of a process that hides them.
 _NUMBERS = 1 << 16
 # What the inode of a file in memory takes, with its name.
@@ -221,13 +222,19 @@ def _libc() -> Any:
 
 
 def shared_memory_kb(pid: int) -> int:
-    """What the /dev/shm of a process holds, names included; 0 where that is the node's own."""
-    path = f"/proc/{pid}/root/dev/shm"
+    """What a process's /dev/shm holds, and /dev where it can be written to, names included; 0 where
+    they are the node's own."""
+    return sum(_held_in(f"/proc/{pid}/root{place}", place) for place in _IN_MEMORY)
+
+
+def _held_in(path: str, place: str) -> int:
     try:
         found = os.statvfs(path)
+        if found.f_flag & os.ST_RDONLY:
+            return 0
         blocks = (found.f_blocks - found.f_bfree) * found.f_bsize // 1024
         names = max(0, found.f_files - found.f_ffree - 1)
-        if not blocks + names or os.stat(path).st_dev == _own_device():  # noqa: PTH116
+        if not blocks + names or os.stat(path).st_dev == _own_device(place):  # noqa: PTH116
             return 0
     except OSError:
         return 0
@@ -235,9 +242,9 @@ def shared_memory_kb(pid: int) -> int:
 
 
 @cache
-def _own_device() -> int:
+def _own_device(place: str) -> int:
     try:
-        return Path("/dev/shm").stat().st_dev  # noqa: S108
+        return Path(place).stat().st_dev
     except OSError:
         return -1
 

@@ -251,6 +251,7 @@ def command(
     for path in _there([*shown.interfaces()]) if box.host else ():
         words += ["--mount", f'type=bind,"src={path}","dst={path}",ro']
     binds += [f"/proc/{name}:/proc/{name}:ro" for name in _PROC if Path("/proc", name).exists()]
+    binds += [f"/dev/null:{path}:ro" for path in shown.hidden()]
     # Not by --nv and --rocm, which show every GPU of the node.
     binds += [f"{device}:{device}" for device in _there(box.devices)]
     if _has_nvidia(box):

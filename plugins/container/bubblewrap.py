@@ -46,8 +46,6 @@ _PROC_FIXED = ("sys",)
 _PROC_OF_ROOT = ("fs", "scsi", "acpi", "sysrq-trigger")
 """What asks for root's uid alone, which no ordinary user's payload has."""
 STATUS_FD = 3
-_PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
-"""Of /proc, what tells of the node; of this what this user may read anyway is covered."""
 _VARIABLES = 2500
 """bwrap takes 9000 words; a variable is three, and the rest of a sandbox a few hundred."""
 
@@ -257,9 +255,8 @@ def kernel() -> list[str]:
     for name in (*_PROC_FIXED, *_PROC_OF_ROOT) if os.geteuid() == 0 else _PROC_FIXED:
         if Path("/proc", name).exists():
             words += ["--ro-bind", f"/proc/{name}", f"/proc/{name}"]
-    for name in _PROC_HIDDEN:
-        if os.access(f"/proc/{name}", os.R_OK):
-            words += ["--ro-bind", "/dev/null", f"/proc/{name}"]
+    for path in shown.hidden():
+        words += ["--ro-bind", "/dev/null", path]
     return [*words, "--dev", "/dev"]
 
 

@@ -5,7 +5,8 @@ CACHE/images/NAME.new/       what is being fetched, and Apptainer's temporary fi
 CACHE/locks/NAME             held alone while it is fetched, shared while a pilot uses it; its time
                              is that of the last use, its text the SHA-256 of the image
 
-All pilots of one user on a node share the directory, which nobody else may write to. A reference
+All pilots of one user on a node share the directory, which nobody else may write to; where somebody
+else has made it, or may write to it, each keeps images of its own. A reference
 with a digest (`@sha256:…`) is fetched once and never again, and each pilot holds the image against
 what was fetched before it first uses it; a tag is what it was when it was fetched, until the image
 is evicted by age. A path with a digest names a file that must have it.
@@ -24,6 +25,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from ailurus.logs import Log
 from ailurus.protocol.errors import Code
 from pilot.blame import OSErrorsOn, Target, job_error
 from pilot.ports import (
@@ -41,6 +45,7 @@ _REFERENCE = re.compile(r"(?:docker|oras)://[A-Za-z0-9][A-Za-z0-9._:/@-]*")
 _DIGEST = re.compile(r"@sha256:([0-9a-f]{64})\Z")
 _OTHERS_WRITE = 0o022
 _LOOK_S = 0.2
+_log = Log("pilot.container")
 
 
 class Cache:
@@ -48,6 +53,7 @@ class Cache:
 
     def __init__(self, setup: ContainerSetup) -> None:
         self._roots, self._cache = setup.images, setup.cache
+        self._own = str(Path(setup.directory, "images-of-registries"))
         self._spawner, self._apptainer = setup.spawner, setup.apptainer
         self._held: dict[Path, int] = {}
         self._digests: dict[tuple[str, str], str] = {}
@@ -88,7 +94,12 @@ class Cache:
             ) from None  # fmt: skip
 
     def _fetched(self, name: str, cache: ImageCache, spawner: Spawner, check: Check) -> Image:
-        place = _place(Path(cache.directory), name)
+        try:
+            place = _place(Path(cache.directory), name)
+        except JobError as error:
+            # Whoever has that name by now, to keep images out, keeps none out.
+            cache = self._apart(cache, str(error))
+            place = _place(Path(cache.directory), name)
         with self._lock:
             held = self._held.get(place)
         if held is None:
@@ -108,6 +119,13 @@ class Cache:
         os.utime(_lock_file(place))
         evict(cache)
         return images.located(str(place), [str(place.parent)])
+
+    def _apart(self, cache: ImageCache, why: str) -> ImageCache:
+        """The cache in this pilot's own directory, from now on."""
+        if cache.directory != self._own:
+            _log.warning("images_not_shared", why=why, instead=self._own)
+        self._cache = apart = replace(cache, directory=self._own)
+        return apart
 
     def _verified(self, image: Image, wanted: str, check: Check) -> Image:
         """An image of the site, if it has the digest that its job names. Raises JobError."""

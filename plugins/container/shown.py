@@ -47,6 +47,8 @@ _FEW = 32
 """Entries of a directory that is copied, at any depth."""
 SYS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
 """Processors and their memory, for lscpu, hwloc and OpenMP. Neither cgroups nor other devices."""
+_PROC_HIDDEN = ("kcore", "keys", "timer_list", "sched_debug", "latency_stats")
+"""Of /proc, what tells of the node."""
 _COPIED_BYTES = 1 << 20
 _HERE = "/etc"
 _INTERFACES = "/sys/class/net"
@@ -81,6 +83,13 @@ def etc(directory: Path, user: str, show: Sequence[str] = ()) -> Iterator[tuple[
     for name in ("hosts", "resolv.conf", "gai.conf"):
         (directory / name).touch()
     yield from ((path, path) for path in SYS if Path(path).exists())
+
+
+def hidden() -> list[str]:
+    """What is covered in a payload's /proc: of what tells of the node, all that this user may
+    read."""
+    paths = (f"/proc/{name}" for name in _PROC_HIDDEN)
+    return [path for path in paths if os.access(path, os.R_OK)]
 
 
 def interfaces() -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import stat
@@ -259,7 +260,10 @@ def _unlink(name: bytes, parent: int, url: Url) -> None:
 def _part(name: bytes) -> bytes:
     """What a file is called until it is whole. Its name has one writer, for it carries the attempt:
     so whoever deletes what an attempt left finds this too."""
-    return b".%b.part" % name[:240]
+    if len(name) > 240:
+        # Names of one attempt may be alike so far.
+        name = name[:200] + hashlib.sha256(name).hexdigest()[:32].encode()
+    return b".%b.part" % name
 
 
 def _names(path: bytes) -> tuple[bytes, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,9 +15,11 @@ import pytest
 
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec
+from pilot.node.sampler import Sampler
 from pilot.ports import JobError
 from pilot.process.spawner import GuardedSpawner
-from plugins.container import driver
+from pilot.samples import Sampled
+from plugins.container import driver, shown
 from tests.pilot.helpers import guarded
 from tests.pilot.hostile import HOSTILE
 from tests.plugins import sifs
@@ -58,6 +62,33 @@ def test_a_payload_has_the_image_and_its_own_directory(job: Job, rootfs: Path) -
     assert ended.exit_code == 42
     assert job.container.ran(ended.status)
     assert (job.work / "out").read_text() == "out\n"
+
+
+def test_what_a_payload_writes_to_dev_counts_as_its_memory(job: Job, rootfs: Path) -> None:
+    over = threading.Event()
+    command = (
+        "head -c 20000000 /dev/zero > /dev/x; head -c 20000000 /dev/zero > /dev/shm/x; sleep 60"
+    )
+    key = job.start(command, lambda ended: over.set(), image=str(rootfs))
+    looking = Sampler()
+    looking.watch("7.1", Sampled(memory_kb=1 << 20, directory=str(job.work), gpus=()))
+    looking.started("7.1", key, lambda: job.spawner.pid(key))
+
+    def counted() -> bool:
+        return any(one.files_kb >= 39_000 for one in looking.look(time.monotonic()))
+
+    try:
+        until(counted, 20, "it is counted")
+    finally:
+        job.spawner.signal(key, signal.SIGKILL)
+        over.wait(10)
+
+
+def test_what_of_proc_tells_of_the_node_is_covered_as_in_bubblewrap(job: Job, rootfs: Path) -> None:
+    assert shown.hidden()
+    command = f"cat {' '.join(shown.hidden())} | wc -c; head -c 1 /proc/meminfo"
+    assert job.run(command, image=str(rootfs)).exit_code == 0, job.said()
+    assert job.stdout.read_text().split()[0] == "0"
 
 
 @pytest.mark.field("S1")

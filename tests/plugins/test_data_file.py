@@ -332,3 +332,26 @@ def test_what_is_left_of_an_attempts_tree_goes_with_its_last_file(root, transfer
 def test_no_transfer_is_taken_for_a_mover() -> None:
     """Rucio's mover tells them apart by that."""
     assert not hasattr(File(), "expand")
+
+
+def test_long_names_that_begin_alike_are_written_at_once(root: Path, transfer: File) -> None:
+    """Each has a part of its own, or one output would find another's in its place."""
+    (root / "output").write_bytes(b"result")
+    begin = "12.1." + "n" * 249
+    inside = threading.Barrier(3, timeout=20)
+
+    def put(end: str) -> None:
+        def check() -> None:
+            inside.wait()
+
+        with opened(root / "output", os.O_RDONLY) as source:
+            transfer.put(source, Url.of_path(f"{root}/{begin}{end}"), check)
+
+    threads = [threading.Thread(target=put, args=(end,)) for end in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(path.name[-1] for path in root.glob("12.1.*")) == ["a", "b", "c"]
+    transfer.delete(Url.of_path(f"{root}/{begin}a"))
+    assert len(list(root.iterdir())) == 3

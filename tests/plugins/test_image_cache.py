@@ -258,7 +258,7 @@ def in_a_directory_of_everybody(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("attack", [theirs, linked, open_to_a_group, in_a_directory_of_everybody])
-def test_p12_nobody_else_puts_images_into_the_cache_of_a_user(
+def test_p12_nobody_else_puts_images_into_a_users_cache_or_keeps_them_out(
     made: Callable[[], cache.Cache],
     tmp_path: Path,
     calls: Path,
@@ -267,11 +267,20 @@ def test_p12_nobody_else_puts_images_into_the_cache_of_a_user(
     if attack is theirs and os.geteuid() != 0:
         pytest.skip("gives a directory to another user")
     attack(tmp_path / "cache")
-    error = refused(made())
-    assert error.code is Code.CONTAINER_FAILED
-    assert error.transient
-    assert "another user could put images" in str(error)
-    assert calls.read_text("utf-8") == ""
+    if attack is in_a_directory_of_everybody:
+        # The pilot's own lies there, too.
+        error = refused(made())
+        assert error.code is Code.CONTAINER_FAILED
+        assert error.transient
+        assert "another user could put images" in str(error)
+        assert calls.read_text("utf-8") == ""
+        return
+    pilot = made()
+    own = tmp_path / "images-of-registries"
+    for _ in range(2):
+        assert own in Path(pilot.image(NAME, never).path).parents
+    assert calls.read_text("utf-8").splitlines() == [NAME]
+    assert own.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_cache_beside_directories_of_others_is_taken(
