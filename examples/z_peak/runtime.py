@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,10 +38,8 @@ def runtime() -> Runtime:
     """The best that can be had here."""
     root = os.getuid() == 0
     options = ("--apptainer", "--images") if root else ("--images",)
-    setup = [ROOT / "scripts/setup", *options]
-    made = subprocess.run(setup, check=False, capture_output=True, text=True)
-    if made.returncode:
-        said = " ".join(made.stderr.strip().splitlines()[-1:])
+    code, said = told([ROOT / "scripts/setup", *options])
+    if code:
         return bare(f"the image could not be made ({said})", root=root)
     if not os.access(FUSE, os.R_OK | os.W_OK):
         return bare(f"{FUSE}, by which images are mounted, is not open to you", root=root)
@@ -92,6 +91,21 @@ def fault(program: Path) -> str:
     if not tried.returncode:
         return ""
     return " ".join(tried.stderr.strip().splitlines()[-1:]) or f"exit code {tried.returncode}"
+
+
+def told(setup: Sequence[object]) -> tuple[int, str]:
+    """Exit code and last line of scripts/setup; what it says that it does is shown meanwhile."""
+    last = ""
+    argv = [str(word) for word in setup]
+    with subprocess.Popen(
+        argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as made:
+        assert made.stderr is not None
+        for line in made.stderr:
+            last = line.strip() or last
+            if line.startswith("setup: making"):
+                print(last, file=sys.stderr, flush=True)
+    return made.returncode, last
 
 
 def run(command: Sequence[object]) -> subprocess.CompletedProcess[str]:

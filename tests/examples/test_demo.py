@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import zlib
@@ -83,6 +84,12 @@ def test_the_plain_demo_loads_nothing_for_rucio(beside):
     module("demo")
     assert "setting" in sys.modules
     assert {"experiment", "holdings", "runtime"}.isdisjoint(sys.modules)
+
+
+def test_an_image_that_is_made_is_told_while_it_is_made_and_why_not_afterwards(beside, capfd):
+    script = "echo 'setup: making x.sif' >&2; echo noise >&2; echo 'setup: no room' >&2; exit 3"
+    assert importlib.import_module("runtime").told(["sh", "-c", script]) == (3, "setup: no room")
+    assert capfd.readouterr().err == "setup: making x.sif\n"
 
 
 def jobs_on(files: Any, **common: str) -> list[dict[str, Any]]:
