@@ -168,6 +168,9 @@ def program(name: str) -> str:
 def _is_mounted(pid: int, place: Path) -> bool:
     """Whether something is mounted at `place` for the process; waits a little for a change."""
     with suppress(OSError):
+        if _namespace(pid) == _namespace("self"):
+            # It is not apart yet, and a list that is opened now would be ours for ever.
+            return False
         mounts = os.open(f"/proc/{pid}/mounts", os.O_RDONLY | os.O_CLOEXEC)
         try:
             mark = f" {_escaped(str(place))} ".encode()
@@ -180,6 +183,10 @@ def _is_mounted(pid: int, place: Path) -> bool:
         finally:
             os.close(mounts)
     return False
+
+
+def _namespace(pid: int | str) -> int:
+    return Path(f"/proc/{pid}/ns/mnt").stat().st_ino
 
 
 def _all_of(fd: int) -> bytes:
