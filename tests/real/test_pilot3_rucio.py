@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,9 +111,9 @@ def own_storage(rucio: Service, rse: str, name: str) -> tuple[str, Path]:
     return rse, directory
 
 
-def rucio_of_pilot_3(rucio: Service, rig: Rig) -> dict[str, str]:
+def rucio_of_pilot_3(rucio: Service, rig: Rig, queue: str) -> dict[str, str]:
     """The environment in which Pilot 3's user has Rucio's account `pilot`."""
-    home = rig.directory / "rucio"
+    home = rig.directory / f"rucio-{queue}"
     (home / "etc").mkdir(parents=True)
     text = Path(rucio.facts["accounts"]["pilot"]["config"]).read_text(encoding="utf-8")
     token = str(Path(rucio.facts["accounts"]["pilot"]["config"]).parents[1] / "token")
@@ -163,7 +163,12 @@ def opened(directory: Path) -> None:
 
 @contextmanager
 def a_rig(
-    rucio: Service, own: Path, rse: str, scheme: str, account: str = "panda"
+    rucio: Service,
+    own: Path,
+    rse: str,
+    scheme: str,
+    account: str = "panda",
+    queues: Sequence[str] = (THEIRS, OURS),
 ) -> Iterator[Rig]:
     """A dispatcher with a queue for each pilot, whose storage is an RSE; `account`: with which it
     registers outputs."""
@@ -188,7 +193,7 @@ def a_rig(
             "roots": [str(rucio.directory / "storage"), str(own / "out")],
             "default_output": f"file://{own}/out",
         },
-        slots={queue: {"queue": queue, **size} for queue in (THEIRS, OURS)},
+        slots={queue: {"queue": queue, **size} for queue in queues},
     ) as rig:
         # The site file of the edge's pilots describes the site to PanDA's pilots, too.
         shutil.copy(rig.site_file, own / "sites" / "site.yaml")
@@ -213,16 +218,16 @@ def ran(rig: Rig, rucio: Service, rse: str, directory: Path, mark: str) -> Site:
     return Site(rig, rucio, rse, directory, mark, jobs)
 
 
-def a_pilot_3(rig: Rig, rucio: Service) -> Program:
-    """A Pilot 3 at its queue, whose copytool is Rucio's."""
+def a_pilot_3(rig: Rig, rucio: Service, queue: str = THEIRS) -> Program:
+    """A Pilot 3 at a queue, whose copytool is Rucio's."""
     config = pilot3.config(rig.directory, heartbeat=5, update_sleep=5)
     return pilot3.start(
         rig,
-        THEIRS,
+        queue,
         "--rucio-host",
         rucio.facts["url"],
         HARVESTER_PILOT_CONFIG=str(config),
-        **rucio_of_pilot_3(rucio, rig),
+        **rucio_of_pilot_3(rucio, rig, queue),
     )
 
 
