@@ -9,10 +9,10 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from ailurus.apart import SYSTEM, Location, look
@@ -20,7 +20,7 @@ from ailurus.paths import directory_url, expanded, expanded_options, secret_file
 from ailurus.protocol import storage_defaults
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.resources import WHOLE, least_share
-from ailurus.protocol.units import duration_s, size_bytes, size_mb
+from ailurus.protocol.units import duration_s, lease_fault, size_bytes, size_mb
 from ailurus.regular import NotRegular, settings_in
 from plugins import MOVED_BY, NAMED_OPTIONS
 
@@ -179,11 +179,15 @@ class AgentsChoice(Struct, frozen=True):
     scratch: str = ""
     """Where each node has room for the /tmp of payloads; empty: as the batch system says."""
 
+    def __post_init__(self) -> None:
+        if fault := lease_fault(duration_s(self.beat), duration_s(self.lease)):
+            raise ValueError(fault)
+
 
 class GpusChoice(Struct, frozen=True):
     """Whether jobs that ask for a share of a GPU get one."""
 
-    share: int = 1
+    share: Annotated[int, Meta(ge=1, le=10)] = 1
     """How many jobs may be on one GPU; 1: none is shared."""
     mps: str = ""
     """The pipe directory of the daemon of NVIDIA's MPS that the site runs on its nodes: payloads

@@ -55,3 +55,13 @@ def duration_s(text: str | float) -> float:
     if span := _SPAN.fullmatch(str(text)):
         return float(span[1]) * _SECONDS[span[2]]
     raise AilurusError(f"{text!r} is not a duration", remedy="write 90m, 2h or 1-12:00:00")
+
+
+def lease_fault(beat_s: float, lease_s: float) -> str:
+    """Why no node would be kept whose agent's lease lasts so long, and whose beats are so far
+    apart; empty: it would."""
+    if beat_s <= 0:
+        return "an agent cannot beat without a pause"
+    if lease_s < 2 * beat_s:
+        return f"a lease of {lease_s:g} s is over before a second beat of {beat_s:g} s is answered"
+    return ""

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ailurus.protocol.units import duration_s, size_bytes, size_mb
+from ailurus.protocol.units import duration_s, lease_fault, size_bytes, size_mb
 from harvester_edge.lint.document import At, Fault, Tree
 from harvester_edge.site import QueuedRatio, Site, Slot, percent
 
@@ -124,6 +124,14 @@ def times(site: Site, tree: Tree) -> Iterator[Fault]:
         time = getattr(parts[part], key)
         if time is not None and duration_s(time) <= 0:
             yield tree.fault((part, *between, key), "E023", message, remedy)
+    agents = site.pilot.agents
+    # What pilots take where it says nothing.
+    beat_s = 1.0 if agents.beat is None else duration_s(agents.beat)
+    lease_s = 4.0 if agents.lease is None else duration_s(agents.lease)
+    if fault := lease_fault(beat_s, lease_s):
+        key = "beat" if beat_s <= 0 or agents.lease is None else "lease"
+        remedy = "`agents: {beat: 1s, lease: 4s}`, or a lease of several beats"
+        yield tree.fault(("pilot", "agents", key), "E023", fault, remedy)
 
 
 NOT_NOTHING: dict[tuple[str, ...], tuple[str, str]] = {

@@ -252,6 +252,20 @@ def test_a_limit_without_room_for_a_whole_allocation_is_a_fault(tmp_path, old, n
     assert any(said in one for one in found), found
 
 
+@pytest.mark.parametrize(
+    ("agents", "said"),
+    [
+        ("{beat: 10s}", "pilot.agents.beat: a lease of 4 s is over before a second beat of 10 s is answered"),
+        ("{beat: 2s, lease: 3s}", "pilot.agents.lease: a lease of 3 s is over"),
+        ("{beat: 0s}", "pilot.agents.beat: an agent cannot beat without a pause"),
+    ],
+)  # fmt: skip
+def test_a_lease_that_no_agent_can_keep_is_a_fault(tmp_path, agents, said):
+    (found,) = faults(tmp_path, f"{FOUR.rstrip()}\npilot: {{agents: {agents}}}\n")
+    assert said in found
+    assert faults(tmp_path, f"{FOUR.rstrip()}\npilot: {{agents: {{beat: 5s, lease: 1m}}}}\n") == []
+
+
 def test_a_profile_is_not_blamed_for_the_nodes_of_a_site(tmp_path):
     """Whole nodes' `queued_ratio` has the floor 2."""
     (found,) = faults(tmp_path, FOUR.replace("slurm-shared", "slurm-wholenode"))

@@ -146,3 +146,20 @@ def test_no_job_may_see_a_credential_of_the_storage(tmp_path):
         sites.keep_apart(sites.Site(storage=storage), tmp_path, ())
     fine = sites.Storage(roots=("/shared",), xrootd={"ca_file": "/shared/ca"})
     sites.keep_apart(sites.Site(storage=fine), tmp_path, ())
+
+
+@pytest.mark.parametrize(
+    ("pilot", "said"),
+    [
+        ({"agents": {"beat": 10}}, "a lease of 4 s is over before a second beat of 10 s"),
+        ({"agents": {"beat": "1s", "lease": "1s"}}, "a lease of 1 s is over"),
+        ({"agents": {"beat": 0}}, "cannot beat without a pause"),
+        ({"gpus": {"share": 10**6}}, r"`int` <= 10 - at `\$.pilot.gpus.share`"),
+        ({"gpus": {"share": -1}}, r"`int` >= 1 - at `\$.pilot.gpus.share`"),
+    ],
+)
+def test_what_would_lose_every_node_or_share_no_gpu_is_refused(tmp_path, pilot, said):
+    file = tmp_path / "site.json"
+    file.write_text(json.dumps({"pilot": pilot}))
+    with pytest.raises(AilurusError, match=said):
+        sites.read(file)
