@@ -204,6 +204,7 @@ class Acquirer:
             item_files=True,
             results=True,
             uploads=True,
+            shared_items=True,
             hardware=slots.hardware(),
         )
 

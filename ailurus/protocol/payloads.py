@@ -38,6 +38,8 @@ class Payloads(
     list: Key
     count: Annotated[int, Meta(ge=1, le=MOST_ITEMS)]
     """How many there are in it."""
+    shared: bool = False
+    """They are of a step of a task, and other jobs run some of them: no user submits such a job."""
 
 
 def needed(goal: str, count: int) -> int:

@@ -27,6 +27,8 @@ MOST_TOGETHER = 10_000
 LONGEST_ITEM = 65_536
 """Characters of one item, as JSON."""
 
+MOST_CONSUMERS = 1000
+"""Jobs that lease items of a step at once."""
 MOST_STAGING = 10_000
 """Files of a step that are kept at a storage at once."""
 
@@ -171,6 +173,15 @@ class By(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_def
     """Of the files that the items are; a larger one goes alone."""
 
 
+class Pull(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Jobs that lease the items of a step a few at a time, and run each as a payload."""
+
+    consumers: Annotated[int, Meta(ge=1, le=MOST_CONSUMERS)]
+    """How many there are at once, as long as items wait."""
+    items: Annotated[int, Meta(ge=1, le=MOST_ITEMS)] | None = None
+    """How many each takes at most before another follows it; None: all that wait."""
+
+
 class TaskStep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Turns items into jobs."""
 
@@ -184,6 +195,9 @@ class TaskStep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
         | By
     ) = 1
     """How many items a job takes."""
+    pull: Annotated[int, Meta(ge=1, le=MOST_CONSUMERS)] | Pull | None = None
+    """How many jobs lease its items, each of which is a payload then; None: each item is in a job
+    from its beginning."""
     gate: Gate | None = None
     failed: Failed = Failed()
 
@@ -193,6 +207,11 @@ class TaskStep(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, om
         if isinstance(self.by, By):
             return self.by.files
         return MOST_TOGETHER if isinstance(self.by, str) else self.by
+
+    @property
+    def pulled(self) -> Pull | None:
+        """How its items are leased; None: they are not."""
+        return Pull(consumers=self.pull) if isinstance(self.pull, int) else self.pull
 
     @property
     def staged(self) -> Gate | None:

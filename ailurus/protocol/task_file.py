@@ -21,6 +21,7 @@ from ailurus.protocol.task import (
     Failed,
     Gate,
     Over,
+    Pull,
     Range,
     Task,
     TaskStep,
@@ -30,21 +31,23 @@ from ailurus.protocol.task_jobs import sample
 
 _NOT_YET = {
     "": ("code", "labels"),
-    "step": ("copies", "pull", "scout", "wins"),
+    "step": ("copies", "scout", "wins"),
     "over": ("ask",),
     "by": ("key",),
     "gate": ("at", "parents"),
-    "job": ("goal", "item_attempts", "payloads"),
+    "job": ("goal", "item_attempts"),
 }
 """What the language will have, and a dispatcher of this version does not do."""
 _OURS = {"depends_on": "over: {outputs: STEP}, or gate: {after: STEP}", "sweep": "over: {list: …}"}
 """Fields of a job that its task sets, and how."""
+_OWN = re.compile(r"\{(item|index)\b")
 _GATE = re.compile(r"(\S+)(?: +(\S+))?")
 _PARTS: dict[str, type[Struct]] = {
     "over": Over,
     "range": Range,
     "by": By,
     "gate": Gate,
+    "pull": Pull,
     "failed": Failed,
 }
 
@@ -154,7 +157,52 @@ def check_task(task: Task) -> None:
                 raise AilurusError(
                     "a task's job has none", field=f"{where}.job.{word}", remedy=f"write {how}"
                 )
+        if step.pulled is not None:
+            _check_pull(step, where)
+        elif "payloads" in step.job:
+            raise AilurusError(
+                "only jobs that lease items run them as payloads",
+                field=f"{where}.job.payloads",
+                remedy="add `pull: 5` to the step, or put its command into the job",
+            )
         sample(task, nr)
+
+
+def _check_pull(step: TaskStep, where: str) -> None:
+    if step.by != 1:
+        raise AilurusError(
+            "each item that is leased is a payload by itself",
+            field=f"{where}.by",
+            remedy="leave it out; a range may have a `step`",
+        )
+    if step.staged is not None:
+        raise AilurusError(
+            "files that are staged are no leased items",
+            field=f"{where}.gate.staged",
+            remedy="leave `pull` or `staged` out",
+        )
+    if step.job.get("outputs"):
+        raise AilurusError(
+            "outputs belong to the payloads here, as each of them runs once",
+            field=f"{where}.job.outputs",
+            remedy='payloads: {outputs: ["out-{index}.root"]}',
+        )
+    payload = step.job.get("payloads")
+    if not isinstance(payload, Mapping) or "sweep" in payload:
+        raise AilurusError(
+            "expected what a payload is, for each item",
+            field=f"{where}.job.payloads",
+            remedy='payloads: {arguments: ["{item}"]}',
+        )
+    outputs = payload.get("outputs")
+    for nr, output in enumerate(outputs if isinstance(outputs, list | tuple) else ()):
+        name = output.get("name") if isinstance(output, Mapping) else output
+        if isinstance(name, str) and not _OWN.search(name):
+            raise AilurusError(
+                f"each payload would leave the same {name!r}, and those of a job share a directory",
+                field=f"{where}.job.payloads.outputs[{nr}]",
+                remedy="out-{index}.root",
+            )
 
 
 def _check_over(step: TaskStep, before: Sequence[str], where: str) -> None:

@@ -8,9 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from ailurus.protocol.errors import AilurusError
+from ailurus.protocol.file_rules import check_inputs, check_outputs
+from ailurus.protocol.item import ItemSpec
+from ailurus.protocol.item_list import item_from
 from ailurus.protocol.job import JobSpec
+from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.submission import check, jobs_from
 from ailurus.protocol.task import Item, Scalar, Task
 
@@ -28,17 +33,43 @@ _NOT_OF_INPUTS = frozenset({"guid", "events"})
 
 def sample(task: Task, nr: int) -> JobSpec:
     """A job as step number `nr` will make them, of its first item. Raises AilurusError."""
+    step, item = task.steps[nr], _first(task, nr)
+    if step.pulled is None:
+        return job_of(task, nr, 0, [item])
+    job = consumer_of(task, nr, 0, Payloads(list="0", count=1, shared=True))
+    payload = payload_of(task, nr, 0, item)
+    where = f"steps[{nr}].job"
+    if not payload.command and not (job.command or job.script):
+        raise AilurusError(
+            "a payload needs a program",
+            field=f"{where}.command",
+            remedy="give the job a `command` or `script`, or its `payloads` a `command`",
+        )
+    for word, asked, offered in (
+        ("cores", payload.cores, job.cores),
+        ("memory", payload.memory_mb or 0, job.memory_mb),
+        ("gpus", payload.gpus, job.gpus),
+    ):
+        if asked > offered:
+            raise AilurusError(
+                f"a payload asks for {asked}, and the job for {offered} on each node",
+                field=f"{where}.payloads.{word}",
+                remedy="payloads share what their job takes: let it ask for more",
+            )
+    return job
+
+
+def _first(task: Task, nr: int) -> Item:
+    """The first item of a step, or one as it may be."""
     step = task.steps[nr]
     if step.over.range is not None:
-        item: Item = step.over.range.first
-    elif step.over.list is not None:
-        item = step.over.list[0]
-    elif step.over.did:
-        item = {"name": "file", "url": f"rucio://{step.over.did}", "size": 1}
-        item |= {"adler32": "0" * 8, "guid": "0" * 32, "events": 1}
-    else:
-        item = {"name": "1.1.output", "url": "file:///1.1.output"}
-    return job_of(task, nr, 0, [item])
+        return step.over.range.first
+    if step.over.list is not None:
+        return step.over.list[0]
+    if step.over.did:
+        file: dict[str, Scalar] = {"name": "file", "url": f"rucio://{step.over.did}", "size": 1}
+        return file | {"adler32": "0" * 8, "guid": "0" * 32, "events": 1}
+    return {"name": "1.1.output", "url": "file:///1.1.output"}
 
 
 def samples(task: Task) -> list[JobSpec]:
@@ -49,12 +80,42 @@ def samples(task: Task) -> list[JobSpec]:
 def job_of(task: Task, nr: int, index: int, items: Sequence[Item], task_id: int = 0) -> JobSpec:
     """Job number `index` of step number `nr`, which takes these items; its labels name the task by
     its id, and the step. Raises AilurusError with the field, as `steps[1].job.inputs[0]`."""
+    fill = _Filling(index, items, task.steps[nr].by == 1)
+    return _job(task, nr, fill, index, task_id)
+
+
+def consumer_of(task: Task, nr: int, index: int, payloads: Payloads, task_id: int = 0) -> JobSpec:
+    """Job number `index` of a step whose items are leased; it has none by itself. Raises
+    AilurusError."""
+    return _job(task, nr, _Filling(index, (), single=False), index, task_id, payloads)
+
+
+def payload_of(task: Task, nr: int, index: int, item: Item) -> ItemSpec:
+    """The payload that an item of such a step is. Raises AilurusError with the field."""
+    where = f"steps[{nr}].job.payloads"
+    fill = _Filling(index, [item], single=True)
+    template: Mapping[str, Any] = task.steps[nr].job["payloads"]
+    entry = {key: fill.value(one, key, f"{where}.{key}") for key, one in template.items()}
+    payload = item_from(entry, where, task.base, index)
+    check_inputs(payload.inputs, f"{where}.inputs")
+    check_outputs(payload.outputs, f"{where}.outputs")
+    return payload
+
+
+def _job(
+    task: Task,
+    nr: int,
+    fill: _Filling,
+    index: int,
+    task_id: int,
+    payloads: Payloads | None = None,
+) -> JobSpec:
     step = task.steps[nr]
     where = f"steps[{nr}].job"
-    fill = _Filling(index, items, step.by == 1)
     entry = {
         word: value if word in _KEPT else fill.value(value, word, f"{where}.{word}")
         for word, value in step.job.items()
+        if word != "payloads"
     }
     entry.setdefault("name", f"{task.task}.{step.name}.{index}")
     own = {"task": str(task_id), "step": step.name}
@@ -70,6 +131,8 @@ def job_of(task: Task, nr: int, index: int, items: Sequence[Item], task_id: int 
         entry["labels"] = {**labels, **own}
     try:
         (job,) = jobs_from(entry, task.base)
+        if payloads is not None:
+            job = replace(job, payloads=payloads)
         check((job,))
     except AilurusError as error:
         field = where + error.field.removeprefix("jobs[0]")
@@ -113,6 +176,8 @@ class _Filling:
         """What stands for one entry of a list: an entry `{items}` is replaced by all of them."""
         if part == "{items}" or (part == "{item}" and self._single):
             self._spend(len(msgspec.json.encode(self._items)), where)
+            if not self._items:
+                raise _no_items(where)
             return [
                 {key: one for key, one in item.items() if key not in _NOT_OF_INPUTS}
                 if isinstance(item, Mapping)
@@ -125,6 +190,8 @@ class _Filling:
         name, key = found.groups()
         if name == "index":
             return str(self._index)
+        if not self._items:
+            raise _no_items(where)
         if name == "item" and not self._single:
             raise AilurusError(
                 "its jobs take several items each", field=where, remedy="write {items}, or `by: 1`"
@@ -146,6 +213,14 @@ class _Filling:
                 field=where,
                 remedy="name the items fewer times, or let a job take fewer",
             )
+
+
+def _no_items(where: str) -> AilurusError:
+    return AilurusError(
+        "jobs that lease items have none of their own",
+        field=where,
+        remedy='payloads: {arguments: ["{item}"]} gives each to the program of its job',
+    )
 
 
 def _named(item: Item, key: str | None, where: str) -> str:

@@ -41,6 +41,8 @@ class Carried(IntEnum):
     """Files that its user uploaded for it."""
     RESULT = 4
     """A result document that is to come back."""
+    SHARED = 5
+    """Items of a step that other jobs run, too."""
 
 
 Ready = tuple[str, int, int]

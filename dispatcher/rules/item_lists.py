@@ -7,7 +7,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
-from msgspec import Struct
 
 from ailurus.protocol import messages as m
 from ailurus.protocol import trees
@@ -20,9 +19,10 @@ from ailurus.protocol.program import LONGEST_CHARACTER, LONGEST_IN_ALL
 from ailurus.protocol.uploads import has_uploads, is_upload
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import item_records, item_views, records
+from dispatcher.rules import item_pools, item_records, item_views, records
 from dispatcher.rules.group_turns import Carried
 from dispatcher.rules.item_records import ListRecord, Redo
+from dispatcher.rules.item_slices import Slice, grow
 
 MOST_UNUSED = 100
 """Lists of one owner that no job has named yet."""
@@ -36,23 +36,6 @@ ROWS = 2000
 SLICES = 20
 """What is deleted in one commit."""
 _encode = msgspec.json.Encoder().encode
-
-
-class Slice(Struct, frozen=True):
-    """A slice ready to be stored; made off the transaction."""
-
-    first: int
-    items: int
-    bare: int
-    cores: int
-    memory_mb: int
-    gpus: int
-    outputs: int
-    inputs: int
-    named: Mapping[str, int]
-    """The item that names an output, by the name in storage; of globs nothing is known."""
-    body: bytes
-    digest: str
 
 
 def prepare(ask: m.AddItems) -> Slice:
@@ -215,27 +198,7 @@ def add(tx: Tx, owner: str, name: str, part: Slice, *, now: float) -> int:
             422, f"a list has at most {MOST_ITEMS} items", field="items", remedy="make several jobs"
         )
     _add_outputs(tx, found, part)
-    tx.run(
-        "slice.add",
-        list_id=found.list_id,
-        first=part.first,
-        items=part.items,
-        digest=part.digest,
-        body=part.body,
-    )
-    tx.run(
-        "list.grow",
-        list_id=found.list_id,
-        items=items,
-        bare=found.bare + part.bare,
-        cores=max(found.cores, part.cores),
-        memory_mb=max(found.memory_mb, part.memory_mb),
-        gpus=max(found.gpus, part.gpus),
-        outputs=part.outputs,
-        inputs=part.inputs,
-        bytes=len(part.body),
-        now=now,
-    )
+    grow(tx, found, part, now=now)
     return items
 
 
@@ -288,6 +251,13 @@ def fits(tx: Tx, owner: str, job: JobSpec) -> None:
     """Raise Rejected, with the field of the job, for one that cannot carry the list that it
     names."""
     payloads = _payloads(job)
+    if payloads.shared:
+        raise Rejected(
+            422,
+            "only jobs that a task makes lease items together",
+            field="payloads.shared",
+            remedy="leave it out, or submit a task with `pull`",
+        )
     found = item_records.find_list(tx, owner, payloads.list)
     if found is None or found.items != payloads.count:
         has = "is not here" if found is None else f"has {found.items} items"
@@ -322,6 +292,8 @@ def fits(tx: Tx, owner: str, job: JobSpec) -> None:
 
 def carried(tx: Tx, owner: str, job: JobSpec) -> Carried:
     """What a job carries."""
+    if job.payloads is not None and job.payloads.shared:
+        return Carried.SHARED
     if job.result:
         return Carried.RESULT
     if has_uploads(job):
@@ -337,6 +309,9 @@ def carry(tx: Tx, job_id: int, job: JobSpec, owner: str, retry_of: int | None) -
     """Give a new job its items: those of its list, or those that the job which it retries left
     undone, all of them if it left none. Raises Rejected if they are gone."""
     payloads = _payloads(job)
+    if payloads.shared:
+        item_pools.carry(tx, job_id, payloads)
+        return
     if retry_of is not None and _carry_on(tx, retry_of, job_id):
         return
     found = item_records.find_list(tx, owner, payloads.list)
@@ -403,6 +378,7 @@ def trim(tx: Tx, *, now: float) -> bool:
         for statement in ("item_log.trim", "item.trim"):
             if tx.all(statement, cluster_id=cluster_id, most=ROWS):
                 return True
+        tx.run("lessee.trim", cluster_id=cluster_id)
         tx.run("cluster.drop", cluster_id=cluster_id)
         return True
     row = tx.one("list.old", before=now - UNUSED_S)

@@ -7,6 +7,7 @@ from enum import IntEnum
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.protocol.item import ItemProgress, ItemState
 from dispatcher.ports import Row, Tx
@@ -71,6 +72,19 @@ class ClusterRecord(Struct, frozen=True):
     """What finished under a mark up to this one has its outputs in storage, and is never redone."""
     request: str
     request_nr: int
+    pool: int = 0
+    """1: they are those of a step, and several jobs lease them, see `item_pools`. From `mark` to
+    `request_nr` but for `swept` all is said of the attempt that leases."""
+    room: int = 0
+    """Of a pool: how many an attempt may take in all."""
+    at_once: int = 0
+    """Of a pool: how many an attempt may have."""
+    rests: int = 0
+    """1: none is leased for now."""
+    marks: int = 0
+    """Of a pool: the last mark that was given out."""
+    attempt_nr: int = -1
+    taken: int = 0
 
     @property
     def ended(self) -> int:
@@ -106,10 +120,29 @@ def find_list(tx: Tx, owner: str, name: str) -> ListRecord | None:
     return None if row is None else ListRecord(*row)
 
 
-def find_cluster(tx: Tx, job_id: int) -> ClusterRecord | None:
-    """The items that a job carries, or did carry before another tried it again."""
+def find_cluster(tx: Tx, job_id: int, attempt_nr: int = -1) -> ClusterRecord | None:
+    """The items that a job carries, or did carry before another tried it again; of a pool as an
+    attempt of the job sees it, or the last that leased."""
     row = tx.one("cluster.get", of_job=job_id)
-    return None if row is None else ClusterRecord(*row)
+    found = None if row is None else ClusterRecord(*row)
+    if found is None or not found.pool:
+        return found
+    pool = _pool(found)
+    lessee = tx.one("lessee.of", job_id=job_id, attempt_nr=attempt_nr)
+    if lessee is None:
+        return replace(pool, job_id=job_id, attempt_nr=attempt_nr)
+    names = ("mark", "attempt_nr", "held", "taken", "finishing", "kept", "request", "request_nr")
+    return replace(pool, job_id=job_id, **dict(zip(names, lessee, strict=True)))
+
+
+def find_pool(tx: Tx, cluster_id: int) -> ClusterRecord | None:
+    """The items of a step which several jobs lease, as none of them sees it."""
+    row = tx.one("pool.get", cluster_id=cluster_id)
+    return None if row is None else _pool(ClusterRecord(*row))
+
+
+def _pool(found: ClusterRecord) -> ClusterRecord:
+    return replace(found, marks=found.mark, mark=0)
 
 
 def some(tx: Tx, cluster_id: int, indexes: Iterable[int]) -> dict[int, ItemRecord]:
@@ -156,6 +189,9 @@ def slices(tx: Tx, list_id: int, index: int, last: int) -> Sequence[SliceRecord]
 
 def put(tx: Tx, cluster: ClusterRecord) -> None:
     """Write how far the items of a job are."""
+    if cluster.pool:
+        _put_pool(tx, cluster)
+        return
     tx.run(
         "cluster.put",
         cluster_id=cluster.cluster_id,
@@ -170,6 +206,31 @@ def put(tx: Tx, cluster: ClusterRecord) -> None:
         request=cluster.request,
         request_nr=cluster.request_nr,
     )
+
+
+def _put_pool(tx: Tx, cluster: ClusterRecord) -> None:
+    place = {"cluster_id": cluster.cluster_id}
+    tx.run(
+        "pool.put",
+        **place,
+        fresh=cluster.fresh,
+        finished=cluster.finished,
+        failed=cluster.failed,
+        mark=cluster.marks,
+        swept=cluster.swept,
+    )
+    if cluster.mark:
+        tx.run(
+            "lessee.put",
+            **place,
+            mark=cluster.mark,
+            held=cluster.held,
+            taken=cluster.taken,
+            finishing=cluster.finishing,
+            kept=cluster.kept,
+            request=cluster.request,
+            request_nr=cluster.request_nr,
+        )
 
 
 def _item(row: Row) -> ItemRecord:

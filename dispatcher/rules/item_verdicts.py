@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from dispatcher.ports import Tx
-from dispatcher.rules import item_records, items
+from dispatcher.rules import item_pools, item_records, items
 from dispatcher.rules.item_records import ClusterRecord, Redo
 from dispatcher.rules.records import JobRecord
 
@@ -29,9 +29,13 @@ class Judged(Struct, frozen=True):
 def judge(tx: Tx, job: JobRecord, report: m.Report) -> Judged:
     """What a report of an attempt of a job amounts to, whose items may stand otherwise than its
     pilot says."""
-    cluster = item_records.find_cluster(tx, job.job_id) if job.items else None
+    cluster = None
+    if job.items:
+        cluster = item_records.find_cluster(tx, job.job_id, report.attempt_nr)
     if cluster is None or cluster.job_id != job.job_id:
         return Judged(report)
+    if cluster.pool:
+        return _of_pool(tx, cluster, report)
     mark = cluster.base + report.attempt_nr
     keeps = _keeping(cluster, mark) if report.finished else None
     progressed = cluster.finishing == mark and (not cluster.redo or keeps is not None)
@@ -59,6 +63,16 @@ def judge(tx: Tx, job: JobRecord, report: m.Report) -> Judged:
         # What those that finished left is in storage, and no other attempt comes.
         return Judged(replace(failed, remedy=remedy, files=report.files), last=True, keeps=keeps)
     return Judged(report, keeps=keeps)
+
+
+def _of_pool(tx: Tx, cluster: ClusterRecord, report: m.Report) -> Judged:
+    """The same of a job that leased items of a step: which of them ended does not decide of it."""
+    mark = cluster.mark
+    if not report.finished:
+        progressed = bool(mark) and cluster.finishing == mark and not cluster.redo
+        return Judged(replace(report, files=()), progressed=progressed)
+    keeps = replace(cluster, kept=mark) if mark and cluster.redo else None
+    return Judged(item_pools.stored(tx, cluster, report), keeps=keeps)
 
 
 def _keeping(cluster: ClusterRecord, mark: int) -> ClusterRecord | None:

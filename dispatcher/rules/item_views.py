@@ -15,7 +15,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.item import ItemSpec, ItemState
 from ailurus.protocol.states import FINAL
 from dispatcher.ports import Tx
-from dispatcher.rules import item_records, items, records, views
+from dispatcher.rules import item_pools, item_records, items, records, views
 from dispatcher.rules.item_records import ClusterRecord, ItemRecord, Redo
 from dispatcher.rules.records import JobRecord
 
@@ -31,6 +31,8 @@ def counts(tx: Tx, job: JobRecord, cluster: ClusterRecord) -> m.ItemCounts:
         past: str | None = records.value(tx.one("cluster.past", job_id=job.job_id), None)
         if past is not None:
             return replace(_counts(past.encode()), moved_to=cluster.job_id)
+    if cluster.pool:
+        return _counts_of_pool(tx, cluster)
     mark = items.current(cluster, job)
     held = cluster.held if mark == cluster.mark else 0
     running = 0
@@ -48,6 +50,22 @@ def counts(tx: Tx, job: JobRecord, cluster: ClusterRecord) -> m.ItemCounts:
         failed=cluster.failed,
         cancelled=left if over else 0,
         needed=cluster.needed,
+    )
+
+
+def _counts_of_pool(tx: Tx, cluster: ClusterRecord) -> m.ItemCounts:
+    """The items of a step, whichever of its jobs is asked about."""
+    (held,) = (row[-1] for row in item_pools.counts(tx, cluster.cluster_id, cluster.cluster_id))
+    in_state = {"cluster_id": cluster.cluster_id, "in_state": S.RUNNING}
+    running = min(held, records.value(tx.one("item.count_all", **in_state), 0))
+    return m.ItemCounts(
+        total=cluster.items,
+        waiting=max(0, cluster.items - cluster.ended - held),
+        leased=held - running,
+        running=running,
+        finished=cluster.finished,
+        failed=cluster.failed,
+        needed=cluster.items,
     )
 
 
@@ -80,7 +98,7 @@ def _merged(
     tx: Tx, job: JobRecord, cluster: ClusterRecord, state: ItemState | None, after: int, most: int
 ) -> Iterator[ItemRecord]:
     """Items as they stand, from as many index ranges as rows of that standing may lie in."""
-    cluster_id, over = cluster.cluster_id, job.state in FINAL
+    cluster_id, over = cluster.cluster_id, job.state in FINAL and not cluster.pool
     if state is None:
         parts = [item_records.page(tx, cluster_id, after, most)]
     else:
@@ -102,6 +120,11 @@ def _merged(
 def _ranges(job: JobRecord, cluster: ClusterRecord, state: ItemState) -> list[tuple]:  # type: ignore[type-arg]
     """Where rows of items lie that stand in a state: how to read them, what is stored, the mark."""
     at, before = item_records.page_in, item_records.page_before
+    if cluster.pool:
+        every = partial(before, above=-1)
+        last = max(cluster.marks, cluster.base) + 1
+        again = [(before, S.FAILED, cluster.base)] if state is S.WAITING else []
+        return [(every, state, last), *again]
     held = (S.LEASED, S.RUNNING)
     stale: list[tuple[Any, ItemState, int]] = [(before, one, cluster.mark + 1) for one in held]
     stale += [(at, S.WAITING, 0), (before, S.FAILED, cluster.base)]
@@ -183,6 +206,9 @@ def reason(item: ItemRecord, cluster: ClusterRecord, job: JobRecord) -> tuple[st
         return f"it runs{where}, in attempt {item.attempt}", ""
     if item.state is S.LEASED:
         return "the pilot of its job has it, and waits for a free slot for it", ""
+    if cluster.pool:
+        ahead = max(0, item.index - cluster.fresh)
+        return f"it waits for a job of its step that has room for it, behind {ahead} others", ""
     if items.current(cluster, job) is None:
         return f"no pilot has its job, which is {job.state}", f"dispatcher why {job.job_id}"
     if item.failures or item.lost:

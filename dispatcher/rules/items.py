@@ -34,7 +34,7 @@ from ailurus.protocol.item import (
 )
 from ailurus.protocol.states import FINAL, WITH_WORKER, Refusal
 from dispatcher.ports import Tx
-from dispatcher.rules import item_records
+from dispatcher.rules import item_pools, item_records
 from dispatcher.rules.item_records import ClusterRecord, ItemRecord
 from dispatcher.rules.records import JobRecord
 
@@ -71,6 +71,8 @@ def current(cluster: ClusterRecord, job: JobRecord) -> int | None:
     """The mark of the attempt that has a job now; None: nobody has it."""
     if cluster.job_id != job.job_id or job.state not in WITH_WORKER:
         return None
+    if cluster.pool:
+        return cluster.mark if cluster.attempt_nr == job.attempt_nr else None
     return cluster.base + job.attempt_nr
 
 
@@ -79,6 +81,9 @@ def seen(item: ItemRecord, cluster: ClusterRecord, job: JobRecord) -> ItemRecord
     state = item.state
     if state is S.FAILED and item.mark < cluster.base:
         state = S.WAITING
+    if cluster.pool:
+        # Which of the others' attempts are over is seen when more is leased.
+        return item if state is item.state else replace(item, state=state)
     if state in HELD_ITEM and item.mark != current(cluster, job):
         state = S.WAITING
     if state is S.FINISHED and cluster.redo and cluster.kept < item.mark < cluster.mark:
@@ -97,7 +102,7 @@ def tell(
 ) -> Told:
     """Take what the worker of an attempt of a job says of its items. What it says again, or too
     late, changes nothing; the first attempt of an item that finished wins."""
-    cluster = item_records.find_cluster(tx, job.job_id)
+    cluster = item_records.find_cluster(tx, job.job_id, attempt_nr)
     if cluster is None or cluster.job_id != job.job_id or job.state in FINAL:
         return Told(0, tuple(m.ItemKey(index=one.index, attempt=one.attempt) for one in begun))
     news = _News(tx, cluster, job, attempt_nr)
@@ -109,7 +114,7 @@ class _News:
 
     def __init__(self, tx: Tx, cluster: ClusterRecord, job: JobRecord, attempt_nr: int) -> None:
         self._tx, self._cluster, self._job = tx, cluster, job
-        self._mark = cluster.base + attempt_nr
+        self._mark = cluster.mark if cluster.pool else cluster.base + attempt_nr
         self._stop: list[m.ItemKey] = []
         # By index, as PostgreSQL takes each row once.
         self._runs: dict[int, dict[str, Any]] = {}
@@ -159,6 +164,9 @@ class _News:
     def _end(self, item: ItemRecord, end: m.ItemEnd) -> ItemRecord | None:
         cluster, before = self._cluster, seen(item, self._cluster, self._job)
         mine = item.mark == self._mark
+        if cluster.pool and not (mine and before.state in HELD_ITEM):
+            # It was never leased to this attempt, or another has it by now.
+            return None
         if cluster.redo and self._mark < cluster.mark:
             # Its files went with its attempt of the job, which another has followed.
             return None
@@ -211,14 +219,14 @@ def _ended(cluster_id: int, after: ItemRecord, end: m.ItemEnd) -> dict[str, Any]
 
 def lease(tx: Tx, job: JobRecord, attempt_nr: int, *, request: str, count: int) -> GivenItems:
     """Lease items of a job to the attempt that has it; a request that comes again gets the same."""
-    cluster = item_records.find_cluster(tx, job.job_id)
+    cluster = item_records.find_cluster(tx, job.job_id, attempt_nr)
+    if cluster is not None and cluster.pool:
+        return _lease_shared(tx, cluster, job, attempt_nr, request=request, count=count)
     if cluster is None or current(cluster, job) != cluster.base + attempt_nr:
         return GivenItems((), 0, settled=False)
     mark = cluster.base + attempt_nr
     if cluster.request == request and cluster.mark == mark:
-        held = _held(tx, cluster, mark)
-        again = [item for item in held if item.request_nr == cluster.request_nr]
-        return _given(cluster, _all_of(tx, cluster, again))
+        return _given(cluster, _again(tx, cluster))
     before = cluster
     if cluster.mark != mark:
         cluster = replace(cluster, mark=mark, held=0, swept=0)
@@ -244,10 +252,42 @@ def settled(cluster: ClusterRecord, mark: int) -> bool:
     return cluster.ended == cluster.items and (found or not cluster.redo)
 
 
+def _again(tx: Tx, cluster: ClusterRecord) -> list[m.RawItemLease]:
+    """What was leased last, as far as it has not ended."""
+    held = _held(tx, cluster, cluster.mark)
+    return _all_of(tx, cluster, [item for item in held if item.request_nr == cluster.request_nr])
+
+
 def _held(tx: Tx, cluster: ClusterRecord, mark: int) -> Iterator[ItemRecord]:
     """What an attempt has."""
     for state in HELD_ITEM:
         yield from item_records.page_in(tx, cluster.cluster_id, state, mark, -1, cluster.items)
+
+
+def _lease_shared(
+    tx: Tx, cluster: ClusterRecord, job: JobRecord, attempt_nr: int, *, request: str, count: int
+) -> GivenItems:
+    """The same of items that several jobs lease. An attempt for which none waits, and that has
+    none, is done."""
+    if job.attempt_nr != attempt_nr or job.state not in WITH_WORKER:
+        return GivenItems((), 0, settled=False)
+    if cluster.mark and cluster.request == request:
+        return GivenItems(tuple(_again(tx, cluster)), item_pools.left(tx, cluster), settled=False)
+    before = cluster
+    most = item_pools.may_take(cluster, count)
+    if most and cluster.fresh + most > cluster.items:
+        cluster = item_pools.sweep(tx, cluster)
+    taken: list[m.RawItemLease] = []
+    if most:
+        if not cluster.mark:
+            cluster = item_pools.join(tx, cluster, job)
+        cluster, taken = _take(tx, cluster, request, most)
+        cluster = replace(cluster, taken=cluster.taken + len(taken))
+    if cluster != before:
+        item_records.put(tx, cluster)
+    waiting = item_pools.left(tx, cluster)
+    done = bool(count) and not (waiting or cluster.held)
+    return GivenItems(tuple(taken), waiting, settled=done)
 
 
 def _sweep(tx: Tx, cluster: ClusterRecord) -> ClusterRecord:

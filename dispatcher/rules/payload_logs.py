@@ -10,7 +10,7 @@ from ailurus.protocol.api import LogQuery
 from ailurus.protocol.item import FINAL_ITEM
 from ailurus.protocol.states import MAY_COME_BACK
 from dispatcher.ports import Tx
-from dispatcher.rules import item_records, records
+from dispatcher.rules import item_pools, item_records, records
 
 END_BYTES = 256 * 1024
 """Of the last piece of a stream, which is kept whatever came before it."""
@@ -119,6 +119,8 @@ def _keep_of_items(tx: Tx, job_id: int, pieces: Sequence[m.LogPiece], most: int)
     room = ITEMS_STREAMS * most - records.value(
         tx.one("cluster.log_bytes", cluster_id=cluster_id), 0
     )
+    if cluster.pool:
+        pieces = item_pools.of_own_items(tx, cluster.cluster_id, job_id, pieces)
     streams: dict[tuple[int | None, int, str], KeptItemStream] = {}
     more = 0
     for piece in pieces:

@@ -31,7 +31,7 @@ class Offer(Struct, frozen=True, kw_only=True):
     """A PanDA pilot: what others of its queue can hold, only its own site knows."""
     hardware: Hardware | None = None
     """None: of a slot, not known; a worker did not tell."""
-    carries: Carried = Carried.RESULT
+    carries: Carried = Carried.SHARED
     """The most that a job may carry for it."""
 
     def lacks(self, shape: Shape) -> str:
@@ -258,6 +258,7 @@ def _of_earlier_versions(workers: Sequence[Offer], carried: Carried) -> tuple[st
         Carried.FILES: "payloads with files of their own",
         Carried.UPLOADS: "uploaded files",
         Carried.RESULT: "results",
+        Carried.SHARED: "payloads that several jobs lease",
     }
     what = known.get(carried, "payloads")
     names = sorted(offer.name for offer in workers)[:20]

@@ -95,6 +95,7 @@ class Relays:
             item_files=one.ask.item_files,
             results=one.ask.results,
             uploads=one.ask.uploads,
+            shared_items=one.ask.shared_items,
             hardware=one.ask.hardware,
         )
         got = await self._for(site, one.worker_id, self._workers.acquire, ask)

@@ -57,6 +57,8 @@ class Tasks:
         self._caught_up = 0.0
         # In the order in which they get their turn.
         self._due: dict[int, None] = {}
+        # In which items are leased: nothing tells of each.
+        self._pulling = set[int]()
         self._wake = asyncio.Event()
 
     def start(self) -> None:
@@ -228,7 +230,7 @@ class Tasks:
                 async with asyncio.timeout(LOOK_S):
                     await self._wake.wait()
             except TimeoutError:
-                pass
+                self._due |= dict.fromkeys(self._pulling)
             self._wake.clear()
 
     async def _look(self, loop: Loop) -> None:
@@ -262,6 +264,10 @@ class Tasks:
             return
         if done.more:
             self._due.setdefault(task_id)
+        elif done.pulling:
+            self._pulling.add(task_id)
+        else:
+            self._pulling.discard(task_id)
 
     async def advance(self, task_id: int) -> Advanced:
         """Do the next slice of a task's work. Raises Unavailable."""

@@ -261,4 +261,6 @@ def _carries(ask: m.Acquire) -> Carried:
         return Carried.ITEMS
     if not ask.uploads:
         return Carried.FILES
-    return Carried.RESULT if ask.results else Carried.UPLOADS
+    if not ask.results:
+        return Carried.UPLOADS
+    return Carried.SHARED if ask.shared_items else Carried.RESULT

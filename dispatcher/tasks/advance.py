@@ -18,12 +18,12 @@ from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.states import FINAL, JobState
 from ailurus.protocol.task import ENDED, By, Item, TaskState, UnitState, is_item, size_of
-from ailurus.protocol.task_jobs import job_of
+from ailurus.protocol.task_jobs import consumer_of, job_of
 from dispatcher.events import TaskChanged
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, retention
-from dispatcher.tasks import inputs, records, standing
+from dispatcher.tasks import inputs, pulling, records, standing
 from dispatcher.tasks.records import Source, StepRecord, TaskRecord, UnitRecord
 
 # Jobs that are made, told or cancelled in one commit, and items of them.
@@ -49,6 +49,8 @@ class Advanced(Struct, frozen=True):
     """Whether there may be more to do now."""
     cancelled: tuple[int, ...] = ()
     """Jobs that nobody need run any more."""
+    pulling: bool = False
+    """Items are leased meanwhile, of which no event tells."""
 
 
 REST = Advanced(more=False)
@@ -71,7 +73,8 @@ def advance(tx: Tx, task_id: int, jobs: Submitter, *, now: float) -> Advanced:
         return work.cancel()
     if task.state is not TaskState.RUNNING:
         return REST
-    return Advanced(more=work.take_files() or work.make_jobs() or work.end())
+    more = work.take_files() or work.make_jobs() or work.end()
+    return Advanced(more=more, cancelled=work.cancelled, pulling=work.pulling)
 
 
 def misses(tx: Tx, task_id: int) -> bool:
@@ -115,6 +118,13 @@ class _Work:
         self._tx, self._task, self._jobs, self._now = tx, task, jobs, now
         self._spec = task.task
         self._steps = records.steps(tx, task.task_id)
+        self.cancelled: tuple[int, ...] = ()
+
+    @property
+    def pulling(self) -> bool:
+        """Whether jobs lease items."""
+        steps = zip(self._spec.steps, self._steps, strict=True)
+        return any(step.pulled is not None and count.open_jobs for step, count in steps)
 
     def settle(self) -> bool:
         """Tell units what became of their jobs, and let the files of those that finished be items
@@ -126,7 +136,10 @@ class _Work:
         for unit in ended:
             step, count = self._spec.steps[unit.step], self._steps[unit.step]
             count = replace(count, open=count.open - unit.items, open_jobs=count.open_jobs - 1)
-            if unit.outcome == JobState.FINISHED:
+            if step.pulled is not None:
+                count = pulling.told(count, unit.outcome)
+                state = UnitState.FINISHED
+            elif unit.outcome == JobState.FINISHED:
                 state = UnitState.FINISHED
             elif unit.outcome == JobState.FAILED and unit.tries < step.failed.attempts:
                 state = UnitState.READY
@@ -198,6 +211,7 @@ class _Work:
         self._write(*self._steps)
         if len(failed) < JOBS:
             staged = zip(self._spec.steps, self._steps, strict=True)
+            pulling.again(self._tx, self._task.task_id)
             inputs.again(
                 self._tx,
                 self._task.task_id,
@@ -248,6 +262,10 @@ class _Work:
                 return True
             if one.waits:
                 continue
+            if step.pulled is not None:
+                if self._pull(nr, count):
+                    return True
+                continue
             if one.closed and standing.too_many(step, count):
                 self._fail(f"step {step.name}: {count.items} items are too many for one job")
                 return True
@@ -256,6 +274,55 @@ class _Work:
                 self._start(nr, units)
                 return True
         return False
+
+    def _pull(self, nr: int, count: StepRecord) -> bool:
+        """Let the items of a step be leased, by as many jobs as it says. Whether anything was
+        done."""
+        step, task_id = self._spec.steps[nr], self._task.task_id
+        if pulling.stuck(step, count):
+            self._fail(f"step {step.name}: {count.barren} jobs in a row have failed")
+            return True
+        try:
+            after = pulling.feed(self._tx, self._task, nr, count, now=self._now)
+        except AilurusError as error:
+            self._fail(f"step {step.name}: {error.field}: {error.message}")
+            return True
+        except Rejected as error:
+            self._fail(f"step {step.name}: {error.field}: {error.title}")
+            return True
+        if after is not None:
+            self._steps[nr] = after
+            self._write(after)
+            return True
+        if count.begun and pulling.sweep(self._tx, task_id, nr):
+            self._steps = records.steps(self._tx, task_id)
+            return True
+        wanted = pulling.wanted(step, count)
+        if wanted <= 0:
+            idle = pulling.let_go(self._tx, task_id, count, now=self._now)
+            self.cancelled += idle
+            return bool(idle)
+        payloads = pulling.payloads_of(task_id, count)
+        try:
+            jobs = [
+                consumer_of(self._spec, nr, count.jobs + at, payloads, task_id)
+                for at in range(wanted)
+            ]
+            for job in jobs:
+                self._jobs.check(job, self._task.owner, f"steps[{nr}].job")
+        except (AilurusError, Rejected) as error:
+            self._fail(f"step {step.name}: {error.field}: {error}")
+            return True
+        job_id = self._jobs.store(self._tx, self._task, f"task {task_id} {nr} {count.jobs}", jobs)
+        rows = (
+            UnitRecord(nr, nth, 0, nth, 1, job_id + at, UnitState.OPEN, "")
+            for at, nth in enumerate(range(count.jobs, count.jobs + wanted))
+        )
+        self._tx.many("unit.add", [records.unit_row(task_id, one) for one in rows])
+        after = replace(count, jobs=count.jobs + wanted, open_jobs=count.open_jobs + wanted)
+        self._steps[nr] = after
+        self._write(after)
+        return True
 
     def _next(self, nr: int, count: StepRecord, one: standing.Standing) -> list[UnitRecord]:
         most = min(JOBS, standing.MOST_OPEN - count.open_jobs)

@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ailurus.protocol.job import LOG
 from ailurus.protocol.task import Item, Range, Task, TaskState, UnitState
 from dispatcher.ports import Tx
+from dispatcher.rules import item_pools
 
 TOGETHER = 1000
 """Items of one slice."""
@@ -85,6 +87,13 @@ class StepRecord(Struct, frozen=True):
     """When its data set was last listed."""
     problem: str = ""
     """Why the catalogue does not help."""
+    barren: int = 0
+    """How many jobs in a row have failed that lease its items."""
+    begun: int = 0
+    """Of a step whose items are leased: how many were leased once. What is said above of such items
+    stands in their cluster, and is read there."""
+    before: int = 0
+    """How many had finished when this was last written."""
 
     @property
     def waiting(self) -> int:
@@ -160,7 +169,27 @@ def put_task(tx: Tx, task: TaskRecord, now: float) -> None:
 
 def steps(tx: Tx, task_id: int) -> list[StepRecord]:
     """How far the steps of a task are, in their order."""
-    return [StepRecord(*row) for row in tx.all("step.all", task_id=task_id)]
+    found = [StepRecord(*row) for row in tx.all("step.all", task_id=task_id)]
+    if not found:
+        return found
+    for cluster_id, items, fresh, finished, failed, leased in item_pools.counts(
+        tx, **item_pools.pools_of(task_id)
+    ):
+        nr = item_pools.step_of(cluster_id)
+        one = found[nr]
+        # What is left of an attempt that is over may have been counted as finished.
+        held = min(leased, items - finished - failed)
+        found[nr] = replace(
+            one,
+            fresh=items,
+            ready=items - finished - failed - held,
+            open=held,
+            finished=finished,
+            failed=failed,
+            begun=fresh,
+            before=one.finished,
+        )
+    return found
 
 
 def put_step(tx: Tx, task_id: int, step: StepRecord) -> None:

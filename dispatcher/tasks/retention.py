@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dispatcher.ports import Tx
+from dispatcher.rules import item_pools
 
 # Rows of one commit.
 UNITS, SLICES = 1000, 5
@@ -22,5 +23,6 @@ def tidy(tx: Tx, *, before: float) -> bool:
         return True
     if tx.all("task_file.trim", task_id=task_id, most=UNITS):
         return True
+    tx.run("pool.leave", **item_pools.pools_of(task_id))
     tx.run("task.drop", task_id=task_id)
     return True

@@ -48,7 +48,7 @@ def standings(task: Task, counts: Sequence[StepRecord], *, finishing: bool) -> l
             if not _passed(gate, counts[number[gate.step]], before, finishing=finishing):
                 stuck = before.over
                 waits = _gated(gate, counts[number[gate.step]], stuck=stuck)
-        over = not count.open and (stuck or (closed and not count.waiting))
+        over = not (count.open or count.open_jobs) and (stuck or (closed and not count.waiting))
         good = over and not stuck and (finishing or _enough(step, count))
         found[step.name] = Standing(closed=closed, over=over, good=good, waits=waits, stuck=stuck)
     return list(found.values())

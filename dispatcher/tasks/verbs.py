@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from ailurus.protocol.task import ENDED, TaskState, Verb
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.tasks import records, standing
+from dispatcher.tasks import pulling, records, standing
 from dispatcher.tasks.advance import change
 from dispatcher.tasks.records import TaskRecord
 
@@ -34,9 +34,12 @@ def steer(tx: Tx, task: TaskRecord, verb: Verb, by: str, *, now: float) -> TaskR
         )
     news: dict[str, Any] = {"verb": verb, "by": by}
     if verb is Verb.PAUSE:
+        pulling.rest(tx, task.task_id, rests=True)
         return change(tx, task, now, **news, state=TaskState.PAUSED)
     if task.reason == _BROKEN:
         news["reason"] = ""
+    if verb is not Verb.RETRY or task.state is not TaskState.PAUSED:
+        pulling.rest(tx, task.task_id, rests=False)
     match verb:
         case Verb.RESUME:
             return change(tx, task, now, **news, state=TaskState.RUNNING)
@@ -62,7 +65,11 @@ def _cut(tx: Tx, task: TaskRecord) -> None:
     steps, counts = task.task.steps, records.steps(tx, task.task_id)
     found = standing.standings(task.task, counts, finishing=False)
     for step, count, one in zip(steps, counts, found, strict=True):
-        if step.over.outputs is None and not one.waits and count.items > count.fresh:
+        if step.over.outputs is not None or one.waits:
+            continue
+        if step.pulled is not None:
+            pulling.cut(tx, task.task_id, count)
+        elif count.items > count.fresh:
             records.put_step(tx, task.task_id, replace(count, items=count.fresh))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ailurus.protocol import messages as m
 from ailurus.protocol.task import TaskStep
 from dispatcher.ports import Tx
-from dispatcher.tasks import inputs, records, standing
+from dispatcher.tasks import inputs, pulling, records, standing
 from dispatcher.tasks.records import StepRecord, TaskRecord
 from dispatcher.tasks.standing import Standing
 
@@ -15,7 +15,11 @@ def row(tx: Tx, task: TaskRecord, now: float, *, why: bool = False) -> m.TaskRow
     spec, counts = task.task, records.steps(tx, task.task_id)
     found = standing.standings(spec, counts, finishing=bool(task.finishing))
     lost = [_lost(tx, task.task_id, one) if why and one.failed else "" for one in counts]
-    steps = zip(spec.steps, counts, found, lost, strict=True)
+    run = [
+        min(one.open, pulling.running(tx, task.task_id, one.nr)) if step.pulled is not None else 0
+        for step, one in zip(spec.steps, counts, strict=True)
+    ]
+    steps = zip(spec.steps, counts, found, lost, run, strict=True)
     return m.TaskRow(
         task_id=task.task_id,
         name=task.name,
@@ -29,7 +33,7 @@ def row(tx: Tx, task: TaskRecord, now: float, *, why: bool = False) -> m.TaskRow
 
 
 def _step(
-    step: TaskStep, count: StepRecord, found: Standing, lost: str, *, now: float
+    step: TaskStep, count: StepRecord, found: Standing, lost: str, running: int, *, now: float
 ) -> m.StepRow:
     return m.StepRow(
         name=step.name,
@@ -41,7 +45,8 @@ def _step(
         failed=count.failed,
         jobs=count.jobs,
         open_jobs=count.open_jobs,
-        sentence=", ".join(filter(None, (_sentence(step, count, found, now), lost))),
+        sentence=", ".join(filter(None, (_sentence(step, count, found, running, now), lost))),
+        running=running,
     )
 
 
@@ -67,13 +72,15 @@ def _of_files(step: TaskStep, count: StepRecord, now: float) -> list[str]:
     return said + [count.problem] * bool(count.problem)
 
 
-def _sentence(step: TaskStep, count: StepRecord, found: Standing, now: float) -> str:
+def _sentence(step: TaskStep, count: StepRecord, found: Standing, running: int, now: float) -> str:
     if found.waits:
         return found.waits
     said = [
         f"{count.finished} of {count.items}{'' if found.closed else ' known'} items have finished"
     ]
-    if count.open:
+    if step.pulled is not None and (count.open or count.open_jobs):
+        said.append(f"{count.open} are leased by {count.open_jobs} jobs, {running} of them run")
+    elif count.open:
         said.append(f"{count.open} are in {count.open_jobs} jobs")
     if step.over.dataset is not None and not found.over:
         said += _of_files(step, count, now)
@@ -81,7 +88,10 @@ def _sentence(step: TaskStep, count: StepRecord, found: Standing, now: float) ->
         waited = " and ".join(step.over.sources) or step.over.did
         said.append(f"{count.waiting} wait for more of {waited}")
     elif count.waiting:
-        said.append(f"{count.waiting} wait for a job")
+        what = "a job" if step.pulled is None else "room in one of its jobs"
+        said.append(f"{count.waiting} wait for {what}")
+    if count.barren:
+        said.append(f"its last {count.barren} jobs have failed")
     if count.failed:
         said.append(f"{count.failed} have failed (goal: {step.failed.goal})")
     return ", ".join(said)

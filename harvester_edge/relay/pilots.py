@@ -154,6 +154,8 @@ class Pilots:
             )
             able = able and (ask.uploads or not has_uploads(spec))
             able = able and (ask.results or not spec.result)
+            shared = spec.payloads is not None and spec.payloads.shared
+            able = able and (ask.shared_items or not shared)
             able = able and machine.met(job.shape.machine, ask.hardware or pilot.ask.hardware)
             if able and not job.leaving and job.shape.fits(room):
                 picked.append(job)

@@ -38,9 +38,11 @@ class ItemExchange:
         JobError."""
         self._attempt, self._kit, self._inbox = attempt, kit, inbox
         self._ended: list[m.ItemEnd] = []
+        payloads = attempt.spec.payloads
+        shared = payloads is not None and payloads.shared
         with OSErrorsOn(Target.NODE, "cannot keep how the job's payloads end"):
             untold = Untold(path_of(kit.journal.path, attempt.name))
-        self._ledger = Ledger(attempt.id, untold, capacity)
+        self._ledger = Ledger(attempt.id, untold, capacity, shared=shared)
         self._asks: queue.SimpleQueue[m.ItemsRequest | m.LogPieces | None] = queue.SimpleQueue()
         self._live = Live(attempt, kit.reporter.watches, kit.leases.heartbeat_s)
         # Set while pieces of logs are on their way.

@@ -2,7 +2,8 @@
 
 The first request asks for as many as begin at once, so that they do, and each one after that fills
 up to a thousand: nobody else gets items of this job, so it costs nothing that they wait here, and
-the order of longest first needs to see them.
+the order of longest first needs to see them. Of items that other jobs lease, too, it has never more
+than begin soon.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ last items run, and not after them."""
 class Ledger:
     """What is known of the dispatcher's side."""
 
-    def __init__(self, attempt_id: tuple[int, int], untold: Untold, capacity: int) -> None:
-        """`capacity`: about how many items run at once."""
-        self._id, self.untold = attempt_id, untold
+    def __init__(
+        self, attempt_id: tuple[int, int], untold: Untold, capacity: int, *, shared: bool = False
+    ) -> None:
+        """`capacity`: about how many items run at once; `shared`: other jobs lease of them, too."""
+        self._id, self.untold, self._shared = attempt_id, untold, shared
         self._ahead = min(TOGETHER, 2 * max(1, capacity))
         # The request that is under way, and how many ends it tells.
         self._asked: m.ItemsRequest | None = None
@@ -80,6 +83,8 @@ class Ledger:
     def answered(self, answer: m.ItemsAnswer) -> None:
         assert self._asked is not None  # noqa: S101 - or there would be no answer
         self.untold.told(len(self._asked.ended))
-        self._asked, self._ahead = None, TOGETHER
+        self._asked = None
+        if not self._shared:
+            self._ahead = TOGETHER
         self.settled = answer.settled
         self._more = answer.waiting > 0

@@ -71,6 +71,7 @@ class Worker:
         item_files: bool = True,
         uploads: bool = True,
         results: bool = True,
+        shared_items: bool = True,
     ):
         ask = m.Acquire(
             request_id=request or new_id(),
@@ -81,6 +82,7 @@ class Worker:
             item_files=item_files,
             uploads=uploads,
             results=results,
+            shared_items=shared_items,
         )
         return list((await self.service.workers.acquire(ask, self.caller)).jobs)
 

@@ -52,6 +52,9 @@ class StepRow(Answer):
     open_jobs: int
     sentence: str
     """Where it stands, and what it waits for."""
+    running: int = 0
+    """Of a step whose items are leased: how many of those in jobs run, as far as their pilots have
+    told."""
 
 
 class TaskRow(Answer):

@@ -55,7 +55,8 @@ class Acquire(LenientRequest):
 
     `ahead`: the room is not free yet; the pilot stages the job in meanwhile. `items`: it can run
     jobs that carry items, `item_files`: those, too, whose items have files of their own, `uploads`:
-    those, too, that name uploaded files; it gets none else. `hardware`: what all of its nodes have
+    those, too, that name uploaded files, `shared_items`: those, too, that lease items together with
+    others; it gets none else. `hardware`: what all of its nodes have
     in common, of a pilot that had not met them all when it registered.
     """
 
@@ -68,6 +69,7 @@ class Acquire(LenientRequest):
     item_files: bool = False
     results: bool = False
     uploads: bool = False
+    shared_items: bool = False
     hardware: Hardware | None = None
 
 

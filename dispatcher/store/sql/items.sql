@@ -109,7 +109,7 @@ insert into cluster_job (job_id, cluster_id) values (:job_id, :cluster_id)
 -- reads: cluster, cluster_job
 -- locks: cluster
 select cluster.cluster_id, cluster.job_id, list_id, items, needed, tries, redo, base, fresh, finished,
-    failed, mark, held, swept, finishing, kept, request, request_nr
+    failed, mark, held, swept, finishing, kept, request, request_nr, pool, room, at_once, rests
     from cluster_job join cluster on cluster.cluster_id = cluster_job.cluster_id
     where cluster_job.job_id = :of_job
 
@@ -119,6 +119,112 @@ select cluster.cluster_id, cluster.job_id, list_id, items, needed, tries, redo, 
 update cluster set fresh = :fresh, finished = :finished, failed = :failed, mark = :mark, held = :held,
     swept = :swept, finishing = :finishing, kept = :kept, request = :request, request_nr = :request_nr
     where cluster_id = :cluster_id
+
+-- name: pool.get
+-- The items of a step, which several jobs lease.
+-- owner: the dispatcher's own
+-- reads: cluster
+-- locks: cluster
+select cluster_id, job_id, list_id, items, needed, tries, redo, base, fresh, finished, failed, mark,
+    held, swept, finishing, kept, request, request_nr, pool, room, at_once, rests
+    from cluster where cluster_id = :cluster_id
+
+-- name: pool.add
+-- The items of a step, of which none is known yet.
+-- writes: cluster
+insert into cluster (cluster_id, job_id, list_id, items, needed, tries, redo, base, fresh, finished,
+    failed, mark, held, swept, finishing, request, request_nr, pool, room, at_once)
+    values (:cluster_id, :cluster_id, :list_id, 0, 0, :tries, :redo, 1, 0, 0, 0, 0, 0, 1, 0, '', 0, 1,
+    :room, :at_once)
+
+-- name: pool.of_list
+-- The same, by their list.
+-- owner: the dispatcher's own
+-- reads: cluster
+select cluster_id from cluster where list_id = :list_id and pool = 1
+
+-- name: pool.feed
+-- Let a step have more of them.
+-- writes: cluster
+update cluster set items = items + :more where cluster_id = :cluster_id
+
+-- name: pool.put
+-- How far the items of a step are.
+-- writes: cluster
+update cluster set fresh = :fresh, finished = :finished, failed = :failed, mark = :mark,
+    swept = :swept where cluster_id = :cluster_id
+
+-- name: pool.counts
+-- How far the items of a task's steps are.
+-- reads: cluster, lessee
+select cluster_id, items, fresh, finished, failed,
+    cast((select coalesce(sum(held), 0) from lessee where lessee.cluster_id = cluster.cluster_id)
+        as bigint)
+    from cluster where cluster_id between :low and :high and pool = 1
+
+-- name: pool.rest
+-- Lease no items of a task for now, or do again.
+-- writes: cluster
+update cluster set rests = :rests where cluster_id between :low and :high and pool = 1
+
+-- name: pool.cut
+-- Let no more items of a step begin.
+-- writes: cluster
+update cluster set items = fresh where cluster_id = :cluster_id and pool = 1
+
+-- name: pool.again
+-- Have those of a task tried again that failed.
+-- writes: cluster
+update cluster set base = base + 1, failed = 0, swept = 0
+    where cluster_id between :low and :high and pool = 1 and failed > 0
+
+-- name: pool.leave
+-- Let the items of a task be deleted.
+-- writes: cluster
+update cluster set job_id = null where cluster_id between :low and :high and pool = 1
+
+-- name: lessee.of
+-- What an attempt of a job has of the items of its step; of the last that leased, if it is below 0.
+-- reads: lessee
+select mark, attempt_nr, held, taken, finishing, kept, request, request_nr from lessee
+    where job_id = :job_id and (attempt_nr = :attempt_nr or :attempt_nr < 0)
+    order by attempt_nr desc limit 1
+
+-- name: lessee.marks
+-- Under which marks the attempts of a job have leased.
+-- reads: lessee
+select mark from lessee where job_id = :job_id
+
+-- name: lessee.add
+-- An attempt that begins to lease.
+-- writes: lessee
+insert into lessee (cluster_id, mark, job_id, attempt_nr, held, taken, finishing, kept, request,
+    request_nr) values (:cluster_id, :mark, :job_id, :attempt_nr, 0, 0, 0, 0, '', 0)
+
+-- name: lessee.put
+-- How far an attempt is with the items that it leases.
+-- writes: lessee
+update lessee set held = :held, taken = :taken, finishing = :finishing, kept = :kept,
+    request = :request, request_nr = :request_nr where cluster_id = :cluster_id and mark = :mark
+
+-- name: lessee.gone
+-- Attempts that are over, and whose outputs are not in storage.
+-- reads: job, lessee
+select lessee.mark from lessee left join job on job.job_id = lessee.job_id
+    and job.attempt_nr = lessee.attempt_nr
+    and job.state in ('sent', 'starting', 'running', 'holding')
+    where lessee.cluster_id = :cluster_id and lessee.kept = 0 and job.job_id is null
+    order by lessee.mark limit :most
+
+-- name: lessee.drop
+-- Forget an attempt that has no items any more.
+-- writes: lessee
+delete from lessee where cluster_id = :cluster_id and mark = :mark
+
+-- name: lessee.trim
+-- Forget those of items that no job has.
+-- writes: lessee
+delete from lessee where cluster_id = :cluster_id
 
 -- name: cluster.move
 -- Let another job go on with the items: those that failed are tried again.
@@ -199,6 +305,11 @@ select {item_columns} from item where cluster_id = :cluster_id and state = :in_s
 -- How many items of a job are in a state, with a mark.
 -- reads: item
 select count(*) from item where cluster_id = :cluster_id and state = :in_state and mark = :mark
+
+-- name: item.count_all
+-- How many items of a job are in a state, whoever has them.
+-- reads: item
+select count(*) from item where cluster_id = :cluster_id and state = :in_state
 
 -- name: item.detail
 -- What an item used and wrote last.

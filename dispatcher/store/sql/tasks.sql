@@ -60,14 +60,14 @@ insert into step (task_id, nr, items, fresh, ready, open, finished, failed, jobs
 -- How far the steps of a task are.
 -- reads: step
 select nr, items, fresh, ready, open, finished, failed, jobs, open_jobs, listed, coming, held,
-    held_bytes, cramped, moved, looked, problem from step
+    held_bytes, cramped, moved, looked, problem, barren from step
     where task_id = :task_id order by nr
 
 -- name: step.put
 -- How far a step is.
 -- writes: step
 update step set items = :items, fresh = :fresh, ready = :ready, open = :open, finished = :finished,
-    failed = :failed, jobs = :jobs, open_jobs = :open_jobs where task_id = :task_id and nr = :nr
+    failed = :failed, jobs = :jobs, open_jobs = :open_jobs, barren = :barren where task_id = :task_id and nr = :nr
 
 -- name: task_slice.add
 -- Some items of a step.
@@ -142,6 +142,13 @@ select first, items, reason from unit
 -- The jobs of a task that are not final.
 -- reads: unit
 select job_id from unit where task_id = :task_id and state = 'open' order by job_id limit :most
+
+-- name: unit.idle
+-- Jobs of a step that lease items, and have not begun.
+-- reads: job, unit
+select unit.job_id from unit join job on job.job_id = unit.job_id
+    where unit.task_id = :task_id and unit.step = :step and unit.state = 'open'
+    and job.state = 'activated' order by unit.job_id limit :most
 
 -- name: unit.missed
 -- Units whose jobs were ended by a dispatcher that knew of no tasks.
