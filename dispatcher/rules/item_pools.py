@@ -28,7 +28,7 @@ from dispatcher.rules.records import JobRecord
 
 S = ItemState
 AHEAD = 4
-"""Items that an attempt may have at once for each core of its job: those that run, and some more."""
+"""Items that an attempt may have at once for each core of its job: some run, and some wait."""
 NOBODY = ""
 """Whose the lists of steps are: no user can name them."""
 
@@ -64,8 +64,8 @@ def begin(
     tries: int | None,
     now: float,
 ) -> ClusterRecord:
-    """Begin the pool of a step. `outputs`: how many each of its payloads leaves; `cores`: of each of
-    its jobs; `most`: items that an attempt may take in all."""
+    """Begin the pool of a step. `outputs`: how many each of its payloads leaves; `cores`: of each
+    of its jobs; `most`: items that an attempt may take in all."""
     name = list_name(task_id, step)
     tx.one("list.add", owner=NOBODY, name=name, now=now)
     found = item_records.find_list(tx, NOBODY, name)

@@ -1,8 +1,8 @@
 """Steps whose items jobs lease: what `advance` does for them.
 
-Their items are those of a pool (`dispatcher.rules.item_pools`), their units are the jobs that lease,
-and have no items. So a job that ends early costs nothing: what it had waits again, for the others or
-for a job that is made in its place.
+Their items are those of a pool (`dispatcher.rules.item_pools`), their units are the jobs that
+lease, and have no items. So a job that ends early costs nothing: what it had waits again, for the
+others or for a job that is made in its place.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def test_a_template_is_not_deep_without_bound():
         ({"task": "t", "steps": [step(by={"bytes": 3})]}, "steps[0].by: only files have bytes"),
         (
             {"task": "t", "steps": [step(job={**JOB, "payloads": []})]},
-            "steps[0].job.payloads: not yet",
+            "steps[0].job.payloads: only jobs that lease",
         ),
         ({"task": "t", "steps": [step(frm=1)]}, "steps[0].frm: no such field"),
         ({"task": "t", "steps": [step(over={})]}, "steps[0].over: a step is over one thing"),

@@ -147,7 +147,7 @@ select job_id from unit where task_id = :task_id and state = 'open' order by job
 -- Jobs of a step that lease items, and have not begun.
 -- reads: job, unit
 select unit.job_id from unit join job on job.job_id = unit.job_id
-    where unit.task_id = :task_id and unit.step = :step and unit.state = 'open'
+    where unit.state = 'open' and unit.task_id = :task_id and unit.step = :step
     and job.state = 'activated' order by unit.job_id limit :most
 
 -- name: unit.missed
