@@ -67,22 +67,17 @@ class Worker:
         room: Room = BIG,
         wait_s: float = 0.0,
         request: str = "",
-        items: bool = True,
-        item_files: bool = True,
-        uploads: bool = True,
-        results: bool = True,
-        shared_items: bool = True,
+        **knows: bool,
     ):
+        """Jobs that fit. `knows`: what the pilot can do, all unless it says otherwise."""
         ask = m.Acquire(
             request_id=request or new_id(),
             room=room,
             count=count,
             wait_s=wait_s,
-            items=items,
-            item_files=item_files,
-            uploads=uploads,
-            results=results,
-            shared_items=shared_items,
+            **{"items": True, "item_files": True, "uploads": True, "results": True}
+            | {"shared_items": True}
+            | knows,
         )
         return list((await self.service.workers.acquire(ask, self.caller)).jobs)
 
