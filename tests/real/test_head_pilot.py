@@ -161,7 +161,7 @@ def test_the_payloads_of_one_job_fill_three_nodes_and_outlive_two_of_them(queue,
 HOSTILE = """
 for place in {wanted}; do cat "$place" || find "$place" -type f -exec cat {{}} + ; done
 find / -xdev -name '*.key' -o -xdev -name '*.token' -o -xdev -name 'ailurus-agent-*'
-cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/[0-9]*/root/tmp/* | tr '\\0' '\\n'
+cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /proc/[0-9]*/roo[t]/tmp/* | tr '\\0' '\\n'
 echo $(ls -d /proc/[0-9]*) processes; touch {outside}/made-there /tmp/made-here; ls -A /tmp
 kill -9 -1; echo looked everywhere on $(hostname)
 """
