@@ -5,7 +5,6 @@ As a URL one is written `rucio://scope:name`; `?rse=RSE` names the storage where
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Annotated, Final
 from urllib.parse import parse_qsl, quote
@@ -96,6 +95,9 @@ def rse_of(url: Url) -> str:
 def store_mark(store: str) -> str:
     """Eight letters that stand for a dispatcher's store in the names of its jobs' outputs, so that
     two stores in one scope of Rucio use no name twice."""
+    # Late: it loads OpenSSL, of which an agent and every guardian would have a megabyte.
+    import hashlib
+
     digest = hashlib.sha256(store.encode()).digest()
     return "".join(chr(ord("a") + byte % 26) for byte in digest[:8])
 

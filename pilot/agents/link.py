@@ -5,7 +5,7 @@
     agent → head    proof
     then frames     length, MAC, MessagePack list of messages
 
-The key is made for one allocation. Each direction has a key of its own, derived from it and the
+Proofs and MACs are keyed BLAKE2b. The key is made for one allocation. Each direction has a key of its own, derived from it and the
 nonces, and each frame's MAC covers its number: so nothing is taken that was said on another
 connection, twice, out of order, or by anybody else. Until a proof is right, a peer costs a socket
 and 104 bytes. What is said is authentic and not secret.
@@ -15,15 +15,19 @@ No I/O is here: bytes in, bytes out.
 
 from __future__ import annotations
 
-import hmac
 import os
+
+# hashlib and hmac, whose these are, load OpenSSL: a megabyte of each agent, and most of what a short
+# frame's MAC would cost there.
+from _blake2 import blake2b
+from _operator import _compare_digest as equal
 from collections.abc import Sequence
 from typing import Any
 
 from ailurus.protocol.errors import AilurusError
 from pilot.process.frames import LONGEST, encode
 
-MAGIC = b"ailurus1"
+MAGIC = b"ailurus2"
 KEY_BYTES = 32
 """Of an allocation's key, of a nonce and of a proof."""
 MAC_BYTES = 16
@@ -80,10 +84,10 @@ class Handshake:
         return KEY_BYTES if self._greeted else len(MAGIC) + KEY_BYTES
 
     def _made(self, what: bytes, nonces: bytes) -> bytes:
-        return hmac.digest(self._key, what + nonces, "sha256")
+        return blake2b(what + nonces, key=self._key, digest_size=KEY_BYTES).digest()
 
     def _check(self, proof: bytes, of: bytes, nonces: bytes) -> None:
-        if not hmac.compare_digest(proof, self._made(of, nonces)):
+        if not equal(proof, self._made(of, nonces)):
             raise Stranger("it does not have this allocation's key")
 
     def _session(self, nonces: bytes) -> Session:
@@ -127,7 +131,7 @@ class Session:
             if len(buffer) < end:
                 break
             mac, body = bytes(buffer[4:_HEAD]), bytes(buffer[_HEAD:end])
-            if not hmac.compare_digest(mac, _mac(self._theirs, self._received, head, body)):
+            if not equal(mac, _mac(self._theirs, self._received, head, body)):
                 raise Stranger("a frame that was changed, repeated or left out on the way")
             del buffer[:end]
             self._received += 1
@@ -136,7 +140,8 @@ class Session:
 
 
 def _mac(key: bytes, number: int, head: bytes, body: bytes) -> bytes:
-    return hmac.digest(key, number.to_bytes(8, "big") + head + body, "sha256")[:MAC_BYTES]
+    covered = number.to_bytes(8, "big") + head + body
+    return blake2b(covered, key=key, digest_size=MAC_BYTES).digest()
 
 
 def new_key() -> bytes:

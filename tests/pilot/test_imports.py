@@ -57,4 +57,4 @@ def test_a_pilot_starts_with_few_modules_and_fewer_packages():
 
 
 def test_an_agent_needs_less_than_a_pilot():
-    assert imported(AGENT) & {*LATE, "dataclasses", "http", "urllib3"} == set()
+    assert imported(AGENT) & {*LATE, "_hashlib", "dataclasses", "http", "urllib3"} == set()

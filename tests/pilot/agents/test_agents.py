@@ -305,7 +305,7 @@ def test_strangers_that_flood_the_port_keep_nobody_out(nodes):
     made = [socket.create_connection((host, int(port))) for _ in range(150)]
     for number, link in enumerate(made):
         try:
-            link.send(b"x" * 5000 if number % 2 else b"ailurus1")
+            link.send(b"x" * 5000 if number % 2 else b"ailurus2")
         except OSError:
             continue
     node = nodes.agent("n1")
