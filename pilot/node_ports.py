@@ -88,6 +88,7 @@ class Written(NamedTuple):
 NOTHING = Written(b"", 0)
 TaskOutput = tuple[Written, Written]
 """stdout, stderr."""
+SILENT: TaskOutput = (NOTHING, NOTHING)
 
 
 class Finish(NamedTuple):

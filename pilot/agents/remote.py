@@ -240,9 +240,9 @@ class RemoteNode:
 
     def _tasks_over(self, ends: Sequence[a.TaskOver]) -> None:
         now = self._clock.monotonic()
-        for one in ends:
-            with self._lock:
-                done = self._tasks.pop(one.key, None)
+        with self._lock:
+            ended = [(one, self._tasks.pop(one.key, None)) for one in ends]
+        for one, done in ended:
             if done is not None:
                 end = replace(one.end, key=one.key, at=now)
                 done(Finish(end, partial(_both, one.out, one.err), one.memory))
@@ -327,9 +327,8 @@ def _parts(wanted: Sequence[tuple[int, Task]]) -> Iterator[list[tuple[int, Task]
     part: list[tuple[int, Task]] = []
     size = 0
     for key, task in wanted:
-        length = sum(map(len, task.argv)) + sum(
-            len(name) + len(value) for name, value in task.environment.items()
-        )
+        variables = task.environment
+        length = sum(map(len, (*task.argv, *variables, *variables.values())))
         if part and (len(part) == TOGETHER or size + length > TOGETHER_BYTES):
             yield part
             part, size = [], 0

@@ -34,7 +34,7 @@ from pilot.node.at_once import on_all
 from pilot.node.lines import Wish
 from pilot.node.packing import Packer
 from pilot.node.shares import Placement, Slot
-from pilot.node_ports import Finish, Standing, Task
+from pilot.node_ports import SILENT, Finish, Standing, Task
 from pilot.payload import Part
 from pilot.ports import Check, JobError, ProcessEnd
 from pilot.workdir import Workdir
@@ -177,12 +177,10 @@ class _Run:
                 self._idle.count()
                 continue
             self._idle.count()
-            while True:
-                self._take(news)
-                try:
-                    news = self._inbox.get_nowait()
-                except queue.Empty:
-                    break
+            self._take(news)
+            # Nobody else takes anything from it.
+            while not self._inbox.empty():
+                self._take(self._inbox.get())
 
     def _over(self) -> bool:
         if self._attempt.stopped is not None:
@@ -348,10 +346,11 @@ class _Run:
         if item.lease.spec.inputs:
             self._inputs.over(item)
         index, failed = item.lease.index, outcome is not ItemOutcome.FINISHED
-        title = f"item {index}, attempt {item.lease.attempt}: exit code {exit_code(end)}"
-        wrote = finish.take()
-        self._exchange.wrote(item, wrote)
-        tails = self._kept.add(title, wrote, failed=failed)
+        tails = "", ""
+        if (wrote := finish.take()) != SILENT:
+            title = f"item {index}, attempt {item.lease.attempt}: exit code {exit_code(end)}"
+            self._exchange.wrote(item, wrote)
+            tails = self._kept.add(title, wrote, failed=failed)
         self._seats[item.node].give_back(item.seat)
         self._tell_end(item, outcome, error, end, tails)
 

@@ -266,11 +266,12 @@ class Packer(Generic[T]):
         barred = self._barred(line.heap[0], now)
         found: dict[Free, Collection[FreeNode]] = {}
         # What did not fit before can only fit on what has grown.
-        if not line.fresh and not any(fits(line.want, node.free) for node in self._grown):
+        grown = [] if line.fresh else [n for n in self._grown if fits(line.want, n.free)]
+        if not line.fresh and not grown:
             return []
-        if not line.fresh and line.nodes == 1 and len(self._grown) < len(self._groups):
-            for node in self._grown:
-                if fits(line.want, node.free) and node.open and node not in barred:
+        if grown and line.nodes == 1 and len(self._grown) < len(self._groups):
+            for node in grown:
+                if node.open and node not in barred:
                     found.setdefault(node.free, [node])
         else:
             for free, nodes in self._groups.items():

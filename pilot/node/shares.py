@@ -70,7 +70,7 @@ class FreeNode:
 
     def take(self, need: Resources) -> Slot:
         """A share of the node, which has so much free."""
-        self.free = changed(self.free, free_of(need), -1)
+        self.free = changed(self.free, need, -1)
         if need.gpu_share:
             gpus: tuple[Gpu, ...] = (self._take_part(need),)
         else:
@@ -80,7 +80,7 @@ class FreeNode:
 
     def take_back(self, slot: Slot) -> None:
         """Count what a payload held as free again. Its CPUs are for `unbind`."""
-        self.free = changed(self.free, free_of(slot.need), 1)
+        self.free = changed(self.free, slot.need, 1)
         if not slot.need.gpu_share:
             self.gpus += slot.gpus
             return
@@ -185,7 +185,7 @@ def _in_a_part(want: Free, free: Free) -> bool:
     return largest >= part_taken(want.gpu_share, free.gpu_share)
 
 
-def changed(free: Free, need: Free, sign: int) -> Free:
+def changed(free: Free, need: Resources, sign: int) -> Free:
     """What is free when `need` is given back, or with a negative `sign` taken. A share of a GPU is
     of a certain one, and so its node's affair."""
     return Free(
