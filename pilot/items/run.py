@@ -107,9 +107,10 @@ class _Run:
         self._exchange = ItemExchange(attempt, kit, capacity, self._inbox)
 
     def open(self) -> None:
-        """Let a box stand on each node. Raises JobError."""
-        on_all([partial(self._stand, name) for name in self._parts], self._attempt.check)
+        """Let a box stand on each node, and ask for the first items meanwhile. Raises JobError."""
         self._exchange.open()
+        self._exchange.turn(0, self._running, self._kit.clock.monotonic())
+        on_all([partial(self._stand, name) for name in self._parts], self._attempt.check)
 
     def _stand(self, name: str, check: Check) -> None:
         # What stands is closed, whatever becomes of the others.

@@ -21,12 +21,14 @@ from ailurus.protocol.messages import CredentialKind
 from ailurus.protocol.payloads import Payloads
 from ailurus.protocol.resources import Resources
 from pilot.agents.lease import LeaseTerms
-from pilot.agents.remote import lost
+from pilot.agents.remote import RemoteNode, lost
 from pilot.attempt import Attempt, killed_by_server
 from pilot.clock import SYSTEM
 from pilot.node.local import LocalNode
 from pilot.node.shares import Slot
 from pilot.node.supervisor import Supervisor
+from pilot.node_ports import Order, Standing
+from pilot.ports import Check, JobError
 from pilot.process.spawner import GuardedSpawner
 from pilot.run import Outcome, run
 from pilot.site import ContainerChoice, Limits, Site, bounds_of
@@ -200,6 +202,42 @@ def test_items_run_in_one_box_on_each_node_and_all_that_they_say_arrives(job, ru
     out = done.work.stdout.read_text()
     assert out.count("--- item") == 41
     assert "x" * 3000 in out
+
+
+def asked_first(monkeypatch: pytest.MonkeyPatch, stand: Callable[..., Standing]) -> None:
+    """Let a box begin to stand, by `stand`, once the job has asked for items."""
+    asked, exchange = threading.Event(), Queue.exchange
+
+    def noted(queue: Queue, attempt: Attempt, request: m.ItemsRequest) -> m.ItemsAnswer:
+        asked.set()
+        return exchange(queue, attempt, request)
+
+    def late(node: RemoteNode, order: Order, check: Check) -> Standing:
+        assert asked.wait(10)
+        return stand(node, order, check)
+
+    monkeypatch.setattr(Queue, "exchange", noted)
+    monkeypatch.setattr(RemoteNode, "stand", late)
+
+
+def test_the_first_items_are_asked_for_while_boxes_come_to_stand(job, monkeypatch):
+    asked_first(monkeypatch, RemoteNode.stand)
+    done = job([ItemSpec(command="true")] * 4)
+    assert done.ended().error is None
+    assert done.queue.outcomes() == {"finished": 4}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_of_items_that_came_to_a_job_without_a_box_nothing_is_told(job, monkeypatch):
+    def none(*_: object) -> Standing:
+        raise JobError(Code.CONTAINER_FAILED, "no box")
+
+    asked_first(monkeypatch, none)
+    done = job([ItemSpec(command="true")] * 4)
+    done.thread.join(20)
+    assert not done.thread.is_alive()
+    # They are the next attempt's.
+    assert (done.queue.ends, done.attempt.untold) == ([], ())
 
 
 def test_an_item_is_held_to_its_own_memory_on_any_node_and_what_it_leaves_is_found(job):
