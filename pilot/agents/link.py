@@ -5,10 +5,10 @@
     agent → head    proof
     then frames     length, MAC, MessagePack list of messages
 
-Proofs and MACs are keyed BLAKE2b. The key is made for one allocation. Each direction has a key of its own, derived from it and the
-nonces, and each frame's MAC covers its number: so nothing is taken that was said on another
-connection, twice, out of order, or by anybody else. Until a proof is right, a peer costs a socket
-and 104 bytes. What is said is authentic and not secret.
+Proofs and MACs are keyed BLAKE2b. The key is made for one allocation. Each direction has a key of
+its own, derived from it and the nonces, and each frame's MAC covers its number: so nothing is taken
+that was said on another connection, twice, out of order, or by anybody else. Until a proof is
+right, a peer costs a socket and 104 bytes. What is said is authentic and not secret.
 
 No I/O is here: bytes in, bytes out.
 """
@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import os
 
-# hashlib and hmac, whose these are, load OpenSSL: a megabyte of each agent, and most of what a short
-# frame's MAC would cost there.
+# hashlib and hmac, whose these are, load OpenSSL (decision 0526): a megabyte of each agent, and
+# most of what a short frame's MAC would cost there.
 from _blake2 import blake2b
 from _operator import _compare_digest as equal
 from collections.abc import Sequence
