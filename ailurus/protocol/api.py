@@ -78,6 +78,16 @@ class TaskQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     task_id: Whole
 
 
+class TaskItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items of a step of a task, after a point; in one state if it is given."""
+
+    task_id: Whole
+    step: Annotated[str, Meta(min_length=1, max_length=200)]
+    state: Annotated[str, Meta(pattern=r"^(open|ready|failed|finished)?(?!\n)$")] = ""
+    after: Annotated[int, Meta(ge=-1, le=2**62)] = -1
+    limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
 class FailuresQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which kinds of failures to list: those of which one came after `since`."""
 
@@ -228,6 +238,15 @@ ROUTES: tuple[Route, ...] = (
     Route("submit_task", P, "/tasks", Scope.CREATE, m.SubmitTask, m.TaskSubmitted, "Submit a task"),
     Route("tasks", G, "/tasks", Scope.READ, TasksQuery, m.TaskPage, "List tasks, newest first"),
     Route("task", G, "/task", Scope.READ, TaskQuery, m.TaskDetail, "All about one task"),
+    Route(
+        "task_items",
+        G,
+        "/task/items",
+        Scope.READ,
+        TaskItemsQuery,
+        m.TaskItemPage,
+        "Items of a step of a task, with their jobs",
+    ),
     Route(
         "steer_task",
         P,

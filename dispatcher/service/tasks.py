@@ -32,7 +32,7 @@ from dispatcher.service.peers import Peers
 from dispatcher.service.state import State, log
 from dispatcher.service.storing import Storing
 from dispatcher.service.task_files import TaskFiles
-from dispatcher.tasks import intake, records, verbs, views
+from dispatcher.tasks import intake, item_pages, records, verbs, views
 from dispatcher.tasks.advance import Advanced, advance, catch_up, misses
 from dispatcher.tasks.records import TaskRecord
 
@@ -176,7 +176,27 @@ class Tasks:
         def look(tx: Tx) -> m.TaskDetail:
             found = _found(tx, ask.task_id, caller)
             row = views.row(tx, found, self._state.now(), why=True)
-            return m.TaskDetail(row=row, task=found.task)
+            counts = records.steps(tx, found.task_id)
+            staging = tuple(item_pages.staging(tx, found, counts))
+            return m.TaskDetail(row=row, task=found.task, staging=staging)
+
+        return await self._state.store.read(look)
+
+    async def task_items(self, ask: api.TaskItemsQuery, caller: Caller) -> m.TaskItemPage:
+        """Items of a step of a task, with their jobs."""
+
+        def look(tx: Tx) -> m.TaskItemPage:
+            found = _found(tx, ask.task_id, caller)
+            names = [step.name for step in found.task.steps]
+            if ask.step not in names:
+                raise Rejected(
+                    404,
+                    f"task {ask.task_id} has no step {ask.step!r}",
+                    field="step",
+                    remedy=f"see `dispatcher task show {ask.task_id}`",
+                )
+            nr = names.index(ask.step)
+            return item_pages.page(tx, found, nr, state=ask.state, after=ask.after, most=ask.limit)
 
         return await self._state.store.read(look)
 

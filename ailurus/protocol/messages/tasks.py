@@ -77,9 +77,53 @@ class TaskPage(Answer):
     next: int | None = None
 
 
+class StepStaging(Answer):
+    """How the files of a step are that are staged before there are jobs for them."""
+
+    step: str
+    storage: str
+    listed: int
+    """Nobody was asked for them yet."""
+    asked: int
+    """The catalogue is being asked."""
+    staging: int
+    """A rule brings them."""
+    staged: int
+    """They are there, and have no job yet."""
+    held: int
+    """They are kept there for jobs."""
+    most: int
+    """So many may be on their way or kept there."""
+    held_bytes: int
+
+
 class TaskDetail(Answer):
     """All about a task."""
 
     row: TaskRow
     task: Task
     """What was submitted; of each list only the first item."""
+    staging: tuple[StepStaging, ...] = ()
+
+
+class TaskItemRow(Answer):
+    """Items that go through a job together."""
+
+    first: int
+    """The number of the first of them in its step, from 0."""
+    items: int
+    item: str
+    """The first of them, as far as a list shows it; blank: it is too large."""
+    state: str
+    tries: int
+    job_id: int | None
+    reason: str = ""
+    """Why no job could be made of them."""
+
+
+class TaskItemPage(Answer):
+    """A page may have few of them, or none, and be followed by others all the same."""
+
+    items: tuple[TaskItemRow, ...]
+    # Pass as `after` for the page after this one.
+    next: int | None = None

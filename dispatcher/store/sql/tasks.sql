@@ -84,6 +84,14 @@ select first, body from task_slice where task_id = :task_id and step = :step and
         where task_id = :task_id and step = :step and first <= :first)
     order by first
 
+-- name: task_slice.peek
+-- The slice of items that has this one, unless it is large.
+-- reads: task_slice
+select first, body from task_slice where task_id = :task_id and step = :step
+    and first = (select max(first) from task_slice
+        where task_id = :task_id and step = :step and first <= :first)
+    and length(body) <= :most
+
 -- name: unit.add
 -- Items that go through a job together.
 -- writes: unit
@@ -135,8 +143,31 @@ select step, first, items, nr, tries, job_id, state, outcome from unit
 -- Why no jobs could be made of some items of a step.
 -- reads: unit
 select first, items, reason from unit
-    where task_id = :task_id and step = :step and state = 'failed' and state in ('ready', 'failed')
-    and reason <> '' order by first limit 1
+    where task_id = :task_id and step = :step and state = 'failed' and reason <> ''
+    order by first limit 1
+
+-- name: unit.page
+-- Units of a step in their order, after one.
+-- owner: checked by _found
+-- reads: unit
+select first, items, tries, job_id, state, reason from unit
+    where task_id = :task_id and step = :step and first > :after order by first limit :most
+
+-- name: unit.page_left
+-- Units of a step that have failed, or wait for another job, in their order, after one.
+-- owner: checked by _found
+-- reads: unit
+select first, items, tries, job_id, state, reason from unit
+    where task_id = :task_id and step = :step and state = :state and state in ('ready', 'failed')
+    and first > :after order by first limit :most
+
+-- name: unit.page_open
+-- Units of a step whose jobs are not final, in the order of these, after one.
+-- owner: checked by _found
+-- reads: unit
+select first, items, tries, job_id, state, reason from unit
+    where task_id = :task_id and step = :step and state = 'open' and job_id > :after
+    order by job_id limit :most
 
 -- name: unit.open
 -- The jobs of a task that are not final.
@@ -215,6 +246,12 @@ insert into task_file (task_id, step, name, state, item, size, place, body)
 select name, item, size, body from task_file
     where task_id = :task_id and step = :step and state = :state and state <> 'done'
     order by name limit :most
+
+-- name: task_file.counts
+-- How many files of a step are staged for it, or on their way, by state: no more than its cap.
+-- reads: task_file
+select state, count(*) from task_file where task_id = :task_id and step = :step
+    and state in ('asking', 'asked', 'here', 'held') and state <> 'done' group by state
 
 -- name: task_file.put
 -- What becomes of a file.

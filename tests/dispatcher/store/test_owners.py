@@ -216,6 +216,10 @@ class World:
     async def task(self):
         await self.service.tasks.task(api.TaskQuery(task_id=self.task_id), BOB)
 
+    async def task_items(self):
+        ask = api.TaskItemsQuery(task_id=self.task_id, step="one")
+        await self.service.tasks.task_items(ask, BOB)
+
     async def steer_task(self):
         ask = m.SteerTask(task_id=self.task_id, verb=Verb.PAUSE)
         await self.service.tasks.steer_task(ask, BOB)
@@ -387,7 +391,7 @@ NAMES_NOTHING = {
 REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     **dict.fromkeys(("file", "log_file"), 404),
-    **dict.fromkeys(("reregister", "task", "steer_task", "cancel_task"), 404),
+    **dict.fromkeys(("reregister", "task", "task_items", "steer_task", "cancel_task"), 404),
     **dict.fromkeys(("cancel_many", "retry_many", "change_many"), 404),
     **dict.fromkeys(("submission", "retry_submission"), 404),
     **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),

@@ -304,3 +304,27 @@ async def test_crashes_between_any_question_and_its_answer_change_nothing(place,
         for _ in range(3):
             await t.tasks.files.turn()
         assert shelf.rules() == shelf.on_disk() == []
+
+
+async def test_a_page_counts_the_files_of_the_carousel_by_how_far_they_are(place, shelf):
+    shelf.have("a", "b", "c")
+    async with at(place, shelf) as (_, t):
+        gate = {"staged": "DISK", "files": 2}
+        task = await t.submit(step("s", RAW, "read {item}", gate=gate))
+
+        async def counted() -> tuple[int, int, int, int]:
+            (one,) = (await t.tasks.task(api.TaskQuery(task_id=task), ALICE)).staging
+            assert (one.step, one.storage, one.most) == ("s", "DISK", 2)
+            assert one.asked + one.staging + one.staged + one.held <= one.most
+            return one.listed, one.asked + one.staging, one.staged, one.held
+
+        seen = [await counted()]
+        for _ in range(8):
+            await t.tasks.files.turn()
+            seen.append(await counted())
+            await t.settled(task)
+            seen.append(await counted())
+            await t.work(task)
+        assert seen[0] == (0, 0, 0, 0)
+        assert (1, 0, 0, 2) in seen
+        assert seen[-1] == (0, 0, 0, 0)
