@@ -1,5 +1,5 @@
-"""Items of a step, page by page, with the job of each: a look costs the same whether the step has ten or
-a million."""
+"""Items of a step, page by page, with the job of each: a look costs the same whether the step has
+ten or a million."""
 
 from __future__ import annotations
 
@@ -79,6 +79,10 @@ def _shown(
     """The first item of each unit, for people; blank where reading it would cost too much."""
     start, kept, left = 0, list[Item](), VALUES_BYTES
     for unit in units:
+        if not unit.items:
+            # A job that leases items of a step that is pulled.
+            yield ""
+            continue
         if numbers is not None:
             yield str(numbers.first + unit.first * numbers.step)
             continue
@@ -100,8 +104,8 @@ def _text(item: Item) -> str:
 
 
 def staging(tx: Tx, task: TaskRecord, counts: Sequence[StepRecord]) -> Iterator[m.StepStaging]:
-    """How the files are of the steps that have them staged: counted within the cap of each, as a data
-    set may have a million."""
+    """How the files are of the steps that have them staged: counted within the cap of each, as a
+    data set may have a million."""
     for step, count in zip(task.task.steps, counts, strict=True):
         if (gate := step.staged) is None:
             continue

@@ -9,6 +9,7 @@ const { Logbook, lined, marked, named } = await at("logbook");
 const { lanes, totals } = await at("timeline");
 const { asCommand, link, parse, spoken, understand } = await at("query");
 const { matches, merged, visible } = await at("rows");
+const steps = await at("steps");
 const { nearest, peakMemory, series, thinned } = await at("series");
 
 test("numbers read as people write them", () => {
@@ -196,4 +197,33 @@ test("W8 a payload shorter than a heartbeat has a curve of its final figures", (
   const two = [{ at: 0, usage: { rss_kb: 900 } }, { at: 9, usage: { rss_kb: 10, max_rss_kb: 500, max_pss_kb: 700 } }];
   assert.equal(peakMemory(two), 700 * 1024);
   assert.equal(peakMemory([{ usage: { rss_kb: 5 } }]), 5120);
+});
+
+test("steps of a task lie right of all that they come after, and a gate is told from files", () => {
+  const { boxes, lines } = steps.layered([
+    { name: "gen", over: { range: { from: 1, to: 9 } } },
+    { name: "digi", over: { outputs: "gen" } },
+    { name: "merge", over: { outputs: ["gen", "digi"] } },
+    { name: "plots", over: { list: ["a"] }, gate: { after: "gen 90%" } },
+    { name: "alone", over: { list: ["a"] }, gate: { staged: "DISK" } },
+  ]);
+  assert.deepEqual(boxes.map((box) => [box.column, box.row]), [[0, 0], [1, 0], [2, 0], [1, 1], [0, 1]]);
+  assert.deepEqual(lines.map((line) => `${line.from}${line.gate ? "-" : "="}${line.to}`), ["0=1", "0=2", "1=2", "0-3"]);
+  // what no dispatcher sends draws no line, and hangs nothing
+  assert.deepEqual(steps.layered([{ name: "a", over: { outputs: ["a", "b"] } }, { name: "b", over: { outputs: "a" } }]).lines.length, 1);
+});
+
+test("the rate of a task is that of what was watched, and no time left is told where more may come", () => {
+  const step = { items: 100, finished: 30, failed: 10, open: 20, waiting: 40, closed: true };
+  const row = { state: "running", created: 0, steps: [step] };
+  assert.deepEqual(steps.pace(row, 400, { at: 390, ended: 39 }), { ended: 40, rate: 0.1, watched: false, left: 600, known: true });
+  assert.deepEqual(steps.pace(row, 400, { at: 360, ended: 20 }), { ended: 40, rate: 0.5, watched: true, left: 120, known: true });
+  assert.equal(steps.pace({ ...row, state: "paused" }, 400, { at: 360, ended: 20 }).left, null);
+  assert.equal(steps.pace({ ...row, steps: [{ ...step, closed: false }] }, 400, { at: 360, ended: 20 }).left, null);
+  assert.deepEqual([12, 0.5, 0.001].map(steps.spoken), ["12 a second", "30 a minute", "3.6 an hour"]);
+});
+
+test("a task has an address as a job has", () => {
+  assert.deepEqual(parse("#/tasks/7?step=a"), { page: "task", id: 7, params: { step: "a" } });
+  assert.equal(link({ page: "task", id: 7, params: { items: "failed" } }), "#/tasks/7?items=failed");
 });

@@ -51,6 +51,19 @@ def test_it_is_one_line_that_leads_to_its_page_where_it_is_cancelled_and_restart
     assert seen.faults == []
 
 
+def test_a_long_list_has_pages_that_are_links(page: Page, dispatcher: Dispatcher, seen: Seen):
+    numbers = [submit(dispatcher, "long", 1) for _ in range(51)]
+    page.goto(f"{dispatcher.url}/console/#/submissions?label=campaign=long")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(50)
+    page.get_by_role("link", name="Older").click()
+    expect(rows).to_have_count(1)
+    expect(rows.locator("td").first).to_have_text(str(numbers[0]))
+    page.get_by_role("link", name="Newest").click()
+    expect(rows).to_have_count(50)
+    assert seen.faults == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_its_pages_are_accessible_and_fit(page: Page, dispatcher: Dispatcher, scheme, width):

@@ -55,6 +55,7 @@ export function Job({ id, params, go }) {
       <span>queue <a href=${link({ page: "jobs", params: { queue: row.queue } })}>${row.queue || "any"}</a></span>
       <span>user <a href=${link({ page: "jobs", params: { user: row.user } })}>${row.user}</a></span>
       ${detail.submission && html`<span>submission <a href=${link({ page: "submission", id: detail.submission })}>${detail.submission}</a></span>`}
+      ${/^\d{1,15}$/.test(spec.labels?.task ?? "") && html`<span>task <a href=${link({ page: "task", id: Number(spec.labels.task) })}>${spec.labels.task}</a></span>`}
       <span>attempt ${row.attempt_nr || "–"}${spec.max_attempts ? ` of ${spec.max_attempts}` : ""}</span>
       <span>priority ${row.priority}</span>
       <span>submitted <${Ago} at=${row.created} past /></span>

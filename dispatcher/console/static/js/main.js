@@ -15,6 +15,7 @@ import { Jobs } from "./jobs.js";
 import { Failures } from "./failures.js";
 import { Job } from "./job.js";
 import { Submission, Submissions } from "./submissions.js";
+import { Task, Tasks } from "./tasks.js";
 import { Pilots } from "./pilots.js";
 import { Worker } from "./worker.js";
 import { Queues } from "./queues.js";
@@ -23,8 +24,8 @@ import { Usage } from "./usage.js";
 const place = signal(parse(location.hash));
 const helping = signal(false);
 const theme = signal(document.documentElement.dataset.theme ?? "system");
-/** @type {Record<keyof PAGES | "job" | "submission" | "worker", import("preact").ComponentType<any>>} */
-const VIEWS = { overview: Overview, jobs: Jobs, job: Job, submissions: Submissions, submission: Submission, worker: Worker, pilots: Pilots, queues: Queues, failures: Failures, usage: Usage };
+/** @type {Record<keyof PAGES | "job" | "submission" | "task" | "worker", import("preact").ComponentType<any>>} */
+const VIEWS = { overview: Overview, jobs: Jobs, job: Job, submissions: Submissions, submission: Submission, tasks: Tasks, task: Task, worker: Worker, pilots: Pilots, queues: Queues, failures: Failures, usage: Usage };
 const NAV = Object.entries(PAGES);
 const KEYS = Object.fromEntries(NAV.map(([name, { key }]) => [key, name]));
 
@@ -105,10 +106,10 @@ async function signOut() {
 function Frame() {
   const { page, id, params } = place.value;
   const Page = VIEWS[/** @type {keyof VIEWS} */ (page)];
-  const here = { job: "jobs", submission: "submissions", worker: "pilots" }[page] ?? page;
+  const here = { job: "jobs", submission: "submissions", task: "tasks", worker: "pilots" }[page] ?? page;
   const running = overview.value ? grouped(overview.value.states).running : 0;
   useEffect(() => {
-    const title = id === null ? (PAGES[/** @type {keyof PAGES} */ (page)]?.title ?? "") : `${{ worker: "Pilot", submission: "Submission" }[page] ?? "Job"} ${id}`;
+    const title = id === null ? (PAGES[/** @type {keyof PAGES} */ (page)]?.title ?? "") : `${{ worker: "Pilot", submission: "Submission", task: "Task" }[page] ?? "Job"} ${id}`;
     document.title = `${title} · Ailurus`;
   }, [page, id]);
   return html`
@@ -135,6 +136,7 @@ function Frame() {
 const SHAPES = {
   overview: "M3 12h4l3-8 4 16 3-8h4", jobs: "M4 6h16M4 12h16M4 18h10",
   submissions: "M3 7l9-4 9 4-9 4zM3 12l9 4 9-4M3 17l9 4 9-4",
+  tasks: "M3 4h6v5H3zM15 4h6v5h-6zM15 15h6v5h-6zM9 6.500h6M12 6.500v11h3",
   pilots: "M4 4h7v7H4zM13 4h7v7h-7zM4 13h7v7H4zM13 13h7v7h-7z", queues: "M4 5v14M9 8v8M14 5v14M19 8v8",
   failures: "M12 3l10 18H2zM12 10v5M12 18v.5", usage: "M4 20h16M6 17v-5M12 17V5M18 17V9",
   light: "M12 8a4 4 0 100 8 4 4 0 000-8zM12 2v3M12 19v3M2 12h3M19 12h3M5 5l2 2M17 17l2 2M5 19l2-2M17 7l2-2",

@@ -1,16 +1,16 @@
 // The small pieces that all pages are made of.
 
 import { h } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import htm from "htm";
 import { GROUP, count, duration, age, moment } from "./format.js";
-import { now } from "./live.js";
+import { now, overview } from "./live.js";
 import { link } from "./query.js";
 
 export const html = htm.bind(h);
 
-/** A state as a word with its colour and its mark: colour is never all that tells. @param {{state: string}} props */
-export const State = ({ state }) => html`<span class="state" data-group=${GROUP[state] ?? state}>${state}</span>`;
+/** A state as a word with its colour and its mark: colour is never all that tells. @param {{state: string, group?: string}} props */
+export const State = ({ state, group }) => html`<span class="state" data-group=${group ?? GROUP[state] ?? state}>${state}</span>`;
 
 /** How long ago, ticking; "ago" is said of the past. @param {{at: number | null | undefined, limit?: number, past?: boolean}} props */
 export const Ago = ({ at, limit = Infinity, past = false }) => {
@@ -26,10 +26,11 @@ export const Card = ({ title, note, children, id, class: cls = "" }) => html`
     ${children}
   </section>`;
 
-/** Parts of a whole as one bar. @param {{parts: [string, number][], label: string, total?: number}} props */
+/** Parts of a whole as one bar, each with its group and, where that is no word for it, a word.
+ *  @param {{parts: [string, number, string?][], label: string, total?: number}} props */
 export function Bar({ parts, label, total }) {
   const sum = total ?? parts.reduce((all, [, n]) => all + n, 0);
-  const said = parts.filter(([, n]) => n).map(([name, n]) => `${count(n)} ${name}`).join(", ");
+  const said = parts.filter(([, n]) => n).map(([name, n, word]) => `${count(n)} ${word ?? name}`).join(", ");
   return html`<div class="bar" role="img" aria-label=${`${label}: ${said || "none"}`} title=${said}>
     ${sum > 0 && parts.filter(([, n]) => n > 0).map(([name, n]) =>
       html`<i key=${name} data-group=${name} style=${{ flexGrow: n / sum }}></i>`)}
@@ -89,13 +90,42 @@ export function useLoaded(loader, key) {
   return [state.value, state.error, () => setTurn((n) => n + 1)];
 }
 
+/** What a loader returns, again when the sums of the jobs move, and every so many seconds if that is said; at most once
+ *  a second, and not while nobody looks. @param {() => Promise<any>} load @param {string} key @param {number} [every] */
+export function useLive(load, key, every = 0) {
+  const [seen, setSeen] = useState(/** @type {any} */ (null));
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const asked = useRef({ key: "", at: 0, turn: 0, shown: 0 });
+  const sums = JSON.stringify(overview.value?.states ?? {});
+  const beat = every && Math.floor(now.value / every);
+  useEffect(() => () => { asked.current.key = ""; }, []);
+  useEffect(() => {
+    const { current } = asked;
+    const other = current.key !== key;
+    current.key = key;
+    if (document.hidden && !other) return undefined;
+    // What was asked for before is still an answer: only a later one, or another question, makes it none.
+    const planned = setTimeout(() => {
+      current.at = Date.now();
+      const turn = current.turn += 1;
+      const counts = () => current.key === key && turn > current.shown;
+      load().then(
+        (answer) => { if (counts()) { current.shown = turn; setSeen({ key, answer }); setError(null); } },
+        (fault) => { if (counts()) setError(fault); },
+      );
+    }, other ? 0 : Math.max(0, 1000 - (Date.now() - current.at)));
+    return () => clearTimeout(planned);
+  }, [key, sums, beat]);
+  return { seen: seen?.key === key ? seen.answer : null, error, set: (/** @type {any} */ answer) => setSeen({ key, answer }) };
+}
+
+/** Ways to the next page of a list and back to the first; each is a link.
+ *  @param {{place: any, name: string, next: any, words?: [string, string]}} props `name`: the parameter that says where a page begins */
+export const Pages = ({ place, name, next, words = ["Newest", "Older"] }) => {
+  const to = (/** @type {any} */ at) => link({ ...place, params: { ...place.params, [name]: at } });
+  const begun = place.params[name];
+  return (begun || next !== null) && html`<p class="pages">${begun && html`<a href=${to("")}>${words[0]}</a>`} ${next !== null && html`<a href=${to(String(next))}>${words[1]}</a>`}</p>`;
+};
+
 /** The sign of the house: a ringed tail. */
-export const Tail = () => html`
-  <svg class="tail" viewBox="4 5 56 52" aria-hidden="true">
-    <path class="fur" d="M12 54 C4 30 18 8 40 9 C54 10 60 22 54 32 C49 40 39 38 38 31 C37 26 41 24 44 26 C40 20 28 22 25 34 C23 43 26 49 29 54 Z" />
-    <path class="ring" d="M9.5 44 C15 42.500 20 42.600 24.800 44.200 L24 37.500 C19.500 36 14.500 36 8.800 37.500 Z" />
-    <path class="ring" d="M10 30 C15.500 30.200 21 31.800 25.700 34 L29.500 28.200 C24.500 25.200 19 23.600 12.700 23.400 Z" />
-    <path class="ring" d="M18.500 16.200 C24 17.600 29 20.700 32.600 25.100 L38.600 23.300 C35.500 17.700 30.500 13.200 24.500 11.600 Z" />
-    <path class="ring" d="M35 9.300 C38.500 12.600 41.200 17.600 42.200 23.500 L47.600 26 C47.500 19 45.400 13.500 42.400 9.200 Z" />
-    <path class="ring" d="M52 15.500 C50.500 19.500 48.800 23.500 46.600 29 L50.800 36 C56.500 30 57.500 22 52 15.500 Z" />
-  </svg>`;
+export const Tail = () => html`<i class="tail" aria-hidden="true"></i>`;

@@ -8,6 +8,7 @@ export const PAGES = {
   overview: { title: "Overview", key: "o" },
   jobs: { title: "Jobs", key: "j" },
   submissions: { title: "Submissions", key: "s" },
+  tasks: { title: "Tasks", key: "t" },
   pilots: { title: "Pilots", key: "p" },
   queues: { title: "Queues", key: "q" },
   failures: { title: "Failures", key: "f" },
@@ -19,7 +20,7 @@ export function parse(hash) {
   const [path, search = ""] = hash.replace(/^#\/?/, "").split("?", 2);
   const [name, id] = path.split("/", 2);
   const params = Object.fromEntries(new URLSearchParams(search));
-  const own = { jobs: "job", submissions: "submission", pilots: "worker" }[name];
+  const own = { jobs: "job", submissions: "submission", tasks: "task", pilots: "worker" }[name];
   if (own && /^\d{1,15}$/.test(id ?? "")) return { page: own, id: Number(id), params };
   return { page: Object.hasOwn(PAGES, name) ? name : "overview", id: null, params };
 }
@@ -28,7 +29,7 @@ export function parse(hash) {
 export function link({ page = "overview", id = null, params = {} }) {
   const kept = Object.entries(params).filter(([, value]) => value !== "" && value !== null);
   const search = new URLSearchParams(kept).toString();
-  const path = id === null ? (page === "overview" ? "" : page) : `${{ worker: "pilots", submission: "submissions" }[page] ?? "jobs"}/${id}`;
+  const path = id === null ? (page === "overview" ? "" : page) : `${{ worker: "pilots", submission: "submissions", task: "tasks" }[page] ?? "jobs"}/${id}`;
   return `#/${path}${search ? `?${search}` : ""}`;
 }
 

@@ -1,44 +1,23 @@
 // What was submitted together: a list with a bar each, and a page of one, to wait, cancel and try again.
 
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { Question, fresh, useVerbs } from "./act.js";
 import { get, post } from "./api.js";
 import { count } from "./format.js";
-import { overview } from "./live.js";
-import { html, Ago, Bar, Empty, Trouble } from "./parts.js";
+import { html, Ago, Bar, Empty, Pages, Trouble, useLive } from "./parts.js";
 import { link } from "./query.js";
 
 const PARTS = ["finished", "failed", "cancelled", "running", "waiting"];
 const STATES = { finished: "finished", failed: "failed", cancelled: "cancelled,closed", running: "sent,starting,running,holding", waiting: "pending,activated" };
-/** Rows more at a time; the dispatcher gives 200. */
-const MORE = 50;
-
-/** What a loader returns, again when the sums of the jobs move, at most once a second.
- *  @param {() => Promise<any>} load @param {string} key */
-function useLive(load, key) {
-  const [seen, setSeen] = useState(/** @type {any} */ (null));
-  const [error, setError] = useState(/** @type {any} */ (null));
-  const sums = JSON.stringify(overview.value?.states ?? {});
-  useEffect(() => {
-    let current = true;
-    const planned = setTimeout(() => load().then(
-      (answer) => { if (current) { setSeen({ key, answer }); setError(null); } },
-      (fault) => current && setError(fault),
-    ), seen?.key === key ? 1000 : 0);
-    return () => { current = false; clearTimeout(planned); };
-  }, [key, sums]);
-  return { seen: seen?.key === key ? seen.answer : null, error, set: (/** @type {any} */ answer) => setSeen({ key, answer }) };
-}
 
 /** @param {{params: Record<string, string>}} props */
 export function Submissions({ params }) {
-  const { open = "", user = "", label = "", name = "" } = params;
-  const [limit, setLimit] = useState(MORE);
-  const { seen, error } = useLive(() => get("submissions", { open, user, label, name, limit }), JSON.stringify([open, user, label, name, limit]));
+  const { open = "", user = "", label = "", name = "", before = "" } = params;
+  const { seen, error } = useLive(() => get("submissions", { open, user, label, name, before, limit: 50 }), JSON.stringify([open, user, label, name, before]));
   const rows = seen?.submissions ?? [];
   const chip = (/** @type {string} */ key, /** @type {string} */ value, /** @type {string} */ text) => {
     const on = (params[key] ?? "") === value;
-    return html`<a key=${key} class="chip" aria-current=${on ? "true" : undefined} href=${link({ page: "submissions", params: { ...params, [key]: on ? "" : value } })}>${text}</a>`;
+    return html`<a key=${key} class="chip" aria-current=${on ? "true" : undefined} href=${link({ page: "submissions", params: { ...params, before: "", [key]: on ? "" : value } })}>${text}</a>`;
   };
   return html`<div class="heading"><h1>Submissions</h1></div>
     <div class="filters" role="group" aria-label="Filter">${chip("open", "true", "not ended")}
@@ -46,7 +25,7 @@ export function Submissions({ params }) {
     <${Trouble} error=${error} />
     ${seen && (rows.length ? html`<section class="card"><${Rows} rows=${rows} params=${params} /></section>`
       : html`<${Empty} command="dispatcher submit jobs.yaml --name sweep">${Object.keys(params).length ? "No submission is like that." : "What is submitted together is one line here:"}</${Empty}>`)}
-    ${seen?.next && limit < 200 && html`<p><button type="button" class="quiet" onClick=${() => setLimit(Math.min(200, limit + MORE))}>Show more</button></p>`}`;
+    ${seen && html`<${Pages} place=${{ page: "submissions", params }} name="before" next=${seen.next ?? null} />`}`;
 }
 
 /** @param {{row: any}} props */
@@ -60,7 +39,7 @@ const Rows = ({ rows, params }) => html`<div class="scroll" tabindex="0" role="r
   <tbody>${rows.map((row) => html`<tr key=${row.submission}>
     <td class="n wide">${row.submission}</td>
     <th scope="row"><a href=${link({ page: "submission", id: row.submission })}>${row.name || "no name"}</a>
-      <div>${Object.entries(row.labels ?? {}).map(([key, value]) => html`<a key=${key} class="note" href=${link({ page: "submissions", params: { ...params, label: `${key}=${value}` } })}>${key}=${value}</a> `)}</div></th>
+      <div>${Object.entries(row.labels ?? {}).map(([key, value]) => html`<a key=${key} class="note" href=${link({ page: "submissions", params: { ...params, before: "", label: `${key}=${value}` } })}>${key}=${value}</a> `)}</div></th>
     <td class="grow"><${Progress} row=${row} /></td>
     <td class="n">${count(row.jobs)}</td>
     <td class="n wide">${count(row.parts?.finished ?? 0)}</td><td class="n wide">${count(row.parts?.failed ?? 0)}</td>

@@ -45,7 +45,7 @@ export function SignIn() {
 }
 
 const KEYS = [
-  ["/", "find jobs"], ["g o", "overview"], ["g j", "jobs"], ["g s", "submissions"], ["g p", "pilots"], ["g q", "queues"], ["g f", "failures"],
+  ["/", "find jobs"], ["g o", "overview"], ["g j", "jobs"], ["g s", "submissions"], ["g t", "tasks"], ["g p", "pilots"], ["g q", "queues"], ["g f", "failures"],
   ["j  k", "next, previous job in the list"], ["Enter", "open it"], ["x", "select it; with shift and a click all from there on"], ["f", "follow the log"], ["?", "this list"], ["Esc", "close"],
 ];
 
