@@ -3,7 +3,9 @@ catalogue is away or refuses."""
 
 from __future__ import annotations
 
+import re
 import zlib
+from pathlib import Path
 from secrets import token_hex
 from urllib.parse import urlsplit
 
@@ -24,9 +26,10 @@ def mark() -> str:
     return token_hex(4)
 
 
-def damaged(rucio, did: str) -> None:
-    """Another content of the same size in a file's replica at POSIX."""
-    (path,) = (rucio.directory / "storage").rglob(did.partition(":")[2])
+def damaged(rucio, did: str, rse: str = "POSIX") -> None:
+    """Another content of the same size in a file's replica there."""
+    posix, xrootd = rucio.directory / "storage", Path(rucio.facts["xrootd"]["store"])
+    (path,) = (posix if rse == "POSIX" else xrootd).rglob(did.partition(":")[2])
     path.write_bytes(b"?" * path.stat().st_size)
 
 
@@ -35,19 +38,27 @@ def test_a_damaged_replica_is_told_and_another_one_is_taken(rucio, tmp_path, mar
     only, twice = f"user.alice:only.{mark}", f"user.alice:twice.{mark}"
     at.upload(rucio, "POSIX", {only: content, twice: content}, tmp_path / "in")
     at.upload(rucio, "ROOT", {twice: content}, tmp_path / "again")
+    far = {rse: f"user.alice:{rse.lower()}.{mark}" for rse in ("ROOT", "DAVS")}
+    for rse, did in far.items():
+        at.upload(rucio, rse, {did: content}, tmp_path / rse)
+        damaged(rucio, did, rse)
     for did in (only, twice):
         damaged(rucio, did)
     with Experiment(rucio, tmp_path) as here:
         good = here.submit(
             command=f"test right = $(head -c 5 twice.{mark})", inputs=[f"rucio://{twice}"]
         )
-        bad = here.submit(command="true", inputs=[f"rucio://{only}"])
+        bad = [
+            here.submit(command="true", inputs=[f"rucio://{did}"]) for did in (only, *far.values())
+        ]
         here.finished(good)
-        job = here.ended(bad)
-        why = here.cli("why", bad)
-    assert (job.row.state, job.row.code) == ("failed", Code.GET_ADLER_MISMATCH)
-    assert f"{zlib.adler32(content):08x}" in job.row.diagnosis
-    assert "declare that replica bad" in why
+        jobs = [here.ended(job_id) for job_id in bad]
+        why = [here.cli("why", job_id) for job_id in bad]
+    for job in jobs:
+        assert (job.row.state, job.row.code) == ("failed", Code.GET_ADLER_MISMATCH)
+    assert f"{zlib.adler32(content):08x}" in jobs[0].row.diagnosis
+    # XRootD's servers may know the sum of what was sent, and their clients say that it is another.
+    assert all(re.search("declare (that replica|it) bad", told) for told in why), why
 
 
 def test_a_full_storage_is_told_and_nothing_takes_its_room(rucio, tmp_path, mark):
