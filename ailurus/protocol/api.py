@@ -226,6 +226,15 @@ ROUTES: tuple[Route, ...] = (
         "Hold, release, move or reorder all that match",
     ),
     Route(
+        "undo",
+        P,
+        "/jobs/undo",
+        Scope.CREATE,
+        m.Undo,
+        m.Acted,
+        "Submit anew what a cancellation stopped that waited",
+    ),
+    Route(
         "reregister",
         P,
         "/jobs/register",

@@ -34,6 +34,7 @@ VERBS = {
     "get": "bring what jobs left in storage",
     "cancel": "cancel jobs",
     "retry": "submit final jobs anew",
+    "undo": "bring back what a cancellation of many jobs stopped that waited",
     "priority": "let jobs that wait go before others",
     "move": "let jobs wait in another queue",
     "hold": "let jobs wait until they are released",

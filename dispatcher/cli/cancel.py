@@ -1,10 +1,12 @@
-"""`dispatcher cancel`: workers that run the jobs are told at their next heartbeat."""
+"""`dispatcher cancel`: workers that run the jobs are told at their next heartbeat. What waited can
+be brought back for a while, where it was cancelled with others: `dispatcher undo`."""
 
 from __future__ import annotations
 
+import sys
 from argparse import ArgumentParser, Namespace
 
-from ailurus.output import Output
+from ailurus.output import Output, clock
 from ailurus.protocol.states import OPEN
 from dispatcher.cli import selection
 from dispatcher.cli.connection import connect
@@ -24,12 +26,19 @@ def main(args: Namespace, out: Output) -> int:
     what = selection.chosen(client, args, out, "cancel", STATES)
     if what is None:
         return 0
-    if what.ids:
+    if len(what.ids) == 1:
         answer = client.cancel(what.ids)
     else:
         done = selection.carry(client, "cancel_many", what, CancelMany)
-        selection.show_reasons(done)
-        answer = Cancelled(cancelled=done.job_ids, already_done=())
+        if not what.ids:
+            selection.show_reasons(done)
+        final = sorted({*what.ids} - {*done.job_ids})
+        answer = Cancelled(cancelled=done.job_ids, already_done=tuple(final))
+        if done.undo and done.undo_until is not None:
+            sys.stderr.write(
+                f"{done.undo:,} of them waited; to bring these back until "
+                f"{clock(done.undo_until)}: dispatcher undo {done.action}\n"
+            )
     if out.as_json:
         out.document(answer)
     else:

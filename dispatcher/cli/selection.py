@@ -158,8 +158,6 @@ def carry(client: Client, route: str, what: Chosen, kind: type[Many], **given: o
     """Do it to what was chosen, until it is done to all; what is asked again goes on."""
     import uuid
 
-    from ailurus.protocol.messages import Acted
-
     counted = what.counted
     ask = kind(
         request_id=uuid.uuid4().hex,
@@ -170,6 +168,13 @@ def carry(client: Client, route: str, what: Chosen, kind: type[Many], **given: o
         jobs=counted.jobs if counted else None,
         **given,
     )
+    return repeated(client, route, ask)
+
+
+def repeated(client: Client, route: str, ask: Struct) -> Acted:
+    """Ask until it is done to all; whatever was done meanwhile."""
+    from ailurus.protocol.messages import Acted
+
     job_ids: tuple[int, ...] = ()
     new_ids: tuple[int, ...] = ()
     reasons: dict[str, None] = {}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ailurus.output import Output, clock, span
 from ailurus.protocol.states import JobState
-from dispatcher.cli import items
+from dispatcher.cli import history, items
 from dispatcher.cli.connection import connect
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def main(args: Namespace, out: Output) -> int:
         out.document(job)
     else:
         _show(job, out)
+        history.show(client, job_id, out)
     return 0
 
 

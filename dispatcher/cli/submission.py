@@ -15,7 +15,7 @@ from dispatcher.cli.connection import connect
 from dispatcher.cli.submissions import SIGNS, bar
 
 if TYPE_CHECKING:
-    from ailurus.protocol.messages import SubmissionDetail, SubmissionRow
+    from ailurus.protocol.messages import SubmissionAct, SubmissionDetail, SubmissionRow
     from ailurus.wire.client import Client
 
 VERBS = {
@@ -94,6 +94,7 @@ def _show(detail: SubmissionDetail, out: Output) -> None:
             *_parts(row),
             ("retry of", row.retry_of or ""),
             ("retried as", " ".join(map(str, detail.retried_as))),
+            *(("done to it", _act(one)) for one in detail.acts),
         )
     )
     out.line(f"its jobs: dispatcher jobs submission:{row.submission}")
@@ -101,6 +102,10 @@ def _show(detail: SubmissionDetail, out: Output) -> None:
         out.line(f"why they failed: dispatcher jobs submission:{row.submission} state:failed")
         if row.ended:
             out.line(f"once that is mended: dispatcher submission retry {row.submission}")
+
+
+def _act(one: SubmissionAct) -> str:
+    return f"{clock(one.at)} {one.verb} of {one.jobs} jobs by {one.by} (action {one.action})"
 
 
 def _parts(row: SubmissionRow) -> list[tuple[str, int]]:

@@ -23,6 +23,39 @@ class ActionRecord(Struct, frozen=True):
     done: int
     kept: int
     ended: float | None
+    undo: int
+    """How many of them can be brought back."""
+
+
+class CancelledRecord(Struct, frozen=True):
+    """What is asked before an action is undone: `action.get`."""
+
+    owner: str
+    verb: str
+    ended: float | None
+    undo: int
+
+
+class ReachedRecord(Struct, frozen=True):
+    """An action that has reached a submission: `reached.of`."""
+
+    action_id: int
+    by: str
+    verb: str
+    at: float
+    jobs: int
+    """How many of its jobs."""
+
+
+def get(tx: Tx, action_id: int) -> CancelledRecord | None:
+    """An action by its number."""
+    row = tx.one("action.get", action_id=action_id)
+    return None if row is None else CancelledRecord(*row)
+
+
+def reached(tx: Tx, first: int, most: int) -> list[ReachedRecord]:
+    """What was done to a submission, the latest first."""
+    return [ReachedRecord(*row) for row in tx.all("reached.of", first=first, most=most)]
 
 
 def find(tx: Tx, owner: str, request_id: str) -> ActionRecord | None:

@@ -81,6 +81,7 @@ def tidy(tx: Tx, *, before: float) -> bool:
     events = tx.all("event.trim", before=before, most=EVENTS)
     tx.run("request.trim", before=before)
     tx.run("tally.trim")
+    tx.run("reached.trim", before=before)
     tx.run("action.trim", before=before)
     return len(due) == SLICE or len(events) == EVENTS
 

@@ -95,6 +95,18 @@ def known(tx: Tx, by: str, request_id: str) -> Known | None:
     return Known(answer, found.digest)
 
 
+def check_complete(job_ids: Sequence[int], states: Mapping[int, JobState]) -> None:
+    """Raises Rejected for a job that is still being submitted."""
+    for nr, job_id in enumerate(job_ids):
+        if states[job_id] is JobState.DEFINED:
+            raise Rejected(
+                409,
+                f"job {job_id} is still being submitted",
+                field=f"job_ids[{nr}]",
+                remedy="cancel it when its submission has been answered",
+            )
+
+
 def id_reused(request_id: str) -> Rejected:
     """The refusal of a request whose id stands for something else."""
     return Rejected(

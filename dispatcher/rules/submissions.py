@@ -19,13 +19,15 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.states import FINAL, PART, PARTS, UNSUCCESSFUL, JobState
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import records, submission_records
+from dispatcher.rules import action_records, records, submission_records
 from dispatcher.rules.retries import Tries
 from dispatcher.rules.submission import COUNTED_ON_SIGHT
 from dispatcher.rules.submission_records import SubmissionRecord
 
 # Retries that a submission names.
 MOST_RETRIES = 100
+# Actions that it shows.
+MOST_ACTS = 50
 _labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -58,6 +60,14 @@ def retried_as(tx: Tx, number: int) -> tuple[int, ...]:
     """The submissions that try one again."""
     found = tx.all("submission.retries", first=number, most=MOST_RETRIES)
     return tuple(first for (first,) in found)
+
+
+def acts(tx: Tx, number: int) -> tuple[m.SubmissionAct, ...]:
+    """What was done to jobs of a submission."""
+    return tuple(
+        m.SubmissionAct(action=one.action_id, by=one.by, verb=one.verb, at=one.at, jobs=one.jobs)
+        for one in action_records.reached(tx, number, MOST_ACTS)
+    )
 
 
 def row(tx: Tx, one: SubmissionRecord, *, counted: bool = False) -> m.SubmissionRow:

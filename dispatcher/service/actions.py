@@ -24,7 +24,15 @@ from dispatcher.auth.caller import Caller
 from dispatcher.events import ActionBegun, ActionEnded
 from dispatcher.ports import Ahead, Tx
 from dispatcher.refusal import Rejected
-from dispatcher.rules import action_records, handling, records, searches, submission
+from dispatcher.rules import (
+    action_records,
+    dependencies,
+    handling,
+    records,
+    searches,
+    submission,
+    undoing,
+)
 from dispatcher.rules.action_records import ActionRecord
 from dispatcher.rules.handling import Hand
 from dispatcher.rules.searches import Wanted
@@ -41,7 +49,8 @@ REASONS = 5
 # Unfinished ones that a start goes on with, and how long ago they may have begun: whoever has
 # stopped one has seen by then that it was a mistake, or has asked for the rest.
 MOST, RESUMED_S = 1000, 3600.0
-REQUESTS: dict[str, type[m.Many]] = {"cancel": m.CancelMany, "retry": m.RetryMany}
+RETRIES = frozenset({"retry", "undo"})
+"""Verbs that submit jobs anew."""
 _encode = msgspec.json.Encoder().encode
 
 
@@ -53,6 +62,19 @@ class _Rights(Struct, frozen=True):
     groups: tuple[str, ...] = ()
 
 
+class _UndoMany(m.Many, kw_only=True):
+    """Jobs that another action has cancelled are brought back."""
+
+    of: int
+
+
+REQUESTS: dict[str, type[m.Many]] = {
+    "cancel": m.CancelMany,
+    "retry": m.RetryMany,
+    "undo": _UndoMany,
+}
+
+
 class _Action(Struct):
     """An action under way, and what came of it since this request came."""
 
@@ -61,7 +83,7 @@ class _Action(Struct):
     ask: m.Many
     caller: Caller
     search: Wanted | None
-    """None: the jobs are named."""
+    """None: the jobs are named, or written down."""
     last: int
     cursor: int
     job_ids: list[int]
@@ -101,6 +123,18 @@ class Actions:
             )
         return await self._act(ask.verb, ask, caller)
 
+    async def undo(self, ask: m.Undo, caller: Caller) -> m.Acted:
+        """Try the jobs again that an action has cancelled while they waited. Raises Rejected."""
+        store, now = self._state.store, self._state.now
+        jobs = await store.read(lambda tx: undoing.cancelled(tx, ask.action, caller.owns, now()))
+        # What waited for them fails before it is looked for.
+        while await store.write(lambda tx: dependencies.unfold(tx, now=now())):
+            pass
+        # The same request, whoever asks how often.
+        request_id = f"undo-{ask.action}"
+        many = _UndoMany(request_id=request_id, of=ask.action, jobs=jobs)
+        return await self._carried("undo", many, caller)
+
     def resume(self) -> None:
         """Go on with what a former process began."""
         self._state.loops.once("actions", self._resume())
@@ -131,6 +165,10 @@ class Actions:
                 field="query",
                 remedy="give a query, state:open say, or numbers of jobs",
             )
+        return await self._carried(verb, ask, caller)
+
+    async def _carried(self, verb: str, ask: m.Many, caller: Caller) -> m.Acted:
+        """What is asked for, done as far as the time allows."""
         async with self._busy.setdefault(caller.subject, asyncio.Lock()):
             stored = await self._begun(verb, ask, caller)
             action = self._action(verb, ask, caller, stored)
@@ -146,13 +184,16 @@ class Actions:
             job_ids=tuple(action.job_ids),
             new_ids=tuple(action.new_ids),
             reasons=tuple(action.reasons)[:REASONS],
+            undo=stored.undo,
+            undo_until=stored.ended + undoing.UNDO_S if stored.undo and stored.ended else None,
         )
 
     async def _found(self, owner: str, request_id: str) -> ActionRecord | None:
         return await self._state.store.read(lambda tx: action_records.find(tx, owner, request_id))
 
     def _action(self, verb: str, ask: m.Many, caller: Caller, stored: ActionRecord) -> _Action:
-        search = None if ask.job_ids else _wanted(verb, ask, caller, stored.at)
+        named = ask.job_ids or verb == "undo"
+        search = None if named else _wanted(verb, ask, caller, stored.at)
         return _Action(
             number=stored.action_id,
             verb=verb,
@@ -171,8 +212,10 @@ class Actions:
         now = self._state.now()
         said = _encode((verb, ask)).decode()
         if ask.job_ids:
-            await self._intake.states_of(ask.job_ids, caller)
-        else:
+            states = (await self._intake.states_of(ask.job_ids, caller)).states
+            if verb == "cancel":
+                submission.check_complete(ask.job_ids, states)
+        elif verb != "undo":
             # A fault in the query is told before anything is written.
             _wanted(verb, ask, caller, now)
 
@@ -234,7 +277,7 @@ class Actions:
 
     async def _do(self, action: _Action, ids: list[int]) -> None:
         """Do it to a slice."""
-        if action.verb == "retry":
+        if action.verb in RETRIES:
             await self._retry(action, ids)
             return
         hand = Hand(
@@ -255,8 +298,14 @@ class Actions:
 
     async def _retry(self, action: _Action, ids: list[int]) -> None:
         """Try a slice again: together where that is possible, else one by one."""
-        before = len(action.job_ids)
-        owners = await self._state.store.read(lambda tx: _owners(tx, ids))
+        before, meant = len(action.job_ids), ids
+        if action.verb == "undo":
+            meant, left_out = await self._state.store.read(
+                lambda tx: undoing.with_children(tx, ids)
+            )
+            if left_out:
+                action.reasons["too many jobs waited for these: retry what still has failed"] = None
+        owners = await self._state.store.read(lambda tx: _owners(tx, meant))
         for theirs in owners.values():
             try:
                 await self._retry_these(action, theirs)
@@ -266,8 +315,8 @@ class Actions:
                         await self._retry_these(action, [job_id])
                     except Rejected as refused:
                         action.reasons[refused.title] = None
-        done = len(action.job_ids) - before
-        await self._state.store.write(partial(_retried, action, ids, done))
+        done = action.job_ids[before:]
+        await self._state.store.write(partial(_retried, action, ids[-1], done, len(meant)))
 
     async def _retry_these(self, action: _Action, ids: list[int]) -> None:
         # The same request again, after a kill, gets the same jobs.
@@ -314,6 +363,8 @@ def _wanted(verb: str, ask: m.Many, caller: Caller, at: float) -> Wanted:
 
 
 def _target(ask: m.Many) -> str | None:
+    if isinstance(ask, _UndoMany):
+        return str(ask.of)
     if not isinstance(ask, m.ChangeMany):
         return None
     return ask.queue if ask.priority is None else str(ask.priority)
@@ -321,6 +372,9 @@ def _target(ask: m.Many) -> str | None:
 
 def _next(action: _Action, tx: Tx) -> tuple[list[int], int]:
     """The next jobs that are meant, and up to where was looked."""
+    if isinstance(action.ask, _UndoMany):
+        ids = undoing.following(tx, action.ask.of, action.cursor, SLICE)
+        return ids, action.cursor if ids else action.last
     if action.search is None:
         left = sorted(one for one in set(action.ask.job_ids) if one > action.cursor)
         return left[:SLICE], action.last if not left else action.cursor
@@ -335,14 +389,18 @@ def _handled(action: _Action, ids: list[int], hand: Hand, tx: Tx) -> list[int]:
     _advance(action, ids[-1], tx)
     handle = _handler(action.ask, action.verb)
     still = ids if action.search is None else searches.still(tx, action.search, ids)
-    done = [
-        job_id
+    jobs = [
+        job
         for job_id in ids
         if job_id in still
         and (job := records.find_job(tx, job_id)) is not None
         and handle(tx, job, hand)
     ]
-    tx.run("action.more", action_id=action.number, done=len(done), kept=len(ids) - len(done))
+    done = [job.job_id for job in jobs]
+    waited = [job.job_id for job in jobs if action.verb == "cancel" and undoing.waits(job)]
+    undoing.note(tx, action.number, waited)
+    undoing.reach(tx, action.number, done)
+    _count(tx, action, len(done), len(ids), len(waited))
     return done
 
 
@@ -354,11 +412,16 @@ def _handler(ask: m.Many, verb: str) -> Callable[[Tx, records.JobRecord, Hand], 
     return {"cancel": handling.cancel, "hold": handling.hold, "release": handling.release}[verb]
 
 
-def _retried(action: _Action, ids: list[int], done: int, tx: Tx) -> None:
-    """Note what became of a slice of retries, which are commits of their own. Raises
+def _retried(action: _Action, last: int, done: list[int], meant: int, tx: Tx) -> None:
+    """Note what became of a slice of retries up to a job, which are commits of their own. Raises
     _Overtaken."""
-    _advance(action, ids[-1], tx)
-    tx.run("action.more", action_id=action.number, done=done, kept=len(ids) - done)
+    _advance(action, last, tx)
+    undoing.reach(tx, action.number, sorted(done))
+    _count(tx, action, len(done), meant)
+
+
+def _count(tx: Tx, action: _Action, done: int, meant: int, undo: int = 0) -> None:
+    tx.run("action.more", action_id=action.number, done=done, kept=meant - done, undo=undo)
 
 
 def _advance(action: _Action, to: int, tx: Tx) -> None:

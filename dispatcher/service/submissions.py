@@ -69,7 +69,9 @@ class Submissions:
         def look(tx: Tx) -> m.SubmissionDetail:
             row = submissions.find(tx, ask.submission, caller.owns)
             return m.SubmissionDetail(
-                row=row, retried_as=submissions.retried_as(tx, row.submission)
+                row=row,
+                retried_as=submissions.retried_as(tx, row.submission),
+                acts=submissions.acts(tx, row.submission),
             )
 
         while True:

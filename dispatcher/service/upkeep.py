@@ -28,6 +28,7 @@ from dispatcher.rules import (
     item_lists,
     records,
     retention,
+    undoing,
     uploads,
     worker_records,
 )
@@ -309,7 +310,8 @@ class Upkeep:
                 tx.run("fact.expire", kind=worker_records.SANDBOX, before=now - uploads.UNUSED_S)
                 feedback.expire(tx, now=now)
                 summed = accounting.tidy(tx, now=now)
-                return any(trimmed) or moved or tasks or summed
+                forgot = undoing.tidy(tx, now=now)
+                return any(trimmed) or moved or tasks or summed or forgot
 
             more = self._peers.leads and await self._state.store.write(change)
 

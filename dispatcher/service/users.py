@@ -10,7 +10,7 @@ import msgspec
 
 from ailurus.protocol import api
 from ailurus.protocol import messages as m
-from ailurus.protocol.states import FINAL, WITH_WORKER, JobState
+from ailurus.protocol.states import FINAL, WITH_WORKER
 from dispatcher.auth.caller import Caller
 from dispatcher.memory.waiting import until
 from dispatcher.ports import Tx
@@ -131,14 +131,7 @@ class Users:
         """Cancel jobs; softly: those that run may end by themselves. Raises Rejected for a job that
         is still being submitted."""
         states = (await self._intake.states_of(ask.job_ids, caller)).states
-        for nr, job_id in enumerate(ask.job_ids):
-            if states[job_id] is JobState.DEFINED:
-                raise Rejected(
-                    409,
-                    f"job {job_id} is still being submitted",
-                    field=f"job_ids[{nr}]",
-                    remedy="cancel it when its submission has been answered",
-                )
+        submission.check_complete(ask.job_ids, states)
         hard = [job_id for job_id in ask.job_ids if states[job_id] not in FINAL]
         if ask.soft:
             hard = [job_id for job_id in hard if states[job_id] not in WITH_WORKER]

@@ -89,6 +89,7 @@ from ailurus.protocol.messages.relays import (
 from ailurus.protocol.messages.submissions import (
     Parts,
     RetrySubmission,
+    SubmissionAct,
     SubmissionDetail,
     SubmissionPage,
     SubmissionRow,
@@ -144,6 +145,7 @@ from ailurus.protocol.messages.users import (
     Submit,
     Submitted,
     Token,
+    Undo,
     WaitJobs,
     Why,
 )
@@ -305,6 +307,7 @@ __all__ = [
     "StepRow",
     "StepStaging",
     "StrictRequest",
+    "SubmissionAct",
     "SubmissionDetail",
     "SubmissionPage",
     "SubmissionRow",
@@ -323,6 +326,7 @@ __all__ = [
     "Traced",
     "TracedAttempt",
     "Trouble",
+    "Undo",
     "Update",
     "UploadAdded",
     "UploadPiece",

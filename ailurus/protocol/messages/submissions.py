@@ -47,12 +47,26 @@ class SubmissionPage(Answer):
     """The time was up before the page was full: there may be more from `next` on."""
 
 
+class SubmissionAct(Answer):
+    """What somebody did to jobs of a submission."""
+
+    action: int
+    """Its number, as events have it."""
+    by: str
+    verb: str
+    at: float
+    jobs: int
+    """How many of its jobs."""
+
+
 class SubmissionDetail(Answer):
     """All about a submission."""
 
     row: SubmissionRow
     retried_as: tuple[int, ...] = ()
     """The submissions that try it again, oldest first; of many the first 100."""
+    acts: tuple[SubmissionAct, ...] = ()
+    """What was done to its jobs together with others, the latest first; of many the latest 50."""
 
 
 class RetrySubmission(StrictRequest):

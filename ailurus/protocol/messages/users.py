@@ -262,6 +262,14 @@ class ChangeMany(Many, kw_only=True):
     """Of the verb `move`."""
 
 
+class Undo(StrictRequest):
+    """The jobs that an action has cancelled while they waited are submitted anew. Asked again, it
+    goes on, and does nothing twice."""
+
+    action: Whole
+    """Its number, as the answer to the cancellation said."""
+
+
 class Acted(Answer):
     """How far something is that is done to many jobs."""
 
@@ -278,6 +286,10 @@ class Acted(Answer):
     """Of a retry: the new try of each."""
     reasons: tuple[str, ...] = ()
     """Why some stayed as they were, where there is more to say."""
+    undo: int = 0
+    """Of a cancellation: how many waited, which `Undo` brings back."""
+    undo_until: float | None = None
+    """As long as that can be asked for."""
 
 
 class LogChunk(Answer):

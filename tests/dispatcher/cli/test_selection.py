@@ -155,3 +155,19 @@ def test_a_query_that_cannot_be_read_says_where_and_what_helps(run):
     ran = run("jobs", "state:faild")
     assert (ran.code, "at character 1" in ran.err, "`failed`" in ran.err) == (65, True, True)
     assert run("jobs", "a", "--query", "b").code == exits.USAGE
+
+
+def test_what_was_cancelled_by_mistake_is_brought_back(run, jobfile):
+    jobs = ids(run("submit", jobfile(SWEEP.format(name="mistaken"))))
+    done = run("cancel", f"{jobs[0]}-{jobs[4]}")
+    assert "5 of them waited" in done.err
+    action = done.err.rpartition("dispatcher undo ")[2].strip()
+    back = [line.split("\t") for line in run("undo", action).out.splitlines()[1:]]
+    assert [old for old, _ in back] == jobs
+    assert states(run, "mistaken") == {"cancelled", "activated"}
+    shown = run("show", jobs[0]).out
+    assert (f"cancel\t{action}" in shown, f"retry as {back[0][1]}" in shown) == (True, True)
+    submission = run("submission", "show", jobs[0]).out
+    assert f"undo of 5 jobs by admin (action {int(action) + 1})" in submission
+    assert f"cancel of 5 jobs by admin (action {action})" in submission
+    assert run("undo", "99999").code == exits.NO_INPUT

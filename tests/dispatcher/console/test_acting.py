@@ -44,6 +44,9 @@ def test_jobs_are_selected_by_keys_and_clicks_and_cancelled_after_a_question(
     assert count(dispatcher, "queue:picked state:cancelled") == 3
     assert count(dispatcher, f"id:{jobs[3]}-{jobs[5]} state:cancelled") == 3
     expect(page.locator(".tall .state[data-group=cancelled]")).to_have_count(3)
+    bar.get_by_role("button", name="Undo for 3 jobs that waited").click()
+    expect(bar).to_contain_text("3 jobs submitted anew.")
+    assert count(dispatcher, "queue:picked state:open") == 6
     assert seen.faults == []
 
 

@@ -175,6 +175,11 @@ class World:
         ask = m.ChangeMany(request_id="many", job_ids=(self.job,), verb="hold")
         await self.service.actions.change_many(ask, BOB)
 
+    async def undo(self):
+        ask = m.CancelMany(request_id="theirs", query="name:nothing")
+        done = await self.service.actions.cancel_many(ask, ALICE)
+        await self.service.actions.undo(m.Undo(action=done.action), BOB)
+
     async def submissions(self):
         page = await self.service.submissions.submissions(SubmissionsQuery(), BOB)
         assert page.submissions == ()
@@ -392,7 +397,7 @@ REFUSED = {
     **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
     **dict.fromkeys(("file", "log_file"), 404),
     **dict.fromkeys(("reregister", "task", "task_items", "steer_task", "cancel_task"), 404),
-    **dict.fromkeys(("cancel_many", "retry_many", "change_many"), 404),
+    **dict.fromkeys(("cancel_many", "retry_many", "change_many", "undo"), 404),
     **dict.fromkeys(("submission", "retry_submission"), 404),
     **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),
     **dict.fromkeys(("hello", "demand", "job_credentials", "job_upload"), 403),

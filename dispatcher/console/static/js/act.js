@@ -41,11 +41,11 @@ export function meant(verb, params) {
 /** @param {{chosen: Chosen, params: Record<string, string>, verbs: string[], more: boolean, clear: () => void, all: () => void, done: () => void}} props */
 export function Actions({ chosen, params, verbs, more, clear, all, done }) {
   const [verb, setVerb] = useState("");
-  const [said, setSaid] = useState("");
+  const [said, setSaid] = useState(/** @type {any} */ (""));
   const n = chosen.ids.size;
   useEffect(() => { if (n) setSaid(""); }, [n]);
   if (!n && !said) return null;
-  const end = (/** @type {string} */ text) => { setVerb(""); setSaid(text); if (text) { clear(); done(); } };
+  const end = (/** @type {any} */ text) => { setVerb(""); setSaid(text); if (text) { clear(); done(); } };
   return html`<div class="acts" role="region" aria-label="Selected jobs">
     <span role="status">${said || (chosen.all ? "All jobs that match" : `${count(n)} selected`)}</span>
     ${n > 0 && html`
@@ -56,7 +56,7 @@ export function Actions({ chosen, params, verbs, more, clear, all, done }) {
   </div>`;
 }
 
-/** @param {{name: string, chosen: Chosen, params: Record<string, string>, end: (said: string) => void}} props */
+/** @param {{name: string, chosen: Chosen, params: Record<string, string>, end: (said: any) => void}} props */
 export function Question({ name, chosen, params, end }) {
   const verb = VERBS[name];
   const box = useRef(/** @type {HTMLDialogElement | null} */ (null));
@@ -83,7 +83,8 @@ export function Question({ name, chosen, params, end }) {
         setAt(answer.done);
         if (!answer.ended) continue;
         const kept = answer.kept ? `; ${jobs(answer.kept)} stayed as they were${answer.reasons.length ? `: ${answer.reasons.join("; ")}` : ""}` : "";
-        end(`${verb.past} ${jobs(answer.done)}${kept}.`);
+        const text = `${verb.past} ${jobs(answer.done)}${kept}.`;
+        end(answer.undo ? html`${text} <${Undo} action=${answer.action} n=${answer.undo} />` : text);
         return;
       }
     } catch (fault) {
@@ -105,6 +106,22 @@ export function Question({ name, chosen, params, end }) {
       <p class="actions"><button class=${verb.danger ? "danger" : "primary"} disabled=${busy || !counted?.jobs}>${busy ? `${count(at)} done…` : verb.word}</button>
         <button type="button" disabled=${busy} onClick=${() => end("")}>Leave them</button></p>
     </form></dialog>`;
+}
+
+/** Brings back what a cancellation stopped that waited. @param {{action: number, n: number}} props */
+function Undo({ action, n }) {
+  const [said, setSaid] = useState("");
+  const act = async () => {
+    setSaid("Bringing them back…");
+    try {
+      let answer;
+      do answer = await post("jobs/undo", { action }); while (!answer.ended);
+      setSaid(`${jobs(answer.done)} submitted anew.`);
+    } catch (fault) {
+      setSaid(/** @type {any} */ (fault).message ?? String(fault));
+    }
+  };
+  return said ? html`<span>${said}</span>` : html`<button type="button" onClick=${act} title="Within 15 minutes">Undo for ${jobs(n)} that waited</button>`;
 }
 
 const jobs = (/** @type {number} */ n) => `${count(n)} ${n === 1 ? "job" : "jobs"}`;

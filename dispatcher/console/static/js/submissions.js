@@ -51,10 +51,10 @@ export function Submission({ id, go }) {
   const { seen, error, set } = useLive(load, String(id));
   const verbs = useVerbs();
   const [asking, setAsking] = useState(false);
-  const [said, setSaid] = useState("");
+  const [said, setSaid] = useState(/** @type {any} */ (""));
   const [fault, setFault] = useState(/** @type {any} */ (null));
   if (!seen) return html`<div class="heading"><h1>Submission ${id}</h1></div><${Trouble} error=${error} />`;
-  const { row, retried_as: later = [] } = seen;
+  const { row, retried_as: later = [], acts = [] } = seen;
   const parts = row.parts ?? {};
   const query = `submission:${row.submission}`;
   const again = (/** @type {boolean} */ whole) => post("submissions/retry", { submission: row.submission, request_id: fresh(), whole })
@@ -75,6 +75,9 @@ export function Submission({ id, go }) {
     <section class="card river" aria-label="Progress"><${Progress} row=${row} />
       <div class="filters">${PARTS.map((part) => html`<a key=${part} class="chip" data-group=${part} href=${link({ page: "jobs", params: { query: `${query} state:${STATES[/** @type {keyof STATES} */ (part)]}` } })}><i data-group=${part}></i>${part}<b>${count(parts[part] ?? 0)}</b></a>`)}
         <a class="chip" href=${link({ page: "jobs", params: { query } })}>all its jobs</a></div></section>
+    ${acts.length > 0 && html`<section class="card" aria-label="What was done to it"><h2>What was done to it</h2><div class="scroll" tabindex="0" role="region" aria-label="Table of actions"><table class="plain">
+      <thead><tr><th>What</th><th class="n">Jobs</th><th>By</th><th class="n">When</th></tr></thead>
+      <tbody>${acts.map((/** @type {any} */ one) => html`<tr key=${one.action}><th scope="row">${one.verb}</th><td class="n">${count(one.jobs)}</td><td>${one.by}</td><td class="n"><${Ago} at=${one.at} /></td></tr>`)}</tbody></table></div></section>`}
     ${asking && html`<${Question} name="cancel" chosen=${{ ids: new Set(), all: true }} params=${{ query }}
-      end=${(/** @type {string} */ text) => { setAsking(false); setSaid(text); load().then(set, setFault); }} />`}`;
+      end=${(/** @type {any} */ text) => { setAsking(false); setSaid(text); load().then(set, setFault); }} />`}`;
 }
