@@ -5,6 +5,7 @@ from __future__ import annotations
 from ailurus.protocol import messages as m
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
+from dispatcher.rules import feedback_records
 
 MOST_IN_HOUR, MOST_OF_USER, MOST = 20, 200, 20_000
 """Of what one user says in an hour and in all, and of what all users say."""
@@ -14,13 +15,13 @@ HOUR_S, KEPT_S = 3600.0, 365 * 86_400.0
 
 def add(tx: Tx, owner: str, ask: m.GiveFeedback, *, version: str, now: float) -> None:
     """Keep what a user says, once. Raises Rejected for more than is kept."""
-    row = tx.one("feedback.said", owner=owner, request_id=ask.request_id, since=now - HOUR_S)
-    known, own, fresh, kept = row or (0, 0, 0, 0)
-    if known:
+    said = feedback_records.said(tx, owner, ask.request_id, now - HOUR_S)
+    if said.known:
         return
-    if fresh >= MOST_IN_HOUR or own >= MOST_OF_USER or kept >= MOST:
-        hourly = fresh >= MOST_IN_HOUR
-        full = f"{fresh} an hour" if hourly else f"{own if own >= MOST_OF_USER else kept} in all"
+    if said.fresh >= MOST_IN_HOUR or said.own >= MOST_OF_USER or said.kept >= MOST:
+        hourly = said.fresh >= MOST_IN_HOUR
+        whole = said.own if said.own >= MOST_OF_USER else said.kept
+        full = f"{said.fresh} an hour" if hourly else f"{whole} in all"
         raise Rejected(
             429,
             f"no more feedback is kept than {full}",
@@ -46,19 +47,19 @@ def expire(tx: Tx, *, now: float) -> None:
 
 def page(tx: Tx, after: int, most: int) -> m.FeedbackPage:
     """What users said after a point, oldest first."""
-    rows = tx.all("feedback.page", after=after, most=most)
+    found = feedback_records.page(tx, after, most)
     return m.FeedbackPage(
         feedback=tuple(
             m.FeedbackRow(
-                feedback_id=number,
-                user=owner,
-                at=at,
-                mood=mood,
-                text=text,
-                about=about,
-                version=version,
+                feedback_id=row.feedback_id,
+                user=row.owner,
+                at=row.at,
+                mood=row.mood,
+                text=row.text,
+                about=row.about,
+                version=row.version,
             )
-            for number, owner, at, mood, text, about, version in rows
+            for row in found
         ),
-        next=rows[-1][0] if len(rows) == most else None,
+        next=found[-1].feedback_id if len(found) == most else None,
     )

@@ -9,8 +9,8 @@ insert into feedback (owner, request_id, at, mood, text, about, version)
 -- Whether a user's request is here; how much that user has said, and since a time; and how much all have.
 -- owner: user
 -- reads: feedback
-select count(case when request_id = :request_id then 1 end), count(*),
-    count(case when at > :since then 1 end), (select count(*) from feedback)
+select count(case when request_id = :request_id then 1 end) as known, count(*) as own,
+    count(case when at > :since then 1 end) as fresh, (select count(*) from feedback) as kept
     from feedback where owner = :owner
 
 -- name: feedback.page

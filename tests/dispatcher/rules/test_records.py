@@ -14,6 +14,7 @@ import pytest
 import dispatcher
 from dispatcher.rules import (
     action_records,
+    feedback_records,
     item_records,
     records,
     submission_records,
@@ -38,6 +39,7 @@ def made_of() -> dict[str, type]:
         item_records,
         task_records,
         action_records,
+        feedback_records,
         submission_records,
         usage_records,
     ):
@@ -77,6 +79,7 @@ READERS = (
     "item_records.py",
     "action_records.py",
     "usage_records.py",
+    "feedback_records.py",
     "views.py",
 )
 ROOMS = ("rules", "service", "tasks", "panda")
