@@ -16,9 +16,7 @@ from ailurus.protocol.api import ROUTES, Scope
 from ailurus.protocol.api_submissions import SubmissionQuery, SubmissionsQuery
 from ailurus.protocol.item import ItemOutcome, ItemSpec
 from ailurus.protocol.job import CredentialUse, InputFile
-from ailurus.protocol.panda_acquire import JobRequest
 from ailurus.protocol.payloads import Payloads
-from ailurus.protocol.resources import Room
 from ailurus.protocol.states import JobState
 from ailurus.protocol.task import Verb
 from ailurus.protocol.task_file import task_from
@@ -393,13 +391,14 @@ class World:
 NAMES_NOTHING = {
     "overview", "me", "feedback", "queues", "token", "revoke", "sign_in", "sign_out", "bye",
 }  # fmt: skip
+NOT_THERE = {
+    "show", "why", "log", "samples", "tail", "wait", "cancel", "retry", "file", "log_file",
+    "reregister", "task", "task_items", "steer_task", "cancel_task", "cancel_many", "retry_many",
+    "change_many", "undo", "submission", "retry_submission", "events", "stream", "items", "item",
+    "job_timeline",
+}  # fmt: skip
 REFUSED = {
-    **dict.fromkeys(("show", "why", "log", "samples", "tail", "wait", "cancel", "retry"), 404),
-    **dict.fromkeys(("file", "log_file"), 404),
-    **dict.fromkeys(("reregister", "task", "task_items", "steer_task", "cancel_task"), 404),
-    **dict.fromkeys(("cancel_many", "retry_many", "change_many", "undo"), 404),
-    **dict.fromkeys(("submission", "retry_submission"), 404),
-    **dict.fromkeys(("events", "stream", "items", "item", "job_timeline"), 404),
+    **dict.fromkeys(NOT_THERE, 404),
     **dict.fromkeys(("hello", "demand", "job_credentials", "job_upload"), 403),
     "usage": 403,
     "submit": 422,
@@ -434,22 +433,5 @@ def test_an_edge_takes_no_name_of_a_harvesters(tmp_path):
             ask = m.NewIntent(site="here", epoch=world.epoch, intent="harvester:h1", **INTENT)
             with pytest.raises(Rejected):
                 await b.service.edges.intent(ask, EDGE)
-
-    asyncio.run(main())
-
-
-def test_a_pilot_started_by_hand_is_no_panda_client(tmp_path):
-    """Whoever knows how PanDA's pilots are named gets no token of theirs."""
-    from dispatcher.service.panda import acquire as panda
-
-    async def main() -> None:
-        async with bench(tmp_path) as b:
-            await b.submit(job())
-            (sent,) = await panda.acquire(
-                b.service, panda.Acquisition(request=JobRequest(site="q", node="n1"))
-            )
-            holder = b.service.state.leases.of(int(sent["PandaID"])).worker_id
-            ask = m.Register(instance="panda:q@n1", queue="q", total=Room(cores=1))
-            assert (await b.service.registration.register(ask, PILOT)).worker_id != holder
 
     asyncio.run(main())
