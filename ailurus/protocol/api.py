@@ -27,6 +27,10 @@ from ailurus.protocol.routes import G, P
 from ailurus.protocol.routes import NoQuery as NoQuery  # noqa: PLC0414
 from ailurus.protocol.routes import Route as Route  # noqa: PLC0414
 from ailurus.protocol.scopes import Scope as Scope  # noqa: PLC0414
+from ailurus.protocol.task_queries import PointsQuery as PointsQuery  # noqa: PLC0414
+from ailurus.protocol.task_queries import TaskItemsQuery as TaskItemsQuery  # noqa: PLC0414
+from ailurus.protocol.task_queries import TaskQuery as TaskQuery  # noqa: PLC0414
+from ailurus.protocol.task_queries import TasksQuery as TasksQuery  # noqa: PLC0414
 
 PREFIX = "/api/ailurus/v1"
 
@@ -61,31 +65,6 @@ class EventsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     job_id: Whole | None = None
     limit: Annotated[int, Meta(ge=1, le=1000)] = 200
     wait_s: Annotated[float, Meta(ge=0, le=60)] = 0.0
-
-
-class TasksQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which tasks to list, newest first."""
-
-    state: Annotated[str, Meta(max_length=20)] = ""
-    user: Annotated[str, Meta(max_length=200)] = ""
-    before: Whole | None = None
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
-
-
-class TaskQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One task."""
-
-    task_id: Whole
-
-
-class TaskItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Items of a step of a task, after a point; in one state if it is given."""
-
-    task_id: Whole
-    step: Annotated[str, Meta(min_length=1, max_length=200)]
-    state: Annotated[str, Meta(pattern=r"^(open|ready|failed|finished)?(?!\n)$")] = ""
-    after: Annotated[int, Meta(ge=-1, le=2**62)] = -1
-    limit: Annotated[int, Meta(ge=1, le=200)] = 50
 
 
 class FailuresQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -267,6 +246,16 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "cancel_task", P, "/tasks/cancel", Scope.CANCEL, m.CancelTask, m.TaskRow, "Cancel a task"
+    ),
+    Route("points", G, "/task/points", Scope.READ, PointsQuery, m.Points, "Points of a search"),
+    Route(
+        "add_points",
+        P,
+        "/tasks/points",
+        Scope.CREATE,
+        m.AddPoints,
+        m.PointsAdded,
+        "Add points to a search",
     ),
     Route("queues", G, "/queues", Scope.READ, NoQuery, QueueRows, "Queues and what waits in them"),
     Route("failures", G, "/failures", Scope.READ, FailuresQuery, m.Failures, "Failures by kind"),

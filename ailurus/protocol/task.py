@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from ailurus.protocol.did import SCHEME, Did
 from ailurus.protocol.fields import Name, Text, Variable
 from ailurus.protocol.payloads import ALL, Goal
+from ailurus.protocol.search import Ask
 
 MOST_STEPS = 100
 MOST_LISTED = 100_000
@@ -112,6 +113,8 @@ class Over(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_d
     files is an item, also those that come into it while it is open."""
     outputs: Name | Annotated[tuple[Name, ...], Meta(min_length=1, max_length=100)] | None = None
     """A step before, or several: each file that one of their finished jobs left is an item."""
+    ask: Ask | None = None
+    """Points that a planner says, until it says no more."""
     match: Annotated[str, Meta(min_length=1, max_length=400)] = "*"
     """Which of these files, by the names that the jobs know."""
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.payloads import ALL, Goal, needed
+from ailurus.protocol.search import Ask, Stop, check_ask
 from ailurus.protocol.submission import explained
 from ailurus.protocol.task import (
     LONGEST_ITEM,
@@ -27,14 +28,14 @@ from ailurus.protocol.task import (
     TaskStep,
     known,
 )
-from ailurus.protocol.task_jobs import sample
+from ailurus.protocol.task_jobs import sample, sample_planner
 
 _NOT_YET = {
     "": ("code", "labels"),
     "step": ("copies", "scout", "wins"),
-    "over": ("ask",),
     "by": ("key",),
     "gate": ("at", "parents"),
+    "ask": ("intermediate", "prune", "directions"),
     "job": ("goal", "item_attempts"),
 }
 """What the language will have, and a dispatcher of this version does not do."""
@@ -45,6 +46,8 @@ _GATE = re.compile(r"(\S+)(?: +(\S+))?")
 _PARTS: dict[str, type[Struct]] = {
     "over": Over,
     "range": Range,
+    "ask": Ask,
+    "stop": Stop,
     "by": By,
     "gate": Gate,
     "pull": Pull,
@@ -107,8 +110,11 @@ def _refuse(tree: Mapping[str, Any]) -> None:
             continue
         where = f"steps[{nr}]."
         _look_for(_NOT_YET["step"], step, where)
-        for kind in ("over", "by", "gate", "job"):
+        for kind in ("by", "gate", "job"):
             _look_for(_NOT_YET[kind], step.get(kind), f"{where}{kind}.")
+        over = step.get("over")
+        if isinstance(over, Mapping):
+            _look_for(_NOT_YET["ask"], over.get("ask"), f"{where}over.ask.")
 
 
 def _look_for(words: Sequence[str], part: object, where: str) -> None:
@@ -166,6 +172,7 @@ def check_task(task: Task) -> None:
                 remedy="add `pull: 5` to the step, or put its command into the job",
             )
         sample(task, nr)
+        sample_planner(task, nr)
 
 
 def _check_pull(step: TaskStep, where: str) -> None:
@@ -207,14 +214,13 @@ def _check_pull(step: TaskStep, where: str) -> None:
 
 def _check_over(step: TaskStep, before: Sequence[str], where: str) -> None:
     over = step.over
-    found = [
-        name for name in ("list", "range", "dataset", "outputs") if getattr(over, name) is not None
-    ]
+    kinds = ("list", "range", "dataset", "outputs", "ask")
+    found = [name for name in kinds if getattr(over, name) is not None]
     if len(found) != 1:
         raise AilurusError(
             "a step is over one thing",
             field=where,
-            remedy="`list`, `range`, `dataset` or `outputs`",
+            remedy="`list`, `range`, `dataset`, `outputs` or `ask`",
         )
     if over.outputs is not None:
         for name in over.sources:
@@ -227,6 +233,9 @@ def _check_over(step: TaskStep, before: Sequence[str], where: str) -> None:
             raise AilurusError(
                 error.message, field=f"{where}.dataset", remedy="rucio://scope:name"
             ) from None
+        return
+    if over.ask is not None:
+        _check_search(step, over.ask, where)
         return
     if over.match != "*":
         raise AilurusError("only files have names", field=f"{where}.match", remedy="leave it out")
@@ -248,6 +257,25 @@ def _check_over(step: TaskStep, before: Sequence[str], where: str) -> None:
                 field=f"{where}.list[{nr}]",
                 remedy="let it name a file",
             )
+
+
+def _check_search(step: TaskStep, ask: Ask, where: str) -> None:
+    step_at = where.removesuffix(".over")
+    if step.by != 1:
+        raise AilurusError(
+            "a point has a job of its own", field=f"{step_at}.by", remedy="leave `by` out"
+        )
+    if step.pull is not None:
+        raise AilurusError(
+            "points are not leased", field=f"{step_at}.pull", remedy="leave `pull` out"
+        )
+    if not step.job.get("result"):
+        raise AilurusError(
+            "a search reads each point's loss from the result of its job",
+            field=f"{step_at}.job.result",
+            remedy='result: output.json, in which the payload writes {"loss": 0.1}',
+        )
+    check_ask(ask, f"{where}.ask")
 
 
 def _check_gate(step: TaskStep, before: Sequence[TaskStep], where: str) -> None:

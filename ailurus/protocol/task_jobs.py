@@ -16,8 +16,10 @@ from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.item_list import item_from
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.payloads import Payloads
+from ailurus.protocol.search import Ask, planner_job, some_point
 from ailurus.protocol.submission import check, jobs_from
 from ailurus.protocol.task import Item, Scalar, Task
+from ailurus.protocol.uploads import Upload
 
 _PLACE = re.compile(r"(?<!\$)\{(item|items|index)(?:\.([A-Za-z_][A-Za-z0-9_]*))?\}")
 _KEPT = ("script",)
@@ -66,21 +68,39 @@ def _first(task: Task, nr: int) -> Item:
         return step.over.range.first
     if step.over.list is not None:
         return step.over.list[0]
+    if step.over.ask is not None:
+        return dict(some_point(step.over.ask))
     if step.over.did:
         file: dict[str, Scalar] = {"name": "file", "url": f"rucio://{step.over.did}", "size": 1}
         return file | {"adler32": "0" * 8, "guid": "0" * 32, "events": 1}
     return {"name": "1.1.output", "url": "file:///1.1.output"}
 
 
-def samples(task: Task) -> list[JobSpec]:
-    """A job of each step. Raises AilurusError."""
-    return [sample(task, nr) for nr in range(len(task.steps))]
+def samples(task: Task) -> list[tuple[str, JobSpec]]:
+    """A job of each step, and one as it plans, with the field that says it. Raises AilurusError."""
+    found = []
+    for nr in range(len(task.steps)):
+        found.append((f"steps[{nr}].job", sample(task, nr)))
+        if (plans := sample_planner(task, nr)) is not None:
+            found.append((f"steps[{nr}].over.ask.job", plans))
+    return found
+
+
+def sample_planner(task: Task, nr: int) -> JobSpec | None:
+    """A job as it says points of step number `nr`, without those that it is given; None: no job
+    does. Raises AilurusError."""
+    ask = task.steps[nr].over.ask
+    if ask is None or ask.job is None:
+        return None
+    job = planner(task, nr, 0, wanted=1, points=("0" * 64, 1))
+    return msgspec.structs.replace(job, inputs=job.inputs[:-1])
 
 
 def job_of(task: Task, nr: int, index: int, items: Sequence[Item], task_id: int = 0) -> JobSpec:
     """Job number `index` of step number `nr`, which takes these items; its labels name the task by
     its id, and the step. Raises AilurusError with the field, as `steps[1].job.inputs[0]`."""
-    fill = _Filling(index, items, task.steps[nr].by == 1)
+    step = task.steps[nr]
+    fill = _Filling(index, items, step.by == 1, points=step.over.ask is not None)
     return _job(task, nr, fill, index, task_id)
 
 
@@ -117,6 +137,36 @@ def _job(
         for word, value in step.job.items()
         if word != "payloads"
     }
+    return _made(entry, where, task, nr, str(index), task_id, payloads)
+
+
+def planner(
+    task: Task, nr: int, index: int, task_id: int = 0, *, wanted: int, points: tuple[str, int]
+) -> JobSpec:
+    """The job that says the next points of step number `nr`, for the `index`th time, and as many as
+    are wanted. `points`: what it is given, by SHA-256 and bytes. Raises AilurusError."""
+    ask = task.steps[nr].over.ask
+    assert isinstance(ask, Ask)  # noqa: S101 -- the caller has looked
+    digest, size = points
+    entry = planner_job(ask, wanted, Upload(digest).url, size)
+    where = f"steps[{nr}].over.ask.job"
+    if "result" in (ask.job or {}):
+        raise AilurusError(
+            "a planner's result is next.json", field=f"{where}.result", remedy="leave it out"
+        )
+    return _made(entry, where, task, nr, f"planner.{index}", task_id)
+
+
+def _made(
+    entry: dict[str, Any],
+    where: str,
+    task: Task,
+    nr: int,
+    index: str,
+    task_id: int,
+    payloads: Payloads | None = None,
+) -> JobSpec:
+    step = task.steps[nr]
     entry.setdefault("name", f"{task.task}.{step.name}.{index}")
     own = {"task": str(task_id), "step": step.name}
     labels = entry.get("labels") or {}
@@ -143,7 +193,11 @@ def _job(
 class _Filling:
     """Fills a template in for one job."""
 
-    def __init__(self, index: int, items: Sequence[Item], single: bool) -> None:
+    def __init__(
+        self, index: int, items: Sequence[Item], single: bool, *, points: bool = False
+    ) -> None:
+        """`points`: items are points of a search, which are JSON where a text names all of one."""
+        self._points = points
         self._index, self._items, self._single = index, items, single
         self._left = MOST_FILLED
         # By key, and whether for the shell: a template may name its items thousands of times.
@@ -198,7 +252,11 @@ class _Filling:
             )
         kind = (key, word == "command")
         if (text := self._texts.get(kind)) is None:
-            texts = [_named(one, key, where) for one in self._items]
+            whole = self._points and key is None
+            texts = [
+                msgspec.json.encode(one).decode() if whole else _named(one, key, where)
+                for one in self._items
+            ]
             text = " ".join(map(shlex.quote, texts) if word == "command" else texts)
             self._texts[kind] = text
         self._spend(len(text), where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from argparse import SUPPRESS, ArgumentParser, Namespace
 from contextlib import nullcontext
@@ -16,14 +17,16 @@ from dispatcher.cli.exits import OK, TRY_AGAIN
 from dispatcher.cli.treefile import TreeFile
 
 if TYPE_CHECKING:
-    from ailurus.protocol.messages import TaskDetail, TaskRow
+    from ailurus.protocol.messages import SearchPoint, StepRow, TaskDetail, TaskRow
     from ailurus.wire.client import Client
 
 PATIENCE_S = 60.0
 LOOK_S = 1.0
+"""Between two looks at a task that is waited for."""
 LISTED = 100
 """Tasks that `list` shows, the newest."""
-"""Between two looks at a task that is waited for."""
+PAGE = 1000
+"""Points of an answer."""
 FAILED = 1
 MALFORMED = 422
 VERBS = {
@@ -31,6 +34,7 @@ VERBS = {
     "list": "list tasks, newest first",
     "show": "how far each step is",
     "why": "why a task is where it is",
+    "points": "the points of a search, and the loss of each",
     "wait": "wait until it is at its end",
     "pause": "make no more jobs, for a while",
     "resume": "go on",
@@ -38,6 +42,8 @@ VERBS = {
     "finish": "let no more items begin, and be content with what is there",
     "cancel": "make no more jobs, and cancel those that there are",
 }
+OF_POINTS = ("nr", "state", "job", "loss", "point", "reason")
+OF_SEARCHES = ("search", "points", "at most", "evaluated", "least loss", "at")
 COLUMNS = ("step", "items", "waiting", "in jobs", "finished", "failed", "jobs")
 
 
@@ -74,6 +80,10 @@ def arguments(parser: ArgumentParser) -> None:
             one.add_argument("--state", choices=[*map(str, TaskState)], help="only these")
         else:
             one.add_argument("id", type=int, metavar="ID", help="of a task")
+        if verb == "points":
+            one.add_argument(
+                "--step", default="", help="of this step; otherwise of the first that is a search"
+            )
         if verb in ("submit", "wait"):
             one.add_argument(
                 "--timeout", type=float, metavar="SECONDS", help="wait at most so long"
@@ -90,6 +100,8 @@ def main(args: Namespace, out: Output) -> int:
     client, task_id = connect(args), args.id
     if args.action == "wait":
         return _wait(client, task_id, args, out)
+    if args.action == "points":
+        return _points(client, task_id, args.step, out)
     if args.action in ("show", "why"):
         detail = client.task(task_id)
         if out.as_json:
@@ -193,7 +205,44 @@ def _show(detail: TaskDetail, out: Output) -> None:
         COLUMNS,
         ((s.name, s.items, s.waiting, s.open, s.finished, s.failed, s.jobs) for s in row.steps),
     )
+    searches = [
+        (one.name, one.items, spec.over.ask.max, one.finished, *_best(one))
+        for one, spec in zip(row.steps, detail.task.steps, strict=True)
+        if spec.over.ask is not None
+    ]
+    if searches:
+        out.table(OF_SEARCHES, searches)
     out.line(f"its jobs: dispatcher jobs label:task={row.task_id}")
+
+
+def _best(step: StepRow) -> tuple[str, str]:
+    """The least loss of a search, and its point."""
+    if step.best is None:
+        return "-", ""
+    return f"{step.best.loss:g}", json.dumps(step.best.item)
+
+
+def _points(client: Client, task_id: int, step: str, out: Output) -> int:
+    """List the points of a search, page by page."""
+    if not step:
+        steps = client.task(task_id).task.steps
+        step = next((one.name for one in steps if one.over.ask is not None), steps[0].name)
+    after, first = -1, True
+    while True:
+        page = client.points(task_id, step, after=after, limit=PAGE)
+        if out.as_json:
+            for row in page.points:
+                out.record(row)
+        elif page.points or first:
+            out.table(OF_POINTS, map(_cells, page.points))
+        if page.next is None:
+            return OK
+        after, first = page.next, False
+
+
+def _cells(row: SearchPoint) -> tuple[object, ...]:
+    loss = "-" if row.loss is None else f"{row.loss:g}"
+    return row.nr + 1, row.state, row.job_id or "-", loss, json.dumps(row.item), row.reason
 
 
 def _why(row: TaskRow, out: Output) -> None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.job import JobSpec
-from ailurus.protocol.uploads import PIECE_BYTES, named
+from ailurus.protocol.uploads import MOST_FILE_BYTES, PIECE_BYTES, named, too_large
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 
@@ -89,6 +89,23 @@ def add(tx: Tx, owner: str, ask: m.AddUpload, *, now: float) -> int:
     tx.run("upload_piece.add", upload_id=found.upload_id, first=ask.first, body=ask.piece)
     tx.run("upload.set", upload_id=found.upload_id, have=have, now=now)
     return have
+
+
+def put(tx: Tx, owner: str, contents: bytes, *, now: float) -> str:
+    """Store a whole file of a user, which the dispatcher itself has made; its SHA-256. Raises
+    AilurusError for one that does not travel with a job, and Rejected as `begun`."""
+    size, digest = len(contents), sha256(contents).hexdigest()
+    if size > MOST_FILE_BYTES:
+        raise too_large("a file for a job", size, "")
+    first = -1
+    while first < size:
+        kept = begun(tx, owner, m.AddUpload(digest=digest, size=size), now=now)
+        if kept.have in (first, size):
+            break
+        first = kept.have
+        piece = contents[first : first + PIECE_BYTES]
+        add(tx, owner, m.AddUpload(digest=digest, size=size, first=first, piece=piece), now=now)
+    return digest
 
 
 def digest_of(tx: Tx, upload_id: int, end: int, last: bytes) -> str:

@@ -14,6 +14,7 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import JobSpec
+from ailurus.protocol.search import Planner
 from ailurus.protocol.task import Task, TaskState
 from ailurus.protocol.task_file import check_task
 from ailurus.protocol.task_jobs import samples
@@ -27,13 +28,16 @@ from dispatcher.rules import preparing, submission
 from dispatcher.rules.group_turns import group_of
 from dispatcher.rules.submission import Request
 from dispatcher.rules.uploads import use_for_task
+from dispatcher.service import planner_process
 from dispatcher.service.intake import Intake
 from dispatcher.service.peers import Peers
 from dispatcher.service.state import State, log
 from dispatcher.service.storing import Storing
 from dispatcher.service.task_files import TaskFiles
+from dispatcher.service.task_plans import TaskPlans
 from dispatcher.tasks import intake, item_pages, records, verbs, views
-from dispatcher.tasks.advance import Advanced, advance, catch_up, misses
+from dispatcher.tasks.advance import Advanced, advance
+from dispatcher.tasks.missed import catch_up, misses
 from dispatcher.tasks.records import TaskRecord
 
 LOOK_S = 5.0
@@ -53,6 +57,7 @@ class Tasks:
         self._jobs = jobs
         self._submitter = _Submitter(state, peers)
         self.files = TaskFiles(state, peers, catalogue, self._come)
+        self.plans = TaskPlans(state, peers, self._submitter, self._come)
         self._led = False
         self._caught_up = 0.0
         # In the order in which they get their turn.
@@ -99,7 +104,8 @@ class Tasks:
             named = {"request_id": ask.request_id, "digest": digest}
             begun = intake.begin(tx, ask.task, owner=owner, group=group, now=now, **named)
             if uploads:
-                use_for_task(tx, samples(ask.task), owner, begun, now=now)
+                jobs = [job for _, job in samples(ask.task)]
+                use_for_task(tx, jobs, owner, begun, now=now)
             return begun
 
         task_id = await store.write(begin)
@@ -111,21 +117,22 @@ class Tasks:
     async def _check(self, ask: m.SubmitTask, caller: Caller, *, uploads: bool) -> None:
         """Raise Rejected for a task whose jobs would be refused, if a user submitted them."""
 
-        def look() -> list[JobSpec]:
+        def look() -> list[tuple[str, JobSpec]]:
             check_task(ask.task)
             return samples(ask.task)
 
         self._may_stage(ask.task, caller)
+        _has_planners(ask.task)
         try:
             jobs = await asyncio.to_thread(look)
         except AilurusError as error:
             field = f"task.{error.field}"
             raise Rejected(422, error.message, field=field, remedy=error.remedy) from None
-        for nr, job in enumerate(jobs):
+        for where, job in jobs:
             try:
                 await self._jobs.check([job], caller, uploads=uploads)
             except Rejected as error:
-                error.field = f"task.steps[{nr}].job" + error.field.removeprefix("jobs[0]")
+                error.field = f"task.{where}" + error.field.removeprefix("jobs[0]")
                 raise
 
     def _may_stage(self, task: Task, caller: Caller) -> None:
@@ -199,6 +206,14 @@ class Tasks:
             return item_pages.page(tx, found, nr, state=ask.state, after=ask.after, most=ask.limit)
 
         return await self._state.store.read(look)
+
+    async def points(self, ask: api.PointsQuery, caller: Caller) -> m.Points:
+        """Points of a search."""
+        return await self.plans.points(ask, caller, _found)
+
+    async def add_points(self, ask: m.AddPoints, caller: Caller) -> m.PointsAdded:
+        """Add points to a search."""
+        return await self.plans.add_points(ask, caller, _found)
 
     async def steer_task(self, ask: m.SteerTask, caller: Caller) -> m.TaskRow:
         """Pause, resume, retry or finish a task."""
@@ -282,6 +297,8 @@ class Tasks:
             log.error("task_broke", trace=True, task_id=task_id)
             await self._state.store.write(lambda tx: verbs.stop(tx, task_id, now=self._state.now()))
             return
+        for nr in done.asks:
+            self.plans.come(task_id, nr)
         if done.more:
             self._due.setdefault(task_id)
         elif done.pulling:
@@ -321,6 +338,19 @@ class _Submitter:
         )
         prepared = preparing.prepare(jobs)
         return Storing(self._state, self._peers.name, request, prepared).at_once(tx, ()).job_ids[0]
+
+
+def _has_planners(task: Task) -> None:
+    """Raise Rejected for a planner that is not installed."""
+    for nr, step in enumerate(task.steps):
+        ask = step.over.ask
+        if ask is not None and ask.by is Planner.OPTUNA and not planner_process.has_optuna():
+            raise Rejected(
+                422,
+                "this dispatcher has no Optuna",
+                field=f"task.steps[{nr}].over.ask.by",
+                remedy="let its operator install ailurus[optuna], or plan in a job: `by: job`",
+            )
 
 
 def _add_slices(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:

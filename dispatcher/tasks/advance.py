@@ -8,7 +8,7 @@ a job is noted in the commit of its report (`transitions`), and read here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -23,7 +23,7 @@ from dispatcher.events import TaskChanged
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
 from dispatcher.rules import attempts, retention
-from dispatcher.tasks import inputs, pulling, records, standing
+from dispatcher.tasks import inputs, pulling, records, search, standing
 from dispatcher.tasks.records import Source, StepRecord, TaskRecord, UnitRecord
 
 # Jobs that are made, told or cancelled in one commit, and items of them.
@@ -51,6 +51,8 @@ class Advanced(Struct, frozen=True):
     """Jobs that nobody need run any more."""
     pulling: bool = False
     """Items are leased meanwhile, of which no event tells."""
+    asks: tuple[int, ...] = ()
+    """Steps whose planner is to be asked."""
 
 
 REST = Advanced(more=False)
@@ -73,21 +75,9 @@ def advance(tx: Tx, task_id: int, jobs: Submitter, *, now: float) -> Advanced:
         return work.cancel()
     if task.state is not TaskState.RUNNING:
         return REST
-    more = work.take_files() or work.make_jobs() or work.end()
-    return Advanced(more=more, cancelled=work.cancelled, pulling=work.pulling)
-
-
-def misses(tx: Tx, task_id: int) -> bool:
-    """Whether there is something to catch up with."""
-    return bool(tx.all("unit.missed", task_id=task_id, most=1))
-
-
-def catch_up(tx: Tx, task_id: int) -> bool:
-    """Note which jobs of a task a dispatcher has ended that knew of no tasks. Whether there may be
-    more."""
-    missed = tx.all("unit.missed", task_id=task_id, most=JOBS)
-    tx.many("unit.end", ({"job_id": job_id, "state": state} for job_id, state in missed))
-    return len(missed) == JOBS
+    more = work.take_files() or work.hear_planners() or work.make_jobs() or work.end()
+    asks = () if more else search.due(task, work.steps)
+    return Advanced(more=more, cancelled=work.cancelled, pulling=work.pulling, asks=asks)
 
 
 def change(
@@ -117,13 +107,13 @@ class _Work:
     def __init__(self, tx: Tx, task: TaskRecord, jobs: Submitter, now: float) -> None:
         self._tx, self._task, self._jobs, self._now = tx, task, jobs, now
         self._spec = task.task
-        self._steps = records.steps(tx, task.task_id)
+        self.steps = records.steps(tx, task.task_id)
         self.cancelled: tuple[int, ...] = ()
 
     @property
     def pulling(self) -> bool:
         """Whether jobs lease items."""
-        steps = zip(self._spec.steps, self._steps, strict=True)
+        steps = zip(self._spec.steps, self.steps, strict=True)
         return any(step.pulled is not None and count.open_jobs for step, count in steps)
 
     def settle(self) -> bool:
@@ -133,31 +123,34 @@ class _Work:
         if not ended:
             return False
         rows, read = [], defaultdict(list)
+        losses = search.losses(self._tx, self._spec.steps, ended)
         for unit in ended:
-            step, count = self._spec.steps[unit.step], self._steps[unit.step]
+            step, count = self._spec.steps[unit.step], self.steps[unit.step]
             count = replace(count, open=count.open - unit.items, open_jobs=count.open_jobs - 1)
+            loss, lacks = losses.get(unit.job_id or 0, (None, ""))
+            if loss is not None:
+                count = search.improved(count, unit.first, loss)
             if step.pulled is not None:
                 count = pulling.told(count, unit.outcome)
                 state = UnitState.FINISHED
-            elif unit.outcome == JobState.FINISHED:
+            elif unit.outcome == JobState.FINISHED and not lacks:
                 state = UnitState.FINISHED
-            elif unit.outcome == JobState.FAILED and unit.tries < step.failed.attempts:
+            elif (unit.outcome == JobState.FAILED or lacks) and unit.tries < step.failed.attempts:
                 state = UnitState.READY
             else:
                 state = UnitState.FAILED
             # A step has a counter by that name.
             more = {state.value: getattr(count, state) + unit.items}
-            self._steps[unit.step] = replace(count, **more)
-            rows.append(records.unit_row(self._task.task_id, replace(unit, state=state)))
+            self.steps[unit.step] = replace(count, **more)
+            after = replace(unit, state=state, loss=loss)
+            rows.append(records.unit_row(self._task.task_id, after, lacks))
             if state is not UnitState.READY:
                 read[unit.step].append((unit.first, unit.items))
         self._tx.many("unit.put", rows)
         for nr, units in read.items():
-            self._steps[nr] = inputs.release(
-                self._tx, self._task.task_id, nr, self._steps[nr], units
-            )
+            self.steps[nr] = inputs.release(self._tx, self._task.task_id, nr, self.steps[nr], units)
         self._add_outputs([unit for unit in ended if unit.outcome == JobState.FINISHED])
-        self._write(*self._steps)
+        self._write(*self.steps)
         return True
 
     def _some(self, ended: list[UnitRecord]) -> list[UnitRecord]:
@@ -190,17 +183,17 @@ class _Work:
                 step = self._spec.steps[nr]
                 new[nr] += [item for name, item in files if is_item(step, name)]
         for nr, items in new.items():
-            count = self._steps[nr]
+            count = self.steps[nr]
             slices = records.slices(self._task.task_id, nr, count.items, items)
             self._tx.many("task_slice.add", slices)
-            self._steps[nr] = replace(count, items=count.items + len(items))
+            self.steps[nr] = replace(count, items=count.items + len(items))
 
     def retry(self) -> None:
         """Have items tried again that failed."""
         failed = records.failed(self._tx, self._task.task_id, JOBS)
         for unit in failed:
-            count = self._steps[unit.step]
-            self._steps[unit.step] = replace(
+            count = self.steps[unit.step]
+            self.steps[unit.step] = replace(
                 count, failed=count.failed - unit.items, ready=count.ready + unit.items
             )
             if self._spec.steps[unit.step].staged is not None:
@@ -208,20 +201,22 @@ class _Work:
                 self._tx.run("task_file.again", task_id=self._task.task_id, step=unit.step, **where)
         again = (replace(unit, state=UnitState.READY, tries=0) for unit in failed)
         self._tx.many("unit.put", (records.unit_row(self._task.task_id, one) for one in again))
-        self._write(*self._steps)
+        self._write(*self.steps)
         if len(failed) < JOBS:
-            staged = zip(self._spec.steps, self._steps, strict=True)
+            staged = zip(self._spec.steps, self.steps, strict=True)
             pulling.again(self._tx, self._task.task_id)
             inputs.again(
                 self._tx,
                 self._task.task_id,
                 [count for step, count in staged if step.staged is not None],
             )
+            search.again(self._tx, self._task.task_id, self.steps)
             change(self._tx, self._task, self._now, retrying=0)
 
     def cancel(self) -> Advanced:
         """Cancel jobs of a task that is at its end."""
         task_id = self._task.task_id
+        self._dismiss(range(len(self.steps)))
         ids = [job_id for (job_id,) in self._tx.all("unit.open", task_id=task_id, most=JOBS)]
         states = retention.states_of(self._tx, ids)
         for job_id in ids:
@@ -235,17 +230,40 @@ class _Work:
         more = bool(ids or records.ended(self._tx, task_id, 1))
         if not more:
             change(self._tx, self._task, self._now, active=0)
-        return Advanced(more=more, cancelled=tuple(ids))
+        return Advanced(more=more, cancelled=(*ids, *self.cancelled))
+
+    def hear_planners(self) -> bool:
+        """Take what jobs have planned, and see which searches are at their end. Whether any was."""
+        for nr in search.running(self._task, self.steps):
+            found = search.hear(self._tx, self._task, nr, self.steps[nr])
+            if isinstance(found, str):
+                self._fail(found)
+                return True
+            if found is not None:
+                self.steps[nr] = found
+                self._write(found)
+                self._dismiss([nr] if found.listed else ())
+                return True
+        return False
+
+    def _dismiss(self, numbers: Iterable[int]) -> None:
+        """Cancel jobs that plan for these steps."""
+        for nr in numbers:
+            count = self.steps[nr]
+            if count.planner_job is not None:
+                self.cancelled += search.dismiss(self._tx, self._task, count, now=self._now)
+                self.steps[nr] = replace(count, planner_job=None)
+                self._write(self.steps[nr])
 
     def take_files(self) -> bool:
         """Let files of data sets be items that are there by now. Whether there were any."""
         if self._task.finishing:
             return False
-        for nr, count in enumerate(self._steps):
+        for nr, count in enumerate(self.steps):
             if count.coming or self._spec.steps[nr].staged is not None:
                 after = inputs.take(self._tx, self._task.task_id, nr, count)
                 if after is not None:
-                    self._steps[nr] = after
+                    self.steps[nr] = after
                     self._write(after)
                     return True
         return False
@@ -253,8 +271,8 @@ class _Work:
     def make_jobs(self) -> bool:
         """Make jobs of the first step that may. Whether there were any."""
         finishing = bool(self._task.finishing)
-        found = standing.standings(self._spec, self._steps, finishing=finishing)
-        for nr, (one, count) in enumerate(zip(found, self._steps, strict=True)):
+        found = standing.standings(self._spec, self.steps, finishing=finishing)
+        for nr, (one, count) in enumerate(zip(found, self.steps, strict=True)):
             step = self._spec.steps[nr]
             # Who finishes a task early is content with what there is.
             if not finishing and standing.aborts(step, count, one):
@@ -291,11 +309,11 @@ class _Work:
             self._fail(f"step {step.name}: {error.field}: {error.title}")
             return True
         if after is not None:
-            self._steps[nr] = after
+            self.steps[nr] = after
             self._write(after)
             return True
         if count.begun and pulling.sweep(self._tx, task_id, nr):
-            self._steps = records.steps(self._tx, task_id)
+            self.steps = records.steps(self._tx, task_id)
             return True
         wanted = pulling.wanted(step, count)
         if wanted <= 0:
@@ -320,7 +338,7 @@ class _Work:
         )
         self._tx.many("unit.add", [records.unit_row(task_id, one) for one in rows])
         after = replace(count, jobs=count.jobs + wanted, open_jobs=count.open_jobs + wanted)
-        self._steps[nr] = after
+        self.steps[nr] = after
         self._write(after)
         return True
 
@@ -372,7 +390,7 @@ class _Work:
                 state, reason = UnitState.FAILED, f"{error.field}: {error.title}"
             rows.append((replace(unit, tries=unit.tries + 1, state=state), reason))
         job_id = self._jobs.store(self._tx, self._task, name, specs) if specs else 0
-        again, count = units[0].state is not None, self._steps[nr]
+        again, count = units[0].state is not None, self.steps[nr]
         written = []
         for unit, reason in rows:
             made = unit.state is UnitState.OPEN
@@ -390,7 +408,7 @@ class _Work:
             )
         self._tx.many("unit.put" if again else "unit.add", written)
         lost = [(unit.first, unit.items) for unit, reason in rows if reason]
-        self._steps[nr] = count = inputs.release(self._tx, task_id, nr, count, lost)
+        self.steps[nr] = count = inputs.release(self._tx, task_id, nr, count, lost)
         self._write(count)
         reason = next((reason for _, reason in rows if reason), "")
         if reason and not self._task.reason:
@@ -405,15 +423,16 @@ class _Work:
 
     def end(self) -> bool:
         """End a task that is over. Whether it still has work."""
-        found = standing.standings(self._spec, self._steps, finishing=bool(self._task.finishing))
+        found = standing.standings(self._spec, self.steps, finishing=bool(self._task.finishing))
         if not all(one.over for one in found):
             return False
         bad = next((nr for nr, one in enumerate(found) if not one.good), None)
         if bad is None:
+            self._dismiss(range(len(self.steps)))
             inputs.release_all(self._tx, self._task)
             change(self._tx, self._task, self._now, state=TaskState.FINISHED, active=0)
             return False
-        count = self._steps[bad]
+        count = self.steps[bad]
         reason = found[bad].waits or f"{count.failed} of {count.items} items have failed"
         self._fail(f"step {self._spec.steps[bad].name}: {reason}")
         return True
@@ -426,3 +445,5 @@ class _Work:
     def _write(self, *steps: StepRecord) -> None:
         for step in steps:
             records.put_step(self._tx, self._task.task_id, step)
+            if step.planned:
+                records.put_search(self._tx, self._task.task_id, step)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from ailurus.protocol.task import Task, TaskState, TaskStep, known
+from ailurus.protocol.task import Item, Task, TaskState, TaskStep, known
 from dispatcher.events import TaskChanged
 from dispatcher.ports import Tx, Unavailable
 from dispatcher.refusal import Rejected
@@ -72,8 +72,9 @@ def _add_steps(tx: Tx, task: Task, task_id: int) -> None:
         {
             "task_id": task_id,
             "nr": nr,
-            "items": known(step) or 0,
-            "listed": int(step.over.dataset is None),
+            "items": known(step) or len(_listed(step)),
+            "listed": int(step.over.dataset is None and step.over.ask is None),
+            "planned": int(step.over.ask is not None),
         }
         for nr, step in enumerate(task.steps)
     ]
@@ -83,7 +84,7 @@ def _add_steps(tx: Tx, task: Task, task_id: int) -> None:
 def parts(task: Task, task_id: int) -> Iterator[list[dict[str, Any]]]:
     """The rows of its lists, as much as a commit takes."""
     for nr, step in enumerate(task.steps):
-        items = step.over.list or ()
+        items = _listed(step)
         for first in range(0, len(items), TOGETHER):
             yield records.slices(task_id, nr, first, items[first : first + TOGETHER])
 
@@ -96,6 +97,13 @@ def open_up(tx: Tx, task_id: int, *, now: float) -> None:
     records.put_task(tx, replace(task, state=TaskState.RUNNING, active=1), now)
     event = TaskChanged(task_id=task_id, name=task.name, state=TaskState.RUNNING, user=task.owner)
     tx.tell(event, at=now)
+
+
+def _listed(step: TaskStep) -> Sequence[Item]:
+    """The items of a step that its task says one by one."""
+    if step.over.ask is not None:
+        return step.over.ask.first
+    return step.over.list or ()
 
 
 def _short(step: TaskStep) -> TaskStep:

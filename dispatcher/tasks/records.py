@@ -86,9 +86,21 @@ class StepRecord(Struct, frozen=True):
     looked: float = 0.0
     """When its data set was last listed."""
     problem: str = ""
-    """Why the catalogue does not help."""
+    """Why the catalogue does not help, or the planner."""
     barren: int = 0
     """How many jobs in a row have failed that lease its items."""
+    planned: int = 0
+    """A planner says its items, and `listed` is 0 until it says no more."""
+    answers: int = 0
+    """Answers of the planner that were taken."""
+    planner_job: int | None = None
+    planner_tries: int = 0
+    """How often it has failed since the last answer."""
+    best: float | None = None
+    """The least loss."""
+    best_item: int | None = None
+    unimproved: int = 0
+    """How many losses since then were no less."""
     begun: int = 0
     """Of a step whose items are leased: how many were leased once. What is said above of such items
     stands in their cluster, and is read there."""
@@ -114,6 +126,8 @@ class UnitRecord(Struct, frozen=True):
     """None: it is not stored yet."""
     outcome: str
     """The state in which its job ended."""
+    loss: float | None = None
+    """In the result of its job, if that is to have one."""
 
 
 class FoundTask(Struct, frozen=True):
@@ -202,6 +216,11 @@ def put_source(tx: Tx, task_id: int, step: StepRecord) -> None:
     tx.run("step.source", task_id=task_id, **msgspec.structs.asdict(step))
 
 
+def put_search(tx: Tx, task_id: int, step: StepRecord) -> None:
+    """Write how far the search of a step is, and how many points it has."""
+    tx.run("step.search", task_id=task_id, **msgspec.structs.asdict(step))
+
+
 def ended(tx: Tx, task_id: int, most: int) -> list[UnitRecord]:
     """Units whose jobs have ended."""
     return [_unit(row) for row in tx.all("unit.ended", task_id=task_id, most=most)]
@@ -268,6 +287,16 @@ class Source:
             self._read = [item for _, body in rows for item in _items(body)]
         at = first - self._first
         return self._read[at : at + count]
+
+
+def points(tx: Tx, task_id: int, step: int, count: int) -> list[Any]:
+    """The first points of a step that a planner says."""
+    return Source(tx, task_id, step, None).items(0, count) if count else []
+
+
+def results(tx: Tx, job_ids: Sequence[int]) -> Mapping[int | None, str]:
+    """The result documents of finished jobs, by job."""
+    return dict(tx.all("unit.results", ids=_encode(job_ids).decode()))
 
 
 def file_counts(tx: Tx, job_ids: Sequence[int]) -> Mapping[int | None, int]:

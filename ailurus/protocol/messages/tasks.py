@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from ailurus.protocol.fields import Key, Whole
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from ailurus.protocol.fields import Key, Name, Whole
 from ailurus.protocol.messages.base import Answer, StrictRequest
+from ailurus.protocol.search import MOST_TOGETHER, Point
 from ailurus.protocol.task import Task, TaskState, Verb
 
 
@@ -33,6 +38,54 @@ class CancelTask(StrictRequest):
     task_id: Whole
 
 
+class AddPoints(StrictRequest):
+    """Adds points to a step over `ask` of a task of the caller: those that it does not have yet, so
+    the same request may be sent again."""
+
+    task_id: Whole
+    step: Name
+    points: Annotated[tuple[Point, ...], Meta(max_length=MOST_TOGETHER)] = ()
+    # No more points come.
+    end: bool = False
+
+
+class PointsAdded(Answer):
+    # How many of them are new.
+    added: int
+    # How many the step has now.
+    items: int
+
+
+class Best(Answer):
+    """The point of a search with the least loss."""
+
+    nr: int
+    item: Any
+    loss: float
+
+
+class SearchPoint(Answer):
+    """A point of a search."""
+
+    nr: int
+    """Its number in its step, from 0."""
+    item: Any
+    state: str
+    """`waiting` for a first job, `ready` for another, `open`, `ended`, `finished` or `failed`."""
+    job_id: int | None = None
+    """The last job that it had."""
+    loss: float | None = None
+    """What that has found."""
+    reason: str = ""
+    """Why no job could be made of it, or why there is no loss."""
+
+
+class Points(Answer):
+    points: tuple[SearchPoint, ...]
+    # Pass as `after` for those after these.
+    next: int | None = None
+
+
 class StepRow(Answer):
     """How far a step is, in items."""
 
@@ -55,6 +108,8 @@ class StepRow(Answer):
     running: int = 0
     """Of a step whose items are leased: how many of those in jobs run, as far as their pilots have
     told."""
+    best: Best | None = None
+    """Of a search."""
 
 
 class TaskRow(Answer):

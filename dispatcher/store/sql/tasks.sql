@@ -52,15 +52,17 @@ select task_id, length(spec) from task
 -- name: step.add
 -- A step of a new task.
 -- writes: step
-insert into step (task_id, nr, items, fresh, ready, open, finished, failed, jobs, open_jobs, listed)
-    values (:task_id, :nr, :items, 0, 0, 0, 0, 0, 0, 0, :listed)
+insert into step (task_id, nr, items, fresh, ready, open, finished, failed, jobs, open_jobs, listed,
+                  planned)
+    values (:task_id, :nr, :items, 0, 0, 0, 0, 0, 0, 0, :listed, :planned)
     on conflict do nothing
 
 -- name: step.all
 -- How far the steps of a task are.
 -- reads: step
 select nr, items, fresh, ready, open, finished, failed, jobs, open_jobs, listed, coming, held,
-    held_bytes, cramped, moved, looked, problem, barren from step
+    held_bytes, cramped, moved, looked, problem, barren, planned, answers, planner_job,
+    planner_tries, best, best_item, unimproved from step
     where task_id = :task_id order by nr
 
 -- name: step.put
@@ -68,6 +70,13 @@ select nr, items, fresh, ready, open, finished, failed, jobs, open_jobs, listed,
 -- writes: step
 update step set items = :items, fresh = :fresh, ready = :ready, open = :open, finished = :finished,
     failed = :failed, jobs = :jobs, open_jobs = :open_jobs, barren = :barren where task_id = :task_id and nr = :nr
+
+-- name: step.search
+-- How far the search of a step is.
+-- writes: step
+update step set items = :items, listed = :listed, problem = :problem, answers = :answers,
+    planner_job = :planner_job, planner_tries = :planner_tries, best = :best,
+    best_item = :best_item, unimproved = :unimproved where task_id = :task_id and nr = :nr
 
 -- name: task_slice.add
 -- Some items of a step.
@@ -101,7 +110,7 @@ insert into unit (task_id, step, first, items, nr, tries, job_id, state, outcome
 -- name: unit.put
 -- What becomes of such items.
 -- writes: unit
-update unit set state = :state, tries = :tries, job_id = :job_id, reason = :reason
+update unit set state = :state, tries = :tries, job_id = :job_id, reason = :reason, loss = :loss
     where task_id = :task_id and step = :step and first = :first
 
 -- name: unit.end
@@ -139,12 +148,36 @@ select step, first, items, nr, tries, job_id, state, outcome from unit
     where task_id = :task_id and state = 'failed' and state in ('ready', 'failed')
     order by step, first limit :most
 
--- name: unit.why
--- Why no jobs could be made of some items of a step.
+-- name: unit.results
+-- The result documents of the jobs `ids` that finished.
+-- reads: attempt
+select job_id, result from attempt where job_id in {ids} and state = 'finished'
+
+-- name: unit.points
+-- Points of a search from one on, in their order.
+-- owner: checked by _found
 -- reads: unit
-select first, items, reason from unit
-    where task_id = :task_id and step = :step and state = 'failed' and reason <> ''
-    order by first limit 1
+select first, items, state, job_id, loss, reason from unit
+    where task_id = :task_id and step = :step and first >= :after order by first limit :most
+
+-- name: unit.losses
+-- Items of a step that have finished, and their losses.
+-- reads: unit
+select first, loss from unit where task_id = :task_id and step = :step and loss is not null
+    order by first
+
+-- name: unit.lost
+-- Items of a step that have failed for good.
+-- reads: unit
+select first from unit where task_id = :task_id and step = :step and state = 'failed'
+    and state in ('ready', 'failed') order by first
+
+-- name: unit.why
+-- Why some items of a step have failed of which no job could be made, or whose job left no loss.
+-- reads: unit
+select first, items, reason, outcome from unit
+    where task_id = :task_id and step = :step and state = 'failed' and state in ('ready', 'failed')
+    and reason <> '' order by first limit 1
 
 -- name: unit.page
 -- Units of a step in their order, after one.
@@ -311,7 +344,7 @@ select 1 from task_file where name = :name and place = :place and place <> ''
 -- reads: step, task, task_file
 select step.task_id, step.nr from step join task on task.task_id = step.task_id
     where task.active = 1 and task.state = 'running' and task.finishing = 0
-    and ((step.listed = 0 and step.looked <= :relisted)
+    and ((step.listed = 0 and step.planned = 0 and step.looked <= :relisted)
         or exists (select 1 from task_file where task_file.task_id = step.task_id
             and task_file.step = step.nr and task_file.state in ('listed', 'asking', 'asked')
             and task_file.state <> 'done'))

@@ -81,8 +81,46 @@ def test_a_mistake_is_told_with_its_line(run, file):
     ran = run("task", "submit", "--dry-run", str(file))
     assert ran.code == 65
     assert f"{file}:11: steps[1].job.imputs: no such field" in ran.err
-    file.write_text(TASK.replace("by: all", "pull: 3"))
-    assert f"{file}:8: steps[1].pull: not yet" in run("task", "submit", str(file)).err
+    file.write_text(TASK.replace("by: all", "copies: 3"))
+    assert f"{file}:8: steps[1].copies: not yet" in run("task", "submit", str(file)).err
+
+
+SEARCH = """\
+task: cli
+steps:
+  - name: one
+    over:
+      ask:
+        by: client
+        max: 4
+        first: [{x: 1}]
+    job: {command: "./one {item.x}", result: out.json, queue: nobody}
+"""
+
+
+def test_a_search_is_shown_point_by_point(run, file):
+    file.write_text(SEARCH)
+    task_id = run("task", "submit", str(file)).out.strip()
+    assert "\none\t1\t4\t0\t-\t-\n" in run("task", "show", task_id).out
+    assert "1 of at most 4 points are asked for" in run("task", "why", task_id).out
+    assert until(lambda: '\t-\t{"x": 1}' in run("task", "points", task_id, "--step", "one").out)
+    (line,) = run("task", "points", task_id, "--json").out.splitlines()
+    assert (json.loads(line)["item"], json.loads(line)["nr"]) == ({"x": 1}, 0)
+    assert "no step 'two'" in run("task", "points", task_id, "--step", "two").err
+    run("task", "cancel", task_id)
+
+
+def test_a_mistake_in_a_search_is_told_with_its_line(run, file):
+    for good, bad, told in (
+        ("max: 4", "max: 0", "7: steps[0].over.ask.max"),
+        ("max: 4", "prune: yes", "7: steps[0].over.ask.prune: not yet"),
+        ("max: 4", "maxx: 4", "7: steps[0].over.ask.maxx: no such field (did you mean `max`?)"),
+        ("[{x: 1}]", "[{x: 1}, {x: 1}]", "8: steps[0].over.ask.first: a point stands there twice"),
+        ("result: out.json, ", "", "9: steps[0].job.result: a search reads"),
+    ):
+        file.write_text(SEARCH.replace(good, bad))
+        ran = run("task", "submit", "--dry-run", str(file))
+        assert (ran.code, f"{file}:{told}" in ran.err) == (65, True), ran.err
 
 
 @pytest.mark.parametrize("words", [("show",), ("show", "x"), ("list", "--state", "odd")])

@@ -99,7 +99,7 @@ async def test_an_end_that_an_earlier_version_did_not_note_is_found_in_time(b, m
     await worker.report(one, finished=False, code=1305)
     unit = {"task_id": task, "step": 0, "first": 0, "tries": 1, "reason": ""}
     await b.service.store.write(
-        lambda tx: tx.run("unit.put", **unit, job_id=one.job_id, state="open")
+        lambda tx: tx.run("unit.put", **unit, job_id=one.job_id, state="open", loss=None)
     )
     monkeypatch.setattr(service, "CATCH_UP_S", 0.0)
 

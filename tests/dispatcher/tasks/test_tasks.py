@@ -384,7 +384,7 @@ async def test_an_end_that_an_earlier_version_did_not_note_is_found_by_a_cancell
     (one,) = await worker.acquire()
     await worker.report(one, finished=False, code=1305)
     unit = {"task_id": task, "step": 0, "first": 0, "tries": 1, "job_id": 1, "reason": ""}
-    await b.service.store.write(lambda tx: tx.run("unit.put", **unit, state="open"))
+    await b.service.store.write(lambda tx: tx.run("unit.put", **unit, state="open", loss=None))
     await t.tasks.cancel_task(m.CancelTask(task_id=task), ALICE)
     for _ in range(4):
         await t.tasks.advance(task)
