@@ -223,6 +223,13 @@ class World:
         ask = api.TaskItemsQuery(task_id=self.task_id, step="one")
         await self.service.tasks.task_items(ask, BOB)
 
+    async def points(self):
+        await self.service.tasks.points(api.PointsQuery(task_id=self.task_id, step="one"), BOB)
+
+    async def add_points(self):
+        ask = m.AddPoints(task_id=self.task_id, step="one", points=({"x": 1},))
+        await self.service.tasks.add_points(ask, BOB)
+
     async def steer_task(self):
         ask = m.SteerTask(task_id=self.task_id, verb=Verb.PAUSE)
         await self.service.tasks.steer_task(ask, BOB)
@@ -393,8 +400,8 @@ NAMES_NOTHING = {
 }  # fmt: skip
 NOT_THERE = {
     "show", "why", "log", "samples", "tail", "wait", "cancel", "retry", "file", "log_file",
-    "reregister", "task", "task_items", "steer_task", "cancel_task", "cancel_many", "retry_many",
-    "change_many", "undo", "submission", "retry_submission", "events", "stream", "items", "item",
+    "reregister", "task", "task_items", "points", "add_points", "steer_task", "cancel_task", "cancel_many",
+    "retry_many", "change_many", "undo", "submission", "retry_submission", "events", "stream", "items", "item",
     "job_timeline",
 }  # fmt: skip
 REFUSED = {
