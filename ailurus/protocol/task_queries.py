@@ -29,7 +29,9 @@ class TaskItemsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     task_id: Whole
     step: Annotated[str, Meta(min_length=1, max_length=200)]
-    state: Annotated[str, Meta(pattern=r"^(open|ready|failed|finished)?(?!\n)$")] = ""
+    state: Annotated[str, Meta(max_length=20, pattern=r"^(open|ready|failed|finished)?(?!\n)$")] = (
+        ""
+    )
     after: Annotated[int, Meta(ge=-1, le=2**62)] = -1
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
 

@@ -20,6 +20,8 @@ JOB_S = 25e-6
 ITEM_S = 4e-6
 # An input or output of one, which is looked at.
 FILE_S = 2e-6
+# A point that is added to a search of 10,000: measured, 9 µs.
+POINT_S = 10e-6
 # A dependency of one job on another.
 LINK_S = 10e-6
 # A job that is retried.
@@ -36,6 +38,7 @@ OF: Mapping[str, Callable[[Any], float]] = {
         ITEM_S * len(ask.items)
         + FILE_S * sum(len(item.inputs) + len(item.outputs) for item in ask.items)
     ),
+    "add_points": lambda ask: POINT_S * len(ask.points),
     "retry": lambda ask: RETRIED_S * len(ask.job_ids),
     "reregister": lambda ask: RETRIED_S * len(ask.job_ids),
     "cancel": lambda ask: CANCELLED_S * len(ask.job_ids),

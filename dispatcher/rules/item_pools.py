@@ -104,12 +104,6 @@ def carry(tx: Tx, job_id: int, payloads: Payloads) -> None:
     tx.run("cluster.add_job", job_id=job_id, cluster_id=cluster_id)
 
 
-def counts(tx: Tx, low: int, high: int) -> Sequence[tuple[int, int, int, int, int, int]]:
-    """Of the pools with such numbers: the number, how many items there are, were leased once, have
-    finished, have failed, and how many attempts have."""
-    return tx.all("pool.counts", low=low, high=high)
-
-
 def may_take(cluster: ClusterRecord, count: int) -> int:
     """How many of `count` items an attempt may lease now."""
     if cluster.rests:

@@ -91,6 +91,19 @@ class ClusterRecord(Struct, frozen=True):
         return self.finished + self.failed
 
 
+class PoolRecord(Struct, frozen=True):
+    """How far the items of a step are that several jobs lease: `pool.counts`."""
+
+    cluster_id: int
+    items: int
+    fresh: int
+    """How many were leased once."""
+    finished: int
+    failed: int
+    held: int
+    """How many attempts have."""
+
+
 class ItemRecord(ItemProgress, frozen=True, kw_only=True):
     """An item that was leased once."""
 
@@ -143,6 +156,11 @@ def find_pool(tx: Tx, cluster_id: int) -> ClusterRecord | None:
 
 def _pool(found: ClusterRecord) -> ClusterRecord:
     return replace(found, marks=found.mark, mark=0)
+
+
+def pools(tx: Tx, low: int, high: int) -> list[PoolRecord]:
+    """How far the items of steps are whose clusters have such numbers."""
+    return [PoolRecord(*row) for row in tx.all("pool.counts", low=low, high=high)]
 
 
 def some(tx: Tx, cluster_id: int, indexes: Iterable[int]) -> dict[int, ItemRecord]:

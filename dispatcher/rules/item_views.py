@@ -15,7 +15,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.item import ItemSpec, ItemState
 from ailurus.protocol.states import FINAL
 from dispatcher.ports import Tx
-from dispatcher.rules import item_pools, item_records, items, records, views
+from dispatcher.rules import item_records, items, records, views
 from dispatcher.rules.item_records import ClusterRecord, ItemRecord, Redo
 from dispatcher.rules.records import JobRecord
 
@@ -55,7 +55,8 @@ def counts(tx: Tx, job: JobRecord, cluster: ClusterRecord) -> m.ItemCounts:
 
 def _counts_of_pool(tx: Tx, cluster: ClusterRecord) -> m.ItemCounts:
     """The items of a step, whichever of its jobs is asked about."""
-    (held,) = (row[-1] for row in item_pools.counts(tx, cluster.cluster_id, cluster.cluster_id))
+    (pool,) = item_records.pools(tx, cluster.cluster_id, cluster.cluster_id)
+    held = pool.held
     in_state = {"cluster_id": cluster.cluster_id, "in_state": S.RUNNING}
     running = min(held, records.value(tx.one("item.count_all", **in_state), 0))
     return m.ItemCounts(

@@ -4,16 +4,14 @@ ten or a million."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from ailurus.protocol import messages as m
 from ailurus.protocol.task import UNITS_LEFT, Item, Range, UnitState
 from dispatcher.ports import Tx
 from dispatcher.tasks.inputs import STAGED, FileState
-from dispatcher.tasks.records import StepRecord, TaskRecord
+from dispatcher.tasks.records import ShownUnit, StepRecord, TaskRecord, shown_units
 
 SCANNED = 2000
 """Units looked at for one page of those that have finished, of which there is no index."""
@@ -25,33 +23,17 @@ _encode = msgspec.json.Encoder().encode
 _items = msgspec.json.Decoder(list[Item]).decode
 
 
-class _Unit(Struct, frozen=True):
-    """Items that go through a job together: `unit.page`, `unit.page_left`, `unit.page_open`."""
-
-    first: int
-    items: int
-    tries: int
-    job_id: int | None
-    state: str
-    reason: str
-
-
 def page(tx: Tx, task: TaskRecord, nr: int, *, state: str, after: int, most: int) -> m.TaskItemPage:
     """Items of step number `nr` that are in a state, or in any if it is blank, after a point."""
-    where = {"task_id": task.task_id, "step": nr, "after": after}
-    if state == UnitState.OPEN:
-        found = _units(tx.all("unit.page_open", **where, most=most))
-        # Their index is by job.
-        last = found[-1].job_id if len(found) == most else None
-    elif state in UNITS_LEFT:
-        found = _units(tx.all("unit.page_left", **where, state=state, most=most))
-        last = found[-1].first if len(found) == most else None
-    else:
-        looked = _units(tx.all("unit.page", **where, most=SCANNED if state else most))
-        found = [one for one in looked if state in ("", one.state)][:most]
-        more = len(looked) == (SCANNED if state else most) or len(found) == most
-        last = (found if len(found) == most else looked)[-1].first if more else None
-    shown = _shown(tx, task.task_id, nr, task.task.steps[nr].over.range, found)
+    indexed = state in ("", UnitState.OPEN, *UNITS_LEFT)
+    looking = most if indexed else SCANNED
+    looked = shown_units(tx, task.task_id, nr, state=state, after=after, most=looking)
+    units = [one for one in looked if state in ("", one.state)][:most]
+    last = None
+    if len(units) == most or len(looked) == looking:
+        end = units[-1] if len(units) == most else looked[-1]
+        last = end.job_id if state == UnitState.OPEN else end.first
+    shown = _shown(tx, task.task_id, nr, task.task.steps[nr].over.range, units)
     return m.TaskItemPage(
         items=tuple(
             m.TaskItemRow(
@@ -63,18 +45,14 @@ def page(tx: Tx, task: TaskRecord, nr: int, *, state: str, after: int, most: int
                 job_id=one.job_id,
                 reason=one.reason,
             )
-            for one, text in zip(found, shown, strict=True)
+            for one, text in zip(units, shown, strict=True)
         ),
         next=last,
     )
 
 
-def _units(rows: Sequence[Sequence[Any]]) -> list[_Unit]:
-    return [_Unit(*row) for row in rows]
-
-
 def _shown(
-    tx: Tx, task_id: int, nr: int, numbers: Range | None, units: Sequence[_Unit]
+    tx: Tx, task_id: int, nr: int, numbers: Range | None, units: Sequence[ShownUnit]
 ) -> Iterator[str]:
     """The first item of each unit, for people; blank where reading it would cost too much."""
     start, kept, left = 0, list[Item](), VALUES_BYTES

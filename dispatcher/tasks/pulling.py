@@ -91,9 +91,9 @@ def sweep(tx: Tx, task_id: int, nr: int) -> bool:
     pool = item_records.find_pool(tx, item_pools.pool_id(task_id, nr))
     if pool is None:
         return False
-    held = item_pools.counts(tx, pool.cluster_id, pool.cluster_id)
+    held = item_records.pools(tx, pool.cluster_id, pool.cluster_id)
     item_records.put(tx, item_pools.sweep(tx, pool))
-    return item_pools.counts(tx, pool.cluster_id, pool.cluster_id) != held
+    return item_records.pools(tx, pool.cluster_id, pool.cluster_id) != held
 
 
 def let_go(tx: Tx, task_id: int, count: StepRecord, *, now: float) -> tuple[int, ...]:

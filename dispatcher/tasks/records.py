@@ -11,9 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ailurus.protocol.job import LOG
-from ailurus.protocol.task import Item, Range, Task, TaskState, UnitState
+from ailurus.protocol.task import UNITS_LEFT, Item, Range, Task, TaskState, UnitState
 from dispatcher.ports import Tx
-from dispatcher.rules import item_pools
+from dispatcher.rules import item_pools, item_records
 
 TOGETHER = 1000
 """Items of one slice."""
@@ -130,12 +130,41 @@ class UnitRecord(Struct, frozen=True):
     """In the result of its job, if that is to have one."""
 
 
+class ShownUnit(Struct, frozen=True):
+    """Items that go through a job together, for people: `unit.page`, `unit.page_left`,
+    `unit.page_open`.
+
+    In the order of its items, but for the last, where it is that of its jobs.
+    """
+
+    first: int
+    items: int
+    tries: int
+    job_id: int | None
+    state: str
+    reason: str
+
+
 class FoundTask(Struct, frozen=True):
     """A task that a request made: `task.find`."""
 
     task_id: int
     digest: str
     state: str
+
+
+def shown_units(
+    tx: Tx, task_id: int, step: int, *, state: str, after: int, most: int
+) -> list[ShownUnit]:
+    """Units of a step after a point: those in a state of which there is an index, else all."""
+    where = {"task_id": task_id, "step": step, "after": after, "most": most}
+    if state == UnitState.OPEN:
+        rows = tx.all("unit.page_open", **where)
+    elif state in UNITS_LEFT:
+        rows = tx.all("unit.page_left", **where, state=state)
+    else:
+        rows = tx.all("unit.page", **where)
+    return [ShownUnit(*row) for row in rows]
 
 
 def find_request(tx: Tx, owner: str, request_id: str) -> FoundTask | None:
@@ -186,21 +215,20 @@ def steps(tx: Tx, task_id: int) -> list[StepRecord]:
     found = [StepRecord(*row) for row in tx.all("step.all", task_id=task_id)]
     if not found:
         return found
-    for cluster_id, items, fresh, finished, failed, leased in item_pools.counts(
-        tx, **item_pools.pools_of(task_id)
-    ):
-        nr = item_pools.step_of(cluster_id)
+    for pool in item_records.pools(tx, **item_pools.pools_of(task_id)):
+        nr = item_pools.step_of(pool.cluster_id)
         one = found[nr]
+        left = pool.items - pool.finished - pool.failed
         # What is left of an attempt that is over may have been counted as finished.
-        held = min(leased, items - finished - failed)
+        held = min(pool.held, left)
         found[nr] = replace(
             one,
-            fresh=items,
-            ready=items - finished - failed - held,
+            fresh=pool.items,
+            ready=left - held,
             open=held,
-            finished=finished,
-            failed=failed,
-            begun=fresh,
+            finished=pool.finished,
+            failed=pool.failed,
+            begun=pool.fresh,
             before=one.finished,
         )
     return found

@@ -159,7 +159,7 @@ update cluster set fresh = :fresh, finished = :finished, failed = :failed, mark 
 -- reads: cluster, lessee
 select cluster_id, items, fresh, finished, failed,
     cast((select coalesce(sum(held), 0) from lessee where lessee.cluster_id = cluster.cluster_id)
-        as bigint)
+        as bigint) as held
     from cluster where cluster_id between :low and :high and pool = 1
 
 -- name: pool.rest

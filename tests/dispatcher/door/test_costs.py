@@ -48,6 +48,7 @@ MOST_UNITS = {
     "change_many": {"job_ids": costs.CANCELLED_S},
     "wait": {"job_ids": costs.WATCHED_S},
     "add_items": {"items": costs.ITEM_S},
+    "add_points": {"points": costs.POINT_S},
 }
 
 
@@ -93,6 +94,8 @@ def _message(route: str, n: int) -> object:
         return m.Submit(request_id="r", jobs=tuple(job(f"j{nr}") for nr in range(n)))
     if route == "add_items":
         return m.AddItems(list="l", first=0, items=(ItemSpec(),) * n)
+    if route == "add_points":
+        return m.AddPoints(task_id=1, step="s", points=({"x": 0.0},) * n)
     kinds = {"retry": m.Retry, "reregister": m.Reregister, "cancel": m.Cancel, "wait": m.WaitJobs}
     many = {"cancel_many": m.CancelMany, "retry_many": m.RetryMany, "change_many": m.ChangeMany}
     ids = tuple(range(1, n + 1))

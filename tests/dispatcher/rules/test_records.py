@@ -27,7 +27,13 @@ from dispatcher.tasks import records as task_records
 
 # What a caller knows, and the statement need not return.
 FIRST = {"site.get": ("site",)}
-LAST = {"job.standing": ("job_id",)}
+LAST = {
+    "job.standing": ("job_id",),
+    # Where several jobs lease the items, from the lessee.
+    "cluster.get": ("marks", "attempt_nr", "taken"),
+    "step.all": ("begun", "before"),
+    **dict.fromkeys(("unit.ended", "unit.ready", "unit.failed"), ("loss",)),
+}
 
 
 def made_of() -> dict[str, type]:
