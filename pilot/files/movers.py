@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _TIMEOUTS = (Code.STAGE_IN_TIMEOUT, Code.STAGE_OUT_TIMEOUT)
+DELETED_AT_ONCE = 100
+"""Files of one call of a mover, which has as long for few as for many."""
+DELETE_S = 120.0
+"""So long after its beginning a removal begins no further call; the rest is left."""
 
 
 class Movers:
@@ -215,11 +219,15 @@ class Movers:
         by_scheme: dict[str, list[str]] = {}
         for url in urls:
             by_scheme.setdefault(url.partition("://")[0], []).append(url)
-        for scheme, group in by_scheme.items():
-            try:
-                left += pool_of(scheme).delete(group, self.watch(None))
-            except JobError:
-                left += group
+        for scheme, todo in by_scheme.items():
+            until = self._clock.monotonic() + DELETE_S
+            # In parts, so that what is gone by then need not be asked for again.
+            with suppress(JobError):
+                pool = pool_of(scheme)
+                while todo and self._clock.monotonic() < until:
+                    left += pool.delete(todo[:DELETED_AT_ONCE], self.watch(None))
+                    del todo[:DELETED_AT_ONCE]
+            left += todo
         return left
 
     def watch(

@@ -17,7 +17,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
 from ailurus.protocol.url import Url
-from pilot.files import delegated_pools, tries
+from pilot.files import delegated_pools, movers, tries
 from pilot.files.movers import Movers
 from pilot.files.stage import Stage
 from pilot.ports import Found, JobError
@@ -221,6 +221,17 @@ def test_what_cannot_be_removed_now_is_owed_with_the_report(site):
     with pytest.raises(JobError):
         site.stage.stage_out(attempt, site.work)
     assert attempt.leftovers == [f"x://h/kept:{site.store}/1.1.o0"]
+
+
+def test_a_removal_that_breaks_off_keeps_what_it_has_done(site, monkeypatch):
+    monkeypatch.setattr(movers, "DELETED_AT_ONCE", 2)
+    urls = [f"x://h/copy:{site.store}/{nr}" for nr in range(3)]
+    for nr in range(3):
+        (site.store / f"{nr}").touch()
+    assert site.movers.delete([*urls, "x://h/die:"]) == [urls[2], "x://h/die:"]
+    assert [path.name for path in site.store.iterdir()] == ["2"]
+    monkeypatch.setattr(movers, "DELETE_S", -1.0)
+    assert site.movers.delete(urls[2:]) == urls[2:]
 
 
 def test_an_output_that_its_place_does_not_take_goes_to_the_alternative(site, tmp_path):

@@ -67,7 +67,7 @@ class Trouble(Mover):
             self._one(word, file, file.path, path, tell)
 
     def delete(self, urls: Sequence[str]) -> Mapping[str, str]:
-        if "die:" in urls:
+        if "die" in [_parts(url)[0] for url in urls]:
             self._die()
         left = {}
         for url in urls:
