@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 
+import msgspec
 from msgspec import Struct
 
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
 from pilot.ports import JobError
 
 
@@ -313,3 +315,27 @@ _ENDINGS = (
 def ending(seen: Evidence) -> JobError | None:
     """Why a payload failed, or None if it did not."""
     return next((row.error(seen) for row in _ENDINGS if row.fits(seen)), None)
+
+
+@contextmanager
+def making(name: str) -> Iterator[None]:
+    """Turns what a plugin `name` that moves files raises while it is made into a JobError: for what
+    the site's administrator must repair."""
+    try:
+        yield
+    except JobError:
+        raise
+    except msgspec.ValidationError as error:
+        raise JobError(
+            Code.SERVICE_UNAVAILABLE,
+            f"the options of {name} in the site file: {error}",
+            remedy="`harvester-edge lint` names line and remedy",
+        ) from None
+    except AilurusError as error:
+        raise JobError(Code.NO_PROTOCOL, error.message, remedy=error.remedy) from None
+    except (ImportError, OSError) as error:
+        raise JobError(
+            Code.SERVICE_UNAVAILABLE,
+            f"the transfer library of {name} cannot be loaded on this node: {error}",
+            remedy="install it beside the pilot, or name another plugin in storage.plugins",
+        ) from None

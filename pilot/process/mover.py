@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 import plugins
 from ailurus.protocol.errors import AilurusError, Code
+from pilot.blame import making
 from pilot.ports import Examines, Found, JobError, Moved, Mover, NotMoved, Progress, ToGet, ToPut
 from pilot.process.frames import SOCKET, frame, frames, receive, send
 from pilot.process.kill import become_undumpable, die_with_parent
@@ -222,27 +223,10 @@ class _Child:
 def _made(setup: Setup) -> Mover:
     """The plugin, with its options. Raises JobError for what the site's administrator must
     repair."""
-    try:
+    with making(setup.name):
         kind = plugins.load("mover", setup.name)
         given = plugins.with_credentials(kind.Options, setup.options, setup.credentials)
-        options = msgspec.convert(given, kind.Options)
-        made: Mover = kind(options)
-    except JobError:
-        raise
-    except msgspec.ValidationError as error:
-        raise JobError(
-            Code.SERVICE_UNAVAILABLE,
-            f"the options of {setup.name} in the site file: {error}",
-            remedy="`harvester-edge lint` names line and remedy",
-        ) from None
-    except AilurusError as error:
-        raise JobError(Code.NO_PROTOCOL, error.message, remedy=error.remedy) from None
-    except (ImportError, OSError) as error:
-        raise JobError(
-            Code.SERVICE_UNAVAILABLE,
-            f"the transfer library of {setup.name} cannot be loaded on this node: {error}",
-            remedy="install it beside the pilot, or name another plugin in storage.plugins",
-        ) from None
+        made: Mover = kind(msgspec.convert(given, kind.Options))
     return made
 
 
@@ -254,6 +238,9 @@ def as_text(said: str) -> str:
 def _refused(error: Exception, code: Code) -> Refused:
     if isinstance(error, JobError):
         return Refused(error.code, as_text(error.message), as_text(error.remedy), error.transient)
+    if isinstance(error, AilurusError):
+        # Of a URL that means nothing to the plugin, say.
+        return Refused(code, as_text(error.message), as_text(error.remedy))
     if isinstance(_first(error), UnicodeError):
         return Refused(
             code,

@@ -11,12 +11,11 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
@@ -31,7 +30,7 @@ from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Tell, ToGet, To
 from plugins.data.moving import drop, few, not_moved, padded
 from plugins.data.rucio_errors import missing, nowhere, rucio_errors_on
 from plugins.data.rucio_examined import examined
-from plugins.data.rucio_plugins import Plugin, Plugins, Replica
+from plugins.data.rucio_plugins import Plugin, Plugins, Replica, local_url
 from plugins.rucio_client import ClientOptions, RseProtocols, client_of, counted
 
 MOST_LFNS = 100
@@ -121,14 +120,14 @@ class Rucio(Mover):
         left: dict[str, str] = {}
         for url, place in self._targets(urls).items():
             by = self._plugins.of(place)
-            plugin = self._plugins.made(by)
             try:
+                plugin = self._plugins.made(by)
                 if by.moves:
                     for why in plugin.delete([place.url]).values():
                         left[url] = why
                 else:
-                    plugin.delete(_local(place.url))
-            except JobError as error:
+                    plugin.delete(local_url(place.url))
+            except AilurusError as error:
                 left[url] = str(error)
         return left
 
@@ -170,18 +169,24 @@ class Rucio(Mover):
             try:
                 dids[file.key] = Did.of_url(Url.parse(file.url))
             except AilurusError as error:
-                tell(not_moved(file.key, JobError(Code.BAD_FILE_NAME, error.message)))
-        known = self._replicas(list(set(dids.values())))
+                bad = JobError(Code.BAD_FILE_NAME, error.message, remedy=error.remedy)
+                tell(not_moved(file.key, bad))
+        known = self._replicas(set(dids.values()))
+        ranked = {did: _ranked(entry, self._options) for did, entry in known.items()}
+        # Parents' outputs that the catalogue does not know yet.
+        unknown = [
+            file.url
+            for file in files
+            if file.key in dids and not ranked.get(dids[file.key]) and rse_of(Url.parse(file.url))
+        ]
+        expected = self._targets(unknown, read=True)
         wanted = []
         for file in files:
             if file.key not in dids:
                 continue
             did = dids[file.key]
             entry = known.get(did)
-            places = _ranked(entry, self._options) if entry is not None else []
-            if not places and rse_of(Url.parse(file.url)):
-                # A parent's output that the catalogue does not know yet.
-                places = [self._targets([file.url], read=True)[file.url]]
+            places = [expected[file.url]] if file.url in expected else [*ranked.get(did, ())]
             if not places:
                 tell(
                     not_moved(
@@ -194,20 +199,23 @@ class Rucio(Mover):
             wanted.append(_Wanted(file, did, places, size, adler32, entry is not None))
         return wanted
 
-    def _replicas(self, dids: Sequence[Did]) -> dict[Did, dict[str, Any]]:
+    def _replicas(self, dids: Collection[Did]) -> dict[Did, Mapping[str, Any]]:
+        """What the catalogue says of those files that it knows. Raises JobError."""
         if not dids:
             return {}
         named = [{"scope": did.scope, "name": did.name} for did in dids]
         schemes = sorted({*self._options.protocols.own, *self._options.protocols.other})
-        found: dict[Did, dict[str, Any]] = {}
+        found: dict[Did, Mapping[str, Any]] = {}
         with rucio_errors_on(f"{len(dids)} files", missing_is_fine=True):
             for one in self._client.list_replicas(named, schemes=schemes, domain="all"):
-                found[Did(one["scope"], one["name"])] = one
+                # Of a data set, or by its archives, a server names more than it was asked for.
+                if (did := Did(one["scope"], one["name"])) in dids:
+                    found[did] = one
         return found
 
     def _targets(self, urls: Sequence[str], *, read: bool = False) -> dict[str, Replica]:
         """Where files go, or are if nobody has registered them. Raises JobError."""
-        by_rse: dict[str, dict[str, str]] = {}
+        by_rse: dict[str, dict[str, list[str]]] = {}
         for text in urls:
             url = Url.parse(text)
             rse = rse_of(url) or self._options.rse
@@ -217,13 +225,13 @@ class Rucio(Mover):
                     f"{url} names no storage, and the site has none in Rucio",
                     remedy="name it in the site file: storage.rse",
                 )
-            by_rse.setdefault(rse, {})[str(Did.of_url(url))] = text
+            by_rse.setdefault(rse, {}).setdefault(str(Did.of_url(url)), []).append(text)
         found: dict[str, Replica] = {}
         for rse, lfns in by_rse.items():
             names = list(lfns)
             for at in range(0, len(names), MOST_LFNS):
                 for lfn, pfn in self._pfns(rse, names[at : at + MOST_LFNS], read=read).items():
-                    found[lfns[lfn]] = Replica(rse, pfn)
+                    found |= dict.fromkeys(lfns[lfn], Replica(rse, pfn))
         return found
 
     def _pfns(self, rse: str, lfns: Sequence[str], *, read: bool) -> Mapping[str, str]:
@@ -299,7 +307,7 @@ class Rucio(Mover):
             into = os.open(file.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 md5 = file.md5 is not None
-                copied = plugin.get(_local(file.url), into, lambda: None, md5=md5)
+                copied = plugin.get(local_url(file.url), into, lambda: None, md5=md5)
             except JobError as error:
                 tell(not_moved(file.key, error))
             else:
@@ -315,7 +323,7 @@ class Rucio(Mover):
         for file in files:
             source = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                copied = plugin.put(source, _local(file.url), lambda: None)
+                copied = plugin.put(source, local_url(file.url), lambda: None)
             except JobError as error:
                 tell(not_moved(file.key, error))
             else:
@@ -420,9 +428,10 @@ def _told_of_each(files: Sequence[ToGet] | Sequence[ToPut], tell: Tell) -> Itera
         yield
     except AilurusError as error:
         failed = Code.STAGE_OUT_FAILED if isinstance(files[0], ToPut) else Code.STAGE_IN_FAILED
-        known = error if isinstance(error, JobError) else JobError(failed, error.message)
+        if not isinstance(error, JobError):
+            error = JobError(failed, error.message, remedy=error.remedy)
         for file in files:
-            tell(not_moved(file.key, known))
+            tell(not_moved(file.key, error))
 
 
 def _found(did: Did, name: str, entry: Mapping[str, Any]) -> Found:
@@ -433,9 +442,3 @@ def _found(did: Did, name: str, entry: Mapping[str, Any]) -> Found:
         size=counted(entry["bytes"]),
         adler32=padded(adler32) if isinstance(adler32, str) and adler32 else None,
     )
-
-
-def _local(pfn: str) -> Url:
-    """The URL of a file system's path: Rucio writes it with host and port, and as it is."""
-    url = Url.parse(pfn)
-    return Url.of_path(unquote(url.path)) if url.scheme == "file" else url

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
 
 import plugins
+from ailurus.protocol.url import Url
+from pilot.blame import making
 from pilot.ports import Mover, Transfer
 
 
@@ -70,9 +73,10 @@ class Plugins:
         return Plugin(name, f"{scheme}://{rest.partition('/')[0]}/", place.rse == self._site.rse)
 
     def made(self, plugin: Plugin) -> Any:
-        """The plugin itself. Raises AilurusError if it cannot be made."""
+        """The plugin itself. Raises JobError if it cannot be made."""
         if plugin not in self._made:
-            self._made[plugin] = self._make(plugin)
+            with making(plugin.name):
+                self._made[plugin] = self._make(plugin)
         return self._made[plugin]
 
     def _make(self, plugin: Plugin) -> Mover | Transfer:
@@ -99,3 +103,9 @@ class Plugins:
         else:
             made = plugins.load("data", plugin.name)(roots=site.roots)
         return made
+
+
+def local_url(pfn: str) -> Url:
+    """The URL of a file system's path: Rucio writes it with host and port, and as it is."""
+    url = Url.parse(pfn)
+    return Url.of_path(unquote(url.path)) if url.scheme == "file" else url

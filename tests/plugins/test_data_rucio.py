@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -145,3 +146,95 @@ def test_an_error_of_rucios_has_a_code_and_a_remedy_by_its_type(name, code, tran
         raise getattr(exception, name)
     assert (caught.value.code, caught.value.transient) == (code, transient)
     assert caught.value.remedy
+
+
+class Catalogue:
+    """A client that knows some files, and notes what it is asked for."""
+
+    def __init__(self, *known: str) -> None:
+        self.known, self.asked = known, []
+
+    def list_replicas(self, dids, **_: object):
+        self.asked.append([did["name"] for did in dids])
+        pfns = {"root://here/x": pfn("HERE", "lan")}
+        for name in self.known:
+            yield {"scope": "s", "name": name, "bytes": 7, "adler32": "0000abcd", "pfns": pfns}
+
+    def lfns2pfns(self, rse, lfns, **_: object):
+        self.asked.append(lfns)
+        return {lfn: f"root://{rse.lower()}//{lfn}" for lfn in lfns}
+
+
+def located(client: Catalogue, *urls: str) -> tuple[dict[int, str], dict[int, Code]]:
+    made = Rucio(OPTIONS)
+    made.__dict__["_client"] = client
+    told: list[NotMoved] = []
+    files = [ToGet(key=key, url=url, path="/x") for key, url in enumerate(urls)]
+    found = made._located(files, told.append)
+    return {one.file.key: one.places[0].url for one in found}, {one.key: one.code for one in told}
+
+
+def test_files_that_nobody_has_registered_yet_are_looked_for_in_one_request():
+    client = Catalogue("a")
+    found, failed = located(
+        client,
+        "rucio://s:a?rse=THERE",
+        "rucio://s:b?rse=THERE",
+        "rucio://s:c?rse=THERE",
+        "rucio://s:b?rse=THERE&rse=THERE",
+        "rucio://s:d",
+    )
+    assert found == {
+        0: "root://here/x",
+        1: "root://there//s:b",
+        2: "root://there//s:c",
+        3: "root://there//s:b",
+    }
+    assert failed == {4: Code.NO_SUCH_FILE}
+    assert [sorted(asked) for asked in client.asked] == [["a", "b", "c", "d"], ["s:b", "s:c"]]
+
+
+def test_no_more_is_kept_of_a_catalogues_answer_than_was_asked_for():
+    made = Rucio(OPTIONS)
+    made.__dict__["_client"] = Catalogue("a", "b", "c")
+    assert list(made._replicas([Did("s", "b")])) == [Did("s", "b")]
+
+
+def test_files_whose_plugin_cannot_be_made_are_left_and_others_removed(tmp_path):
+    (tmp_path / "x").touch()
+
+    class Two(Catalogue):
+        def lfns2pfns(self, rse, lfns, **_: object):
+            return {"s:a": "root://here//a", "s:b": f"file://localhost:0{tmp_path}/x"}
+
+    options = {"xrootd": {"no_such": 1}}
+    made = Rucio(Rucio.Options(config="/c", rse="HERE", roots=(str(tmp_path),), options=options))
+    made.__dict__["_client"] = Two()
+    left = made.delete(["rucio://s:a", "rucio://s:b"])
+    assert list(left) == ["rucio://s:a"]
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("options", [{"xrootd": {"no_such": 1}}, {}])
+def test_a_plugin_that_cannot_be_made_costs_no_file_of_another(tmp_path, monkeypatch, options):
+    monkeypatch.setitem(sys.modules, "XRootD", None)
+    (tmp_path / "in").write_bytes(b"content")
+    made = Rucio(Rucio.Options(config="/c", roots=(str(tmp_path),), options=options))
+    told: list[Moved | NotMoved] = []
+    places = ["root://here/x", f"file://localhost{tmp_path}/in"]
+    wanted = [
+        rucio._Wanted(
+            ToGet(key=key, url="rucio://s:n", path=str(tmp_path / f"{key}")),
+            Did("s", "n"), [Replica("HERE", place)], 7, None,
+        )
+        for key, place in enumerate(places)
+    ]  # fmt: skip
+    made.__dict__["_client"] = SimpleNamespace(account="a")
+    again, _ = made._round(wanted, told.append)
+    assert not again
+    bad, good = sorted(told, key=lambda one: one.key)
+    assert isinstance(good, Moved)
+    assert isinstance(bad, NotMoved)
+    assert bad.code is Code.SERVICE_UNAVAILABLE
+    assert "xrootd" in bad.message
+    assert bad.remedy

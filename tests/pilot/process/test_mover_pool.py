@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
 from pilot.ports import JobError, Moved, NotMoved, ToGet, ToPut
-from pilot.process import children, mover_pool
+from pilot.process import children, mover, mover_pool
 from pilot.process.children import Launch, mover_environment
 from pilot.process.mover_pool import MoverPool, Watch
 from tests.pilot.helpers import guarded, processes_with
@@ -226,6 +226,12 @@ def test_what_a_mover_raises_is_told_of_each_file_that_had_no_end(rig):
     assert {code(ends[key]) for key in (1, 2)} == {Code.STAGE_IN_FAILED}
     assert "RuntimeError: no such thing" in ends[2].message
     assert len(rig.pids()) == 1
+
+
+def test_a_url_that_means_nothing_to_a_plugin_is_no_failure_of_its_library():
+    error = AilurusError("rucio:x has no scope", remedy="write scope:name")
+    said = mover._refused(error, Code.STAGE_IN_FAILED)
+    assert said == mover.Refused(Code.STAGE_IN_FAILED, "rucio:x has no scope", "write scope:name")
 
 
 def test_a_file_of_which_nothing_is_said_has_failed(rig):
