@@ -105,10 +105,10 @@ def _row(
     }
 
 
-def due(tx: Tx, giver: str, now: float) -> list[Due]:
-    """Some outputs that are to be registered now. `giver`: the name of this store, from which each
-    file gets an identifier that is the same whenever it is made."""
-    found = records.due_registrations(tx, now, TOGETHER)
+def due(tx: Tx, giver: str, now: float, most: int = TOGETHER) -> list[Due]:
+    """At most so many outputs that are to be registered now. `giver`: the name of this store, from
+    which each file gets an identifier that is the same whenever it is made."""
+    found = records.due_registrations(tx, now, most)
     return [Due(one, _file(nr, one, giver)) for nr, one in enumerate(found)]
 
 

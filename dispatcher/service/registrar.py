@@ -1,7 +1,8 @@
 """Tells the catalogue of data about outputs: what reports have written down, until it is done.
 
 While the catalogue is away nothing is lost and nothing is written: it is asked again, at the latest
-after a minute.
+after a minute, and about fewer files each time, since these may be all that it has no answer about.
+One about which alone it has none is passed over, and put off as soon as another goes well.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Registrar:
         self._ask = ask
         self._wake = asyncio.Event()
         self._after = ""
+        # Outputs of one call, and how many of those that wait longest are passed over.
+        self._together, self._passed = registrations.TOGETHER, 0
         self.waiting = self.refused = 0
         """Outputs that are to be registered, and those that were refused, as of the last turn."""
         self.away: m.Trouble | None = None
@@ -108,12 +111,7 @@ class Registrar:
         """Register some outputs that are due, and close some data sets. Whether there may be more
         to do now. Raises CatalogueUnavailable."""
         state = self._state
-        found = await state.store.read(lambda tx: registrations.due(tx, state.giver, state.now()))
-        if found:
-            faults = await self._faults(Register(files=tuple(one.file for one in found)))
-            await state.store.write(
-                lambda tx: registrations.settle(tx, found, faults, now=state.now())
-            )
+        more = await self._register()
         looked_after = self._after
         complete, self._after = await state.store.read(
             lambda tx: registrations.complete(tx, looked_after)
@@ -130,7 +128,37 @@ class Registrar:
             ]
             await state.store.write(lambda tx: registrations.close(tx, done, now=state.now()))
         self.waiting, self.refused = await state.store.read(registrations.numbers)
-        return len(found) == registrations.TOGETHER or bool(self._after)
+        return more or bool(self._after)
+
+    async def _register(self) -> bool:
+        """Register some outputs that are due. Whether there may be more. Raises
+        CatalogueUnavailable."""
+        state, most = self._state, self._passed + self._together
+        found = await state.store.read(
+            lambda tx: registrations.due(tx, state.giver, state.now(), most)
+        )
+        if self._passed >= min(len(found), registrations.TOGETHER):
+            self._passed = 0
+        tried = found[: self._passed + self._together]
+        passed, some = tried[: self._passed], tried[self._passed :]
+        if not some:
+            return False
+        try:
+            faults = await self._faults(Register(files=tuple(one.file for one in some)))
+        except CatalogueUnavailable:
+            self._passed += len(some) == 1
+            self._together = max(1, len(some) // 4)
+            raise
+        later = "the catalogue had no answer about it, while it had about others"
+        faults |= {
+            key: Fault(key=key, reason=later, transient=True)
+            for key in (one.file.key for one in passed)
+        }
+        await state.store.write(lambda tx: registrations.settle(tx, tried, faults, now=state.now()))
+        self._passed = 0
+        more = self._together + max(1, self._together // 8)
+        self._together = min(more, registrations.TOGETHER)
+        return len(found) == most
 
     async def _faults(self, request: Request) -> dict[int, Fault]:
         assert self._ask is not None  # noqa: S101 -- nothing runs without it

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -15,9 +16,9 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.did import Did, physical
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.job import OutputFile
-from dispatcher.catalogue import settings
+from dispatcher.catalogue import messages, settings
 from dispatcher.catalogue.settings import CatalogueSettings
-from dispatcher.ports import CatalogueUnavailable, Fault
+from dispatcher.ports import CatalogueUnavailable, Fault, NewFile
 from dispatcher.refusal import Rejected
 from dispatcher.service import Service
 from tests.dispatcher.helpers import ALICE, BOB, Bench, bench, job
@@ -246,6 +247,60 @@ async def test_a_catalogue_that_was_away_for_ten_minutes_is_asked_at_least_each_
         running.cancel()
     assert 600 <= sum(pauses) < 660
     assert max(pauses) == 60
+
+
+async def finished(b: Place, count: int) -> tuple[int, list[str]]:
+    """A job that has left so many outputs, and their names."""
+    names = [f"o{nr:02}" for nr in range(count)]
+    outputs = tuple(OutputFile(name=name, scope="user.alice") for name in names)
+    (job_id,) = await b.submit(job(outputs=outputs))
+    worker = await b.worker()
+    (one,) = await worker.acquire()
+    await b.finish(one, worker, *names)
+    return job_id, names
+
+
+async def turns(b: Place, count: int) -> None:
+    """So many, of which the catalogue may be away in any."""
+    for _ in range(count):
+        with suppress(CatalogueUnavailable):
+            await b.turn()
+
+
+def silent_about(b: Place, odd: Callable[[Sequence[NewFile]], bool]):
+    """A catalogue that has no answer about such files."""
+
+    async def ask(request: messages.Request) -> messages.Answer:
+        if isinstance(request, messages.Register) and odd(request.files):
+            return messages.NotNow(reason="the catalogue has not answered for 300 s")
+        return await b.catalogue.ask(request)
+
+    return ask
+
+
+async def test_a_catalogue_that_answers_about_few_files_only_is_asked_about_few(at):
+    async with at() as b:
+        job_id, names = await finished(b, 20)
+        b.service.registrar._ask = silent_about(b, lambda files: len(files) > 3)
+        await turns(b, 20)
+        assert {(await b.file(job_id, name)).registration for name in names} == {"done"}
+
+
+async def test_a_file_about_which_the_catalogue_never_answers_delays_no_other(at):
+    async with at() as b:
+        job_id, names = await finished(b, 6)
+        b.service.registrar._ask = silent_about(
+            b, lambda files: any(file.name.endswith((".o00", ".o03")) for file in files)
+        )
+        await turns(b, 15)
+        due = [name for name in names if (await b.file(job_id, name)).registration == "due"]
+        assert due == ["o00", "o03"]
+        assert "no answer about it" in (await b.file(job_id, "o00")).reason
+        b.service.registrar._ask = b.catalogue.ask
+        now = b.service.state.now
+        b.service.state.now = lambda: now() + 700
+        await turns(b, 3)
+        assert {(await b.file(job_id, name)).registration for name in names} == {"done"}
 
 
 async def test_a_dispatcher_killed_before_it_wrote_that_it_registered_does_so_again(at):
