@@ -15,11 +15,11 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import Clock
 from pilot.files.at_once import at_once
+from pilot.files.declared import compare
 from pilot.files.delegated_pools import of_the_grid
 from pilot.files.destinations import field_of
 from pilot.files.input_space import SharedSpace, Wanted, bounded
 from pilot.files.leaving import ToStore
-from pilot.files.movers import compare
 from pilot.files.tries import pauses
 from pilot.ports import Check, Copied, JobError, TakesUsers, Transfer
 from pilot.process.usage import charge

@@ -24,6 +24,7 @@ from ailurus.protocol.url import Url
 from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
+from pilot.files.declared import compare
 from pilot.files.delegated_pools import CredentialFiles, written
 from pilot.files.destinations import field_of
 from pilot.files.input_space import InputSpace, Wanted
@@ -415,28 +416,6 @@ def _adopt(wanted: Wanted, moved: Moved, incoming: Path, work: Workdir) -> None:
             raise
         except ValueError as error:
             raise JobError(Code.STAGE_IN_FAILED, str(error), field=wanted.field) from None
-
-
-def compare(file: InputFile, copied: Copied) -> None:
-    """Compare what came with what was declared. Raises JobError where they differ."""
-    if file.size is not None and file.size != copied.size:
-        raise JobError(
-            Code.STAGE_IN_FAILED,
-            f"{file.name} has {copied.size} bytes, declared are {file.size}",
-            remedy="the file is damaged, or the job declares another one",
-        )
-    if file.adler32 is not None and file.adler32 != copied.adler32:
-        raise JobError(
-            Code.GET_ADLER_MISMATCH,
-            f"{file.name} has adler32 {copied.adler32}, declared is {file.adler32}",
-            remedy="the file is damaged, or the job declares another one",
-        )
-    if file.md5 is not None and file.md5 != copied.md5:
-        raise JobError(
-            Code.GET_MD5_MISMATCH,
-            f"{file.name} has md5 {copied.md5}, declared is {file.md5}",
-            remedy="the file is damaged, or the job declares another one",
-        )
 
 
 def _done(output: ToStore, moved: Moved) -> DoneFile:
