@@ -9,6 +9,7 @@ from typing import Any
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.url import Url
+from ailurus.token_discovery import DISCOVERED
 
 
 def expanded(path: str) -> str:
@@ -45,7 +46,7 @@ def _expanded_option(name: str, value: Any, credentials: Mapping[str, str]) -> A
 
 def secret_files(options: Mapping[str, Any]) -> dict[str, str]:
     """The files that options of a plugin name as credentials: all `…_file` but that of authorities,
-    and a `proxy`."""
+    and a `proxy`; not those of the edge, and not a token that is looked for."""
     return {
         name: value
         for name, value in options.items()
@@ -54,7 +55,13 @@ def secret_files(options: Mapping[str, Any]) -> dict[str, str]:
         and isinstance(value, str)
         and value
         and not value.startswith(CREDENTIAL)
+        and not (name == "token_file" and discovers(options))
     }
+
+
+def discovers(options: Mapping[str, Any]) -> bool:
+    """Whether a plugin looks for its token, see `ailurus.token_discovery`."""
+    return options.get("token_file") == DISCOVERED
 
 
 def directory_url(text: str) -> str:

@@ -15,8 +15,9 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from ailurus import token_discovery
 from ailurus.apart import SYSTEM, Location, look
-from ailurus.paths import directory_url, expanded, expanded_options, secret_files
+from ailurus.paths import directory_url, discovers, expanded, expanded_options, secret_files
 from ailurus.protocol import storage_defaults
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.resources import WHOLE, least_share
@@ -92,9 +93,18 @@ class Storage(Struct, frozen=True):
         return {**self.options, **named}
 
     def secret_files(self) -> list[Path]:
-        """The site's credentials for storage."""
-        parts = [*self.options.values(), *map(self.options_of, NAMED_OPTIONS)]
-        return [Path(path) for part in parts for path in secret_files(part).values()]
+        """The site's credentials for storage; where a token is looked for, all of its places."""
+        named = [path for part in self._parts() for path in secret_files(part).values()]
+        sought = token_discovery.places(token_discovery.STARTED_WITH) if self.discovers else []
+        return [Path(path) for path in (*named, *sought)]
+
+    @property
+    def discovers(self) -> bool:
+        """Whether a plugin looks for its token, see `ailurus.token_discovery`."""
+        return any(map(discovers, self._parts()))
+
+    def _parts(self) -> list[Options]:
+        return [*self.options.values(), *map(self.options_of, NAMED_OPTIONS)]
 
 
 class ContainerChoice(Struct, frozen=True):

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ailurus.output import clean
+from ailurus.protocol.errors import AilurusError
+from ailurus.token_discovery import discovered
 from dispatcher.cli.exits import CONFIGURATION, CommandError
 
 if TYPE_CHECKING:
@@ -71,24 +73,12 @@ def found_token(option: str | None, environment: Mapping[str, str]) -> tuple[Pat
         return Path(option), ""
     if named := environment.get("AILURUS_TOKEN_FILE"):
         return Path(named), ""
-    if text := environment.get("BEARER_TOKEN", "").strip():
-        return None, text
-    if named := environment.get("BEARER_TOKEN_FILE"):
-        return Path(named), ""
-    name = f"bt_u{os.getuid()}"
-    for directory in (environment.get("XDG_RUNTIME_DIR"), "/tmp"):  # noqa: S108 -- WLCG's place
-        if directory and _ours(path := Path(directory, name)):
-            return path, ""
-    raise CommandError(
-        CONFIGURATION,
-        "no token found",
-        remedy="give --token-file FILE, or set AILURUS_TOKEN_FILE; `dispatcher init` made the first",
-    )
-
-
-def _ours(path: Path) -> bool:
-    """Whether the file is there and this user's: anybody may write to /tmp."""
     try:
-        return path.lstat().st_uid == os.getuid() and path.is_file()
-    except OSError:
-        return False
+        token = discovered(environment)
+    except AilurusError as error:
+        raise CommandError(
+            CONFIGURATION,
+            f"no token is named, and {error.message}",
+            remedy="give --token-file FILE, or set AILURUS_TOKEN_FILE; `dispatcher init` made the first",
+        ) from None
+    return (Path(token.path) if token.path else None), token.text

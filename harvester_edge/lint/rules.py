@@ -3,14 +3,15 @@ contradict each other. A rule E… is a fault; W… is a warning, and the site c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
 
 import plugins
-from ailurus.apart import SYSTEM, look
-from ailurus.paths import directory_url, expanded
+from ailurus import token_discovery
+from ailurus.apart import SYSTEM, Location, look
+from ailurus.paths import directory_url, discovers, expanded
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.units import duration_s
 from harvester_edge.batch import batch_class
@@ -23,6 +24,7 @@ from harvester_edge.lint.options import unlike
 from harvester_edge.lint.places import VOLATILE, beneath, plain
 from harvester_edge.lint.storage import (
     credential_files,
+    plugin_options,
     rucio_settings,
     storage_options,
     storage_secrets,
@@ -79,7 +81,9 @@ def _paths(site: Site, tree: Tree) -> Iterator[Fault]:
     for at, path in _all_paths(site):
         if at in secrets and not path.startswith(("/", "~", "$")):
             # Perhaps the secret itself, which nobody wants in a ticket.
-            yield tree.fault(at, "E021", "this is no absolute path", "name the file, from / on")
+            remedy = "name the file, from / on"
+            remedy += f", or `{token_discovery.DISCOVERED}`" if at[-1] == "token_file" else ""
+            yield tree.fault(at, "E021", "this is no absolute path", remedy)
         elif "$" in expanded(path):
             yield tree.fault(at, "E021", f"a variable of {path} is not set", "write it out")
         elif not expanded(path).startswith("/"):
@@ -191,6 +195,7 @@ def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
     own += [(at, path, look(plain(path))) for at, path in credential_files(site)]
     shown = [(at, path) for at, path in _all_paths(site) if at[:-1] in SHOWN or at == MPS]
     roots = [(at, look(plain(path))) for at, path in shown]
+    yield from _discovered_apart(site, tree, roots)
     system, work = [look(path) for path in SYSTEM], look(plain(site.paths.work))
     for at, path, place in own:
         for root_at, root in roots:
@@ -205,6 +210,20 @@ def _apart(site: Site, tree: Tree) -> Iterator[Fault]:
         if at not in WORK and place.beneath(work):
             message = f"{dotted(at)}, {path}, is beneath it: pilots and payloads write there"
             yield tree.fault(("paths", "work"), "E027", message, "a directory of its own")
+
+
+def _discovered_apart(
+    site: Site, tree: Tree, roots: Sequence[tuple[At, Location]]
+) -> Iterator[Fault]:
+    """Whether jobs are shown the last place where a token is looked for, which is the same on each
+    node but for the user's number."""
+    sought = [(*at, "token_file") for at, part in plugin_options(site) if discovers(part)]
+    place = look(token_discovery.places({})[-1])
+    for at in sought[:1]:
+        for root_at, root in roots:
+            if place.overlaps(root):
+                message = f"jobs read what is there, and {dotted(at)} may be {place.name}"
+                yield tree.fault(root_at, "E027", message, "a directory of its own")
 
 
 MPS: At = ("pilot", "gpus", "mps")

@@ -1,14 +1,23 @@
-"""Movers that have a user's credentials, and not the site's: children of one job alone."""
+"""Which credentials movers have: the site's, or, in children of one job alone, its user's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from ailurus import token_discovery
 from ailurus.protocol.messages import Credential, CredentialKind
 from pilot.blame import OSErrorsOn, Target
+from pilot.site import Storage
 from pilot.workdir import remove_tree
+
+if TYPE_CHECKING:
+    # Late at run time: most pilots need none of it.
+    from pilot.process.children import Launch
 
 _FILES = {
     CredentialKind.TOKEN: "token_file",
@@ -26,6 +35,15 @@ def of_the_grid(given: tuple[Credential, ...]) -> tuple[str, str]:
         for kind in (CredentialKind.TOKEN, CredentialKind.PROXY)
     )
     return token, proxy
+
+
+def with_variables(launch: Launch, storage: Storage, credentials: Mapping[str, str]) -> Launch:
+    """How movers start that have these `credentials` of a user: where the site's token is looked
+    for, with the variables that say where; never where a user's is in its place."""
+    if not storage.discovers or "token_file" in credentials:
+        return launch
+    sought = token_discovery.STARTED_WITH
+    return replace(launch, environment={**launch.environment, **sought})
 
 
 class CredentialFiles:

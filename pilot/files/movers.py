@@ -25,7 +25,7 @@ from pilot.attempt import Attempt
 from pilot.blame import OSErrorsOn, Target
 from pilot.clock import SYSTEM, Clock
 from pilot.files.declared import compare
-from pilot.files.delegated_pools import CredentialFiles, written
+from pilot.files.delegated_pools import CredentialFiles, with_variables, written
 from pilot.files.destinations import field_of
 from pilot.files.input_space import InputSpace, Wanted
 from pilot.files.leaving import ToStore
@@ -336,7 +336,8 @@ class Movers:
         from pilot.process.mover_pool import MoverPool
 
         assert self._launch is not None  # noqa: S101 - the callers looked
-        return MoverPool(name, self._options(name), self._launch(), self._clock, credentials)
+        launch = with_variables(self._launch(), self._storage, credentials or {})
+        return MoverPool(name, self._options(name), launch, self._clock, credentials)
 
 
 def _place(url: Url) -> Url | None:

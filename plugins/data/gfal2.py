@@ -33,6 +33,7 @@ from plugins.data.moving import (
     measured,
     padded,
     set_environment,
+    token_of,
 )
 from plugins.data.xrootd import path_of, settings
 
@@ -274,7 +275,8 @@ class Gfal2(Mover):
         """A context with the site's token for that server."""
         if self._options.token_file:
             server = Url(url.scheme, url.host, port=url.port).sent
-            token = self._gfal2.cred_new("BEARER", _token(self._options.token_file))
+            found = token_of(self._options)
+            token = self._gfal2.cred_new("BEARER", found.text or _token(found.path))
             self._gfal2.cred_set(context, server, token)
         return context
 

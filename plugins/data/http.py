@@ -48,7 +48,8 @@ class Http:
         """What a site says of its own storage."""
 
         token_file: str = ""
-        """A bearer token; read for each file."""
+        """A bearer token; read for each file. `wlcg-discovery`: it is looked for where the WLCG
+        says."""
         proxy: str = ""
         """An X.509 proxy; a renewed one is used from the next file on."""
         token_for: tuple[str, ...] = ()

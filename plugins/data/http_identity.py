@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
+from ailurus.token_discovery import of_site
 from pilot.ports import JobError
 
 LONGEST = 1 << 20
@@ -36,7 +37,12 @@ class OfSite:
     def token(self, url: Url) -> str:
         if not self._token_file or not self._covers(url):
             return ""
-        return "".join(_read(self._token_file, "token", "token_file", url).split())
+        try:
+            found = of_site(self._token_file)
+        except AilurusError as error:
+            what = f"{url}: {error.message}"
+            raise JobError(Code.SERVICE_UNAVAILABLE, what, remedy=error.remedy) from None
+        return "".join((found.text or _read(found.path, "token", "token_file", url)).split())
 
     def proxy(self, url: Url) -> str:
         if not self._proxy_file or not self._covers(url):

@@ -22,6 +22,7 @@ from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.shown import shown
 from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
+from ailurus.token_discovery import FoundToken, of_site
 from pilot.blame import Target, job_error
 from pilot.ports import (
     ABSENT,
@@ -181,7 +182,8 @@ class GridOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Options of movers that use the grid's libraries. Credentials are named by file."""
 
     token_file: str = ""
-    """A bearer token of the WLCG profile; read again for each batch."""
+    """A bearer token of the WLCG profile; read again for each batch. `wlcg-discovery`: it is looked
+    for where the WLCG says."""
     proxy: str = ""
     """An X.509 proxy; read again for each connection."""
     ca_dir: str = ""
@@ -218,12 +220,24 @@ _FOREIGN = (
 )
 
 
+def token_of(options: GridOptions) -> FoundToken:
+    """The site's token as it is now. Raises JobError."""
+    try:
+        return of_site(options.token_file)
+    except AilurusError as error:
+        code = Code.SERVICE_UNAVAILABLE
+        raise JobError(code, error.message, remedy=error.remedy, transient=True) from None
+
+
 def credentials(options: GridOptions) -> Mapping[str, str]:
     """The variables that name the site's credentials. Raises JobError if a file cannot be read:
     every file would fail by it."""
     found = {}
+    token = token_of(options)
+    if token.text:
+        found["BEARER_TOKEN"] = token.text
     for field, variable in _VARIABLES.items():
-        path = getattr(options, field)
+        path = token.path if field == "token_file" else getattr(options, field)
         if not path:
             continue
         if not os.access(path, os.R_OK):

@@ -220,10 +220,14 @@ def test_doctor_says_how_long_it_is_good(grid, tree, tmp_path):
 
 
 def test_options_that_name_it_become_its_path(grid):
-    storage = msgspec.structs.replace(grid.site.storage, xrootd={"proxy": "credential:grid"})
+    storage = msgspec.structs.replace(
+        grid.site.storage, xrootd={"proxy": "credential:grid", "token_file": "wlcg-discovery"}
+    )
     site = msgspec.structs.replace(grid.site, storage=storage)
     told = json.loads(shared_files.content(site))
-    assert told["storage"]["xrootd"] == {"proxy": str(grid.copy)}
+    # A token is looked for on the node.
+    sought = {"token_file": "wlcg-discovery"}
+    assert told["storage"]["xrootd"] == {"proxy": str(grid.copy), **sought}
     assert "credentials" not in told
 
 

@@ -25,7 +25,7 @@ rse: X
 protocols: {read_lan: [root, davs], write_wan: [srm, s3]}
 rucio: {config: /etc/rucio.cfg, account: pilot, timeout_s: 30, traces: false}
 xrootd: {proxy: credential:grid, token_file: /x/t, ca_dir: /c, ca: /c/f, parallel: 2, stall: 60s}
-gfal2: {proxy: /x/p, stall: 90}
+gfal2: {proxy: /x/p, token_file: wlcg-discovery, stall: 90}
 s3: {endpoint: "https://s3.example", region: eu, keys_file: /x/k, ca: /c/f, parallel: 8, stall: 1m}
 http: {token_file: ~/t, token_for: ["https://door.example/"]}"""
 CREDENTIALS = "credentials: {grid: /x/proxy}\n"
@@ -56,6 +56,8 @@ protocols: {read_lan: [davs], write_lan: [davs]}"""
         ("proxy: credential:grid", "x509: /p", "storage.xrootd.x509: xrootd has no such option; known: token_file, proxy, ca_dir"),
         ("proxy: credential:grid", "proxy: p", "storage.xrootd.proxy: this is no absolute path; name the file, from / on  [E021]"),
         ("token_file: ~/t", 'token_file: "/x/t\\0"', "storage.http.token_file: it has a character that no path and no URL has"),
+        ("token_file: ~/t", "token_file: wlcg", "storage.http.token_file: this is no absolute path; name the file, from / on, or `wlcg-discovery`"),
+        ("keys_file: /x/k", "keys_file: wlcg-discovery", "storage.s3.keys_file: this is no absolute path; name the file, from / on  [E021]"),
         ("https://s3.example", "s3.example", "storage.s3.endpoint: "),
         ("https://s3.example", "ftp://s3.example", "storage.s3.endpoint: ftp://s3.example is not the address of a server alone"),
         ("https://s3.example", "https://s3.example/bucket", "storage.s3.endpoint: https://s3.example/bucket is not the address of a server alone"),
@@ -168,6 +170,10 @@ def test_jobs_may_read_no_credential_but_a_rucio_cfg_for_all(tmp_path):
     roots = "  roots: [/data]\n"
     for option in ("xrootd: {proxy: /data/p}", "http: {token_file: /data/t}"):
         assert overlaps(GOOD.replace(roots, f"{roots}  {option}\n"))
+    sought = "  http: {token_file: wlcg-discovery}\n"
+    found = overlaps(GOOD.replace(roots, f"  roots: [/tmp]\n{sought}"))
+    assert any("storage.http.token_file may be /tmp/bt_u" in one for one in found)
+    assert not overlaps(GOOD.replace(roots, f"{roots}{sought}"))
     assert not overlaps(GOOD.replace(roots, f"{roots}  rucio: {{config: /data/rucio.cfg}}\n"))
     (found,) = overlaps(GOOD + "credentials: {grid: /data/p}\n")
     assert "credentials.grid, /data/p, is beneath it" in found

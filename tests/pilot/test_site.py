@@ -144,6 +144,9 @@ def test_no_job_may_see_a_credential_of_the_storage(tmp_path):
     storage = sites.Storage(roots=("/shared",), xrootd={"token_file": "/shared/token"})
     with pytest.raises(AilurusError, match="jobs could read /shared/token"):
         sites.keep_apart(sites.Site(storage=storage), tmp_path, ())
+    sought = sites.Storage(roots=("/tmp",), options={"own": {"token_file": "wlcg-discovery"}})
+    with pytest.raises(AilurusError, match="jobs could read /tmp/bt_u"):
+        sites.keep_apart(sites.Site(storage=sought), tmp_path, ())
     fine = sites.Storage(roots=("/shared",), xrootd={"ca_file": "/shared/ca"})
     sites.keep_apart(sites.Site(storage=fine), tmp_path, ())
 

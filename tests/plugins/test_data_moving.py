@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 
 import pytest
 from msgspec.structs import replace
 
+from ailurus import token_discovery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from pilot.ports import JobError, LeftBehind
@@ -70,6 +72,27 @@ def test_only_the_sites_credentials_are_in_the_environment(tmp_path, monkeypatch
     monkeypatch.setattr("os.environ", environment)
     set_environment(GridOptions(token_file=str(token)))
     assert environment == {"BEARER_TOKEN_FILE": str(token), "PATH": "/bin"}
+
+
+def test_a_token_that_is_looked_for_is_looked_for_anew(tmp_path, monkeypatch):
+    token = tmp_path / f"bt_u{os.getuid()}"
+    token.write_text("x")
+    environment = {"BEARER_TOKEN": "theirs", "PATH": "/bin"}
+    monkeypatch.setattr("os.environ", environment)
+    started_with = {"BEARER_TOKEN": "mine"}
+    monkeypatch.setattr(token_discovery, "STARTED_WITH", started_with)
+    options = GridOptions(token_file=token_discovery.DISCOVERED)
+    set_environment(options)
+    assert environment == {"BEARER_TOKEN": "mine", "PATH": "/bin"}
+    started_with.clear()
+    started_with["XDG_RUNTIME_DIR"] = str(tmp_path)
+    set_environment(options)
+    assert environment == {"BEARER_TOKEN_FILE": str(token), "PATH": "/bin"}
+    token.unlink()
+    monkeypatch.setattr("os.getuid", lambda: 4_000_000)
+    with pytest.raises(JobError, match=f"finds no token: .*{tmp_path}") as caught:
+        set_environment(options)
+    assert (caught.value.code, caught.value.transient) == (Code.SERVICE_UNAVAILABLE, True)
 
 
 def test_a_credential_that_cannot_be_read_is_named():

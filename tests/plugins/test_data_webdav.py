@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from ailurus import token_discovery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.url import Url
 from pilot.files.at_once import at_once
@@ -245,6 +246,23 @@ def test_the_sites_token_goes_to_its_own_storage_alone(dav, tmp_path):
     put(dav, tmp_path, "two", token_file=str(token), token_for=[f"https://{dav.at}"])
     put(dav, tmp_path, "three", token_file=str(token), token_for=[f"https://{dav.at}/elsewhere"])
     assert dav.tokens == ["Bearer abc.def", "Bearer ghi", None]
+
+
+def test_a_token_that_is_looked_for_is_looked_for_at_each_file(dav, tmp_path, monkeypatch):
+    token = tmp_path / f"bt_u{os.getuid()}"
+    monkeypatch.setattr(token_discovery, "STARTED_WITH", {"XDG_RUNTIME_DIR": str(tmp_path)})
+    site = {"token_file": token_discovery.DISCOVERED, "token_for": [f"davs://{dav.at}"]}
+    for text in ("first\n", "renewed\n"):
+        token.write_text(text)
+        put(dav, tmp_path, text.strip(), **site)
+    token.unlink()
+    monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
+    with pytest.raises(JobError, match=f"finds no token: .*{tmp_path}") as raised:
+        put(dav, tmp_path, "third", **site)
+    assert "htgettoken" in raised.value.remedy
+    monkeypatch.setattr(token_discovery, "STARTED_WITH", {"BEARER_TOKEN": "text"})
+    put(dav, tmp_path, "third", **site)
+    assert dav.tokens == ["Bearer first", "Bearer renewed", "Bearer text"]
 
 
 def test_a_users_token_goes_in_place_of_the_sites_and_no_further_than_it(dav, tmp_path):

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from ailurus.protocol.errors import Code
+from ailurus.token_discovery import DISCOVERED
 from pilot.ports import Moved, NotMoved, ToGet, ToPut
 from pilot.process.batch import Watch
 from pilot.process.children import Launch, mover_command, mover_environment
@@ -60,14 +63,14 @@ class Site:
         self.got = directory / "got"
         self.pool = self.made()
 
-    def made(self, **options: object) -> MoverPool:
+    def made(self, launch: Launch | None = None, **options: object) -> MoverPool:
         facts = self.service.facts
         usual: dict[str, object] = {"stall": 30}
         if self.name == "s3":
             usual |= {"endpoint": facts["url"], "keys_file": self.keys(facts)}
         else:
             usual |= {"ca": facts["ca_file"], "ca_dir": facts["ca_dir"]}
-        self._pools.append(MoverPool(self.name, {**usual, **options}, self._launch))
+        self._pools.append(MoverPool(self.name, {**usual, **options}, launch or self._launch))
         return self._pools[-1]
 
     def keys(self, account: dict[str, str]) -> str:
@@ -82,10 +85,22 @@ class Site:
         return str(path)
 
     def with_token(self, scope: str, lifetime_s: int = 600) -> MoverPool:
-        path = self.directory / "bearer"
+        return self.made(token_file=str(self.given(scope, "bearer", lifetime_s)))
+
+    def given(self, scope: str, name: str, lifetime_s: int = 600) -> Path:
+        """Give the site a token in a file of that name."""
+        path = self.directory / name
         path.touch(0o600)
         path.write_text(self.service.ask("token", scope, lifetime_s), encoding="utf-8")
-        return self.made(token_file=str(path))
+        return path
+
+    def with_discovery(self, named: Path | None, runtime: Path) -> MoverPool:
+        """A pool whose movers look for their token."""
+        variables = {"XDG_RUNTIME_DIR": str(runtime)}
+        if named is not None:
+            variables["BEARER_TOKEN_FILE"] = str(named)
+        launch = replace(self._launch, environment={**self._launch.environment, **variables})
+        return self.made(launch, token_file=DISCOVERED)
 
     def kill_movers(self) -> None:
         """kill -9."""

@@ -119,6 +119,21 @@ def test_a_token_that_may_not_write_is_told_and_not_shown(
     assert left(xrootd.facts["store"]) == []
 
 
+def test_a_token_that_is_looked_for_is_tried_as_it_is_found(xrootd, examined, monkeypatch):
+    monkeypatch.setenv("BEARER_TOKEN", token := xrootd.ask("token"))
+    root = f"{xrootd.facts['token']['root']}/doctor/"
+    found = examined(
+        storage={
+            "default_output": root,
+            "allow": [root],
+            "xrootd": {"ca_dir": xrootd.facts["ca_dir"], "token_file": "wlcg-discovery"},
+        },
+    )
+    assert found[f"storage {root}"]["verdict"] == "good", found
+    assert token.split(".")[1] not in json.dumps(found)
+    assert left(xrootd.facts["store"]) == []
+
+
 def test_objects_of_s3_are_written_read_compared_and_removed(ceph, examined, tmp_path):
     pytest.importorskip("botocore")
     facts = ceph.facts

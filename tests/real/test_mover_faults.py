@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from ailurus.protocol.errors import Code
-from pilot.ports import Moved, NotMoved
+from pilot.ports import JobError, Moved, NotMoved
 from pilot.process import mover_pool
 from pilot.process.mover_pool import MoverPool
 from tests.real.storages import Site, failed, watch
@@ -198,6 +200,21 @@ def test_a_token_that_was_revoked_is_told_and_its_successor_is_used(site):
     assert not site.got.exists()
     site.with_token("storage.read:/")
     assert isinstance(site.get(site.token_url("kept"), pool), Moved)
+
+
+@GRID
+def test_a_token_is_found_where_the_wlcg_says_and_nowhere_else(site):
+    site.stored("kept", 10)
+    pool = site.with_discovery(site.directory / "named", site.directory)
+    with pytest.raises(JobError, match=f"{site.directory}/named, which cannot be read") as raised:
+        site.get(site.token_url("kept"), pool)
+    assert (raised.value.code, raised.value.transient) == (Code.SERVICE_UNAVAILABLE, True)
+    site.given("storage.read:/", "named")
+    assert isinstance(site.get(site.token_url("kept"), pool), Moved)
+    site.got.unlink()
+    usual = site.with_discovery(None, site.directory)
+    site.given("storage.read:/", f"bt_u{os.getuid()}")
+    assert isinstance(site.get(site.token_url("kept"), usual), Moved)
 
 
 @ALL

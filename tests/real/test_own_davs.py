@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ailurus import token_discovery
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, JobSpec, OutputFile
 from ailurus.protocol.messages import Assignment
@@ -38,6 +39,8 @@ class Davs:
     def __init__(self, service: Service, directory: Path) -> None:
         self.service, self.directory = service, directory
         self.token = directory / "bearer"
+        self.token_file = ""
+        """What the site says of it, if not where it is."""
         self.left: list[str] = []
         """URLs of what may be there in part."""
 
@@ -69,7 +72,7 @@ class Davs:
         own = http.Http(
             http_allow=[place],
             ca=self.service.facts["ca_file"],
-            options={"token_file": str(self.token), "token_for": [place]}
+            options={"token_file": self.token_file or str(self.token), "token_for": [place]}
             if self.token.exists()
             else {},
         )
@@ -207,6 +210,15 @@ def test_tokens_that_expired_were_revoked_or_do_not_cover_a_path_are_told(davs):
     assert not davs.path("denied").exists()
     for error in (denied, expired):
         assert "token_file" in error.remedy
+
+
+def test_a_token_is_found_where_the_wlcg_says(davs, monkeypatch):
+    davs.stored("kept", 10)
+    davs.given("storage.read:/")
+    there = {"BEARER_TOKEN_FILE": str(davs.token)}
+    davs.token_file = token_discovery.DISCOVERED
+    monkeypatch.setattr(token_discovery, "STARTED_WITH", there)
+    assert davs.get(davs.token_url("kept")) is None
 
 
 def test_a_file_that_the_server_may_not_read_is_told(davs):

@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 import plugins
+from ailurus import token_discovery
 from ailurus.protocol import messages as m
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import InputFile, OutputFile
@@ -282,6 +283,29 @@ def test_a_jobs_files_are_moved_with_its_users_credentials_and_no_others_are(
     assert shown(tmp_path) == ["TOKEN", "PROXY"]
     site.stage.stage_in(attempt_of("true", inputs=(site.input("b", b"2"),)), site.work)
     assert shown(tmp_path) == ["TOKEN", "PROXY"]  # the site has none
+
+
+def test_a_token_that_is_looked_for_is_told_to_the_sites_movers_alone(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_discovery, "STARTED_WITH", {"BEARER_TOKEN": "the site's"})
+    site.storage.options["trouble"]["token_file"] = token_discovery.DISCOVERED
+    for name, given in (("a", ()), ("b", (delegated("mine", "TOKEN"),))):
+        attempt = attempt_of("true", inputs=(site.input(name, b"1"),))
+        attempt.credentials = given
+        site.stage.stage_in(attempt, site.work)
+    calls = (tmp_path / "marks/calls").read_text().splitlines()
+    assert [one for one in calls if one.startswith(("shows", "has"))] == [
+        "shows the site's", "has BEARER_TOKEN", "shows TOKEN",
+    ]  # fmt: skip
+
+
+def test_movers_get_no_variable_where_the_site_names_its_token(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_discovery, "STARTED_WITH", {"BEARER_TOKEN": "theirs"})
+    site.staged(site.input("a", b"1"))
+    assert (tmp_path / "marks/calls").read_text().splitlines() == ["get 0"]
 
 
 def test_nothing_of_a_users_credentials_is_left_when_its_files_have_been_moved(

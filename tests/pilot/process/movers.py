@@ -17,6 +17,7 @@ from msgspec import Struct
 
 import plugins
 from ailurus.protocol.errors import Code
+from ailurus.token_discovery import of_site
 from pilot.ports import Found, JobError, Moved, Mover, NotMoved, Progress, Tell, ToGet, ToPut
 from pilot.process import mover
 from pilot.process.frames import SOCKET
@@ -98,9 +99,15 @@ class Trouble(Mover):
         self._note("closed")
 
     def _shown(self) -> None:
-        for name in (self.options.token_file, self.options.proxy):
+        token = of_site(self.options.token_file)
+        if token.text:
+            self._note(f"shows {token.text}")
+        for name in (token.path, self.options.proxy):
             if name:
                 self._note(f"shows {Path(name).read_text(encoding='ascii')}")
+        for name in os.environ:
+            if "BEARER" in name:
+                self._note(f"has {name}")
 
     def _note(self, text: str) -> None:
         if self.options.marks:
