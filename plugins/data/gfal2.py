@@ -16,7 +16,7 @@ from operator import methodcaller
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.trees import listing, matches_pieces
 from ailurus.protocol.url import Url
 from pilot.ports import Copied, Found, JobError, LeftBehind, Moved, Mover, Tell, ToGet, ToPut
@@ -96,7 +96,8 @@ def time_s(size: int | None, stall_s: int) -> int:
 
 
 def address(url: Url) -> str:
-    """A URL as gfal2 takes it: of XRootD's with a path that is not encoded."""
+    """A URL as gfal2 takes it: of XRootD's with a path that is not encoded. Raises AilurusError as
+    `path_of`."""
     if url.scheme not in {"root", "roots", "xroot", "xroots"}:
         return url.sent
     return f"{Url(url.scheme, url.host, '', url.userinfo, url.port).sent}/{path_of(url)}"
@@ -137,9 +138,14 @@ class Gfal2(Mover):
         self._set_environment()
         left = {}
         for text in urls:
-            url = Url.parse(text)
             try:
-                self._asked(url, methodcaller("unlink", address(url)))
+                url = Url.parse(text)
+                there = address(url)
+            except AilurusError as error:
+                left[text] = str(error)
+                continue
+            try:
+                self._asked(url, methodcaller("unlink", there))
             except self._gfal2.GError as error:
                 if error.code != errno.ENOENT:
                     left[text] = str(explained(Way.OUT, url, error.code, error.message))

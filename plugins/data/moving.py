@@ -14,9 +14,9 @@ from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.shown import shown
@@ -178,6 +178,17 @@ def drop(path: str) -> None:
         Path(path).unlink()
 
 
+Parallel = Annotated[int, Meta(ge=1, le=64)]
+"""Files at a time."""
+Stall = str | Annotated[float, Meta(gt=0)] | Annotated[int, Meta(gt=0)]
+"""How long a server may say nothing; a number is seconds."""
+
+
+def patience_s(stall: Stall) -> int:
+    """So many seconds, at least one. Raises AilurusError for a text that is no duration."""
+    return max(1, round(duration_s(stall)))
+
+
 class GridOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Options of movers that use the grid's libraries. Credentials are named by file."""
 
@@ -190,14 +201,12 @@ class GridOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """A directory of hashed certificates of authorities, as /etc/grid-security/certificates."""
     ca: str = ""
     """A file of certificates of authorities: the fewer, the faster are davs transfers."""
-    parallel: int = 4
-    """Files at a time."""
-    stall: str | float | int = 60
-    """How long a server may say nothing; a number is seconds."""
+    parallel: Parallel = 4
+    stall: Stall = 60
 
     @property
     def stall_s(self) -> int:
-        return max(1, round(duration_s(self.stall)))
+        return patience_s(self.stall)
 
 
 # What the grid's libraries take from an environment; only the site file sets it for a mover.

@@ -20,7 +20,6 @@ from msgspec import Struct
 
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.trees import is_listed, listing, matches_pieces
-from ailurus.protocol.units import duration_s
 from ailurus.protocol.url import Url
 from ailurus.wire.connection import POOLS, verifying
 from ailurus.wire.watched import read_into
@@ -29,6 +28,8 @@ from plugins.data.checksums import Checksums
 from plugins.data.moving import (
     BLOCK,
     Failure,
+    Parallel,
+    Stall,
     Way,
     drop,
     each_in_threads,
@@ -37,6 +38,7 @@ from plugins.data.moving import (
     local_failure,
     measured,
     padded,
+    patience_s,
 )
 from plugins.data.s3_keys import signer
 from plugins.data.xml_records import BadXml, Records
@@ -115,9 +117,8 @@ class S3(Mover):
         nobody else to read; read again for each batch. Empty: what is public."""
         ca: str = ""
         """A file of certificates of authorities."""
-        parallel: int = 4
-        stall: str | float | int = 60
-        """How long a server may say nothing; a number is seconds."""
+        parallel: Parallel = 4
+        stall: Stall = 60
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -129,7 +130,7 @@ class S3(Mover):
         self._pool = urllib3.PoolManager(
             maxsize=options.parallel,
             retries=False,
-            timeout=urllib3.Timeout(connect=10.0, read=duration_s(options.stall)),
+            timeout=urllib3.Timeout(connect=10.0, read=patience_s(options.stall)),
             **more,
         )
         self._pool.pool_classes_by_scheme = POOLS
@@ -298,7 +299,7 @@ class S3(Mover):
             return
 
     def _object(self, url: Url) -> tuple[Url, str]:
-        """The bucket, as an http URL, and the key in it, encoded. Raises JobError."""
+        """The bucket, as an http URL, and the key in it, encoded. Raises AilurusError."""
         if self._endpoint is None:
             server = Url("https", url.host, port=url.port)
             bucket, _, key = url.path.lstrip("/").partition("/")
@@ -306,7 +307,10 @@ class S3(Mover):
             server = Url(self._endpoint.scheme, self._endpoint.host, port=self._endpoint.port)
             bucket, key = url.host, url.path.lstrip("/")
         if not bucket or not key:
-            raise failure(Way.OUT, Failure.BAD_NAME, url, "it names no bucket or no key")
+            raise AilurusError(
+                f"{url} names no bucket or no key",
+                remedy="write s3://BUCKET/KEY, or s3://HOST/BUCKET/KEY where the site names no endpoint",
+            )
         return Url(server.scheme, server.host, f"/{bucket}", port=server.port), key
 
     def _ask(

@@ -158,8 +158,12 @@ class XRootD(Mover):
         set_environment(self._options)
         left = {}
         for text in urls:
-            url = Url.parse(text)
-            status, _ = self.server(url).rm(path_of(url))
+            try:
+                url = Url.parse(text)
+                status, _ = self.server(url).rm(path_of(url))
+            except AilurusError as error:
+                left[text] = str(error)
+                continue
             if not status.ok and kind(status.code, status.errno) is not Failure.MISSING:
                 left[text] = str(explained(Way.OUT, url, status))
         return left
@@ -207,10 +211,13 @@ class XRootD(Mover):
 
 def path_of(url: Url) -> str:
     """A URL's path as XRootD's servers know it: it decodes nothing, so it is decoded here; a query
-    stays. Raises JobError for a name that it would cut."""
+    stays. Raises AilurusError for a name that it would cut."""
     path = unquote(url.path, errors="surrogateescape")
     if "?" in path or "\0" in path or "\n" in path:
-        raise failure(Way.OUT, Failure.BAD_NAME, url)
+        raise AilurusError(
+            f"{url} has a ?, a line break or a zero byte in its name",
+            remedy="choose a name without: XRootD would cut it there",
+        )
     path = "/" + path.lstrip("/")
     return path if url.query is None else f"{path}?{url.query}"
 

@@ -185,6 +185,7 @@ def test_a_url_without_a_key_is_told_as_a_bad_name(tmp_path):
     mover.get([ToGet(key=7, url="s3://bucket", path=str(tmp_path / "f"))], told.append)
     assert isinstance(told[-1], NotMoved)
     assert "no bucket or no key" in told[-1].message
+    assert told[-1].code is Code.STAGE_IN_FAILED
 
 
 def test_keys_that_were_renewed_sign_the_next_batch(tmp_path):

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ailurus.protocol.errors import Code
+from ailurus.protocol.errors import AilurusError, Code
 from ailurus.protocol.url import Url
-from pilot.ports import JobError
 from plugins.data.moving import Failure, Way
 from plugins.data.xrootd import explained, kind, path_of, settings
 
@@ -53,7 +52,7 @@ def test_a_path_is_decoded_for_servers_that_do_not():
 
 
 def test_a_name_that_the_library_would_cut_is_refused():
-    with pytest.raises(JobError, match="does not take that name"):
+    with pytest.raises(AilurusError, match="XRootD would cut it there"):
         path_of(Url.parse("root://host//store/a%3Fb"))
 
 
