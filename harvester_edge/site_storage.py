@@ -69,7 +69,8 @@ class Storage(_Part, frozen=True, kw_only=True):
     direct_read: bool = False
     """Whether a job may ask for the URLs of its inputs, to read them over the network."""
     parallel: Annotated[int, Meta(ge=1, le=64)] = storage_defaults.PARALLEL
-    """How many files of a pilot move at once by one plugin."""
+    """How many files of a job a pilot itself moves at once, and for how many of its jobs at once a
+    plugin that needs a library moves files: each of these has a process."""
     min_speed: Size = storage_defaults.MIN_SPEED
     """Bytes a second: a file may take `min_time` and its size at this speed, and never longer than
     `limits.staging`."""

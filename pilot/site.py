@@ -62,7 +62,8 @@ class Storage(Struct, frozen=True):
     direct_read: bool = False
     """Whether a job may ask for the URLs of its inputs."""
     parallel: int = storage_defaults.PARALLEL
-    """How many files move at once by one plugin."""
+    """How many files of a job the pilot itself moves at once, and how many jobs a library moves
+    files for at once."""
     # Bytes a second.
     min_speed: Size = storage_defaults.MIN_SPEED
     min_time: Duration = storage_defaults.MIN_TIME

@@ -45,7 +45,7 @@ class Launch(Struct, frozen=True, kw_only=True):
     command: Sequence[str]
     environment: Mapping[str, str]
     parallel: int = 2
-    """How many children of a plugin there may be."""
+    """How many children of a plugin there may be: so many jobs move files by it at once."""
 
 
 def own_command(module: str) -> list[str]:
