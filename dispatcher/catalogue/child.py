@@ -38,7 +38,10 @@ def main() -> None:
             answer = messages.NotNow(reason=error.message, remedy=error.remedy)
         except Exception as error:  # noqa: BLE001 -- a bug of the plugin costs one answer
             _log.error("catalogue_failed", trace=True, request=type(request).__name__)
-            answer = messages.NotNow(reason=f"the plugin {begin.kind!r} failed: {error!r}"[:500])
+            answer = messages.NotNow(
+                reason=f"the plugin {begin.kind!r} failed: {error!r}"[:500],
+                remedy="the dispatcher's log has the traceback (`catalogue_failed`)",
+            )
         line.sendall(messages.encode(answer) + b"\n")
 
 

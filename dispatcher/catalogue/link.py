@@ -46,7 +46,8 @@ class Link:
             except (OSError, ValueError, EOFError) as error:
                 code = await self._kill()
                 raise CatalogueUnavailable(
-                    f"the process of the catalogue ended ({code}): {error}"
+                    f"the process of the catalogue ended ({code}): {error}",
+                    "its last words are on the dispatcher's stderr; it is started again",
                 ) from None
             except BaseException:
                 await self._kill()

@@ -23,7 +23,10 @@ def maker(kind: str, options: Mapping[str, Any], where: str = "") -> Callable[[]
         field = ".".join(part for part in (where, "kind") if part)
         raise AilurusError(error.message, field=field, remedy=error.remedy) from None
     except ImportError as error:
-        raise AilurusError(f"the catalogue plugin {kind!r} cannot be imported: {error}") from None
+        raise AilurusError(
+            f"the catalogue plugin {kind!r} cannot be imported: {error}",
+            remedy="install what it needs beside the dispatcher: `pip install ailurus[rucio]`, say",
+        ) from None
     try:
         converted = msgspec.convert(options, plugin.Options)
     except msgspec.ValidationError as error:

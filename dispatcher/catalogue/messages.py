@@ -185,7 +185,8 @@ def _resolved(catalogue: Catalogue, did: str) -> Resolved | Faults:
     if contents is not None and contents.more:
         count = len(contents.files) + contents.more
         reason = f"{did} has {count} files, and a job {MOST_FILES} at most"
-        return Faults(faults=(Fault(key=0, reason=reason),))
+        remedy = "make several jobs of it, or a task over the data set"
+        return Faults(faults=(Fault(key=0, reason=reason, remedy=remedy),))
     return Resolved(contents=contents)
 
 

@@ -16,6 +16,8 @@ from pilot.ports import Check, JobError
 from pilot.process.usage import ENTRY_BYTES, charge
 from pilot.progress import StagingProgress
 
+_LARGER = "is it the file that is meant? Declare the `size` that it has, or none"
+
 
 class Wanted(Struct, frozen=True, kw_only=True):
     """One file of a job's inputs."""
@@ -49,6 +51,7 @@ class InputSpace:
                 raise JobError(
                     Code.STAGE_IN_FAILED,
                     f"{file.name} has more than the {file.size} bytes declared",
+                    remedy=_LARGER,
                     transient=False,
                 )
             return
@@ -101,6 +104,7 @@ def bounded(
                 raise JobError(
                     Code.STAGE_IN_FAILED,
                     f"{file.name} has more than the {file.size} bytes declared",
+                    remedy=_LARGER,
                 )
         elif taken > (most := space.take(file.name, taken)) + ENTRY_BYTES:
             raise JobError(

@@ -16,6 +16,9 @@ from pilot.site import Bounds
 
 LONGEST_NAME = 1000
 """Bytes of a listed file's name, beneath the directory of its input."""
+SMALLER = "make several jobs of it, or run it at a site with larger `limits.inputs`"
+"""What helps where a site takes no inputs so large."""
+_RENAME = "have it renamed or removed there, or name the files that are needed one by one"
 
 
 def parts_of(
@@ -34,7 +37,7 @@ def parts_of(
         )
     for one in found:
         if odd := _odd(one.name, names):
-            raise JobError(Code.BAD_FILE_NAME, f"{url} has {odd}", field=field)
+            raise JobError(Code.BAD_FILE_NAME, f"{url} has {odd}", field=field, remedy=_RENAME)
         names.add(one.name)
         part = _url(url, one, field)
         allow(part)
@@ -43,7 +46,7 @@ def parts_of(
         wanted.append(Wanted(field=field, name=name, url=part, file=declared))
     if clash := trees.within(names):
         what = f"{url} has {clash[0]!r}, and a file {clash[1]!r}"
-        raise JobError(Code.BAD_FILE_NAME, what, field=field)
+        raise JobError(Code.BAD_FILE_NAME, what, field=field, remedy=_RENAME)
     return wanted
 
 
@@ -62,7 +65,7 @@ def _url(url: Url, one: Found, field: str) -> Url:
         part = Url.parse(one.url)
     except AilurusError as error:
         what = f"{url} lists a file that has no URL: {error.message}"
-        raise JobError(Code.STAGE_IN_FAILED, what, field=field) from None
+        raise JobError(Code.STAGE_IN_FAILED, what, field=field, remedy=_RENAME) from None
     check_size(url, one, field)
     return part
 
@@ -93,6 +96,7 @@ def check_amount(wanted: Sequence[Wanted], bounds: Bounds) -> int:
             Code.INPUTS_TOO_LARGE,
             f"the inputs have {known} bytes, this site takes {bounds.inputs_bytes}",
             field="inputs",
+            remedy=SMALLER,
         )
     return known
 

@@ -85,7 +85,9 @@ class Movers:
         try:
             prefixes = [_place(Url.parse(prefix)) for prefix in self._prefixes(url)]
         except AilurusError as error:
-            raise JobError(Code.SERVICE_UNAVAILABLE, f"storage.allow: {error.message}") from None
+            raise JobError(
+                Code.SERVICE_UNAVAILABLE, f"storage.allow: {error.message}", remedy=error.remedy
+            ) from None
         place = _place(url)
         if place is None or not any(place.within(one) for one in prefixes if one is not None):
             remedy = "use the site's storage, or ask its admin to allow that prefix"
@@ -287,7 +289,8 @@ class Movers:
     def _pool(self, scheme: str) -> MoverPool:
         name = self._storage.plugin(scheme)
         if self._launch is None:
-            raise JobError(Code.SERVICE_UNAVAILABLE, f"this pilot starts no mover {name}")
+            what = f"this pilot starts no mover {name}"
+            raise JobError(Code.SERVICE_UNAVAILABLE, what, remedy="start one that runs jobs")
         if name not in self._pools:
             # Two threads may make one; the first counts.
             self._pools.setdefault(name, self._made(name))
@@ -416,7 +419,10 @@ def _adopt(wanted: Wanted, moved: Moved, incoming: Path, work: Workdir) -> None:
             error.field = wanted.field
             raise
         except ValueError as error:
-            raise JobError(Code.STAGE_IN_FAILED, str(error), field=wanted.field) from None
+            remedy = "give the input another name"
+            raise JobError(
+                Code.STAGE_IN_FAILED, str(error), field=wanted.field, remedy=remedy
+            ) from None
 
 
 def _done(output: ToStore, moved: Moved) -> DoneFile:

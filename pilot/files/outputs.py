@@ -9,7 +9,7 @@ import tempfile
 from ailurus.protocol.errors import Code
 from ailurus.protocol.job import JobSpec, OutputFile
 from pilot.blame import OSErrorsOn, Target, job_error
-from pilot.files.leaving import Leaving
+from pilot.files.leaving import Leaving, missing
 from pilot.ports import Check, JobError
 from pilot.site import Bounds
 from pilot.workdir import Workdir
@@ -33,6 +33,7 @@ def opened(one: Leaving, spec: JobSpec, work: Workdir, bounds: Bounds, check: Ch
         raise JobError(
             Code.OUTPUT_TOO_LARGE,
             f"{one.file.name} has {size} bytes, this site takes {bounds.output_bytes}",
+            remedy="write several files, or run it at a site with larger `limits.output`",
         )
     return source
 
@@ -56,11 +57,7 @@ def _file(file: OutputFile, work: Workdir) -> int | None:
     except FileNotFoundError:
         if file.optional:
             return None
-        raise JobError(
-            Code.MISSING_OUTPUT,
-            f"the payload left no file {file.name!r}",
-            remedy="does it write it into the directory it starts in? Or make it `optional`",
-        ) from None
+        raise missing(f"the payload left no file {file.name!r}") from None
     except PermissionError:
         raise JobError(
             Code.OUTPUT_UNSAFE,

@@ -21,7 +21,7 @@ from pilot.files.destinations import Destinations, field_of, field_of_output, pa
 from pilot.files.in_process import InProcess
 from pilot.files.input_space import Wanted
 from pilot.files.leaving import Leaving, ToStore, leaving
-from pilot.files.listing import check_amount, check_places, parts_of
+from pilot.files.listing import SMALLER, check_amount, check_places, parts_of
 from pilot.files.movers import Movers
 from pilot.files.outputs import opened
 from pilot.ports import Check, JobError, LeftBehind, Lister, Transfer
@@ -99,6 +99,7 @@ class Stage:
                 Code.INPUTS_TOO_LARGE,
                 f"the inputs have {declared} bytes, this site takes {self._bounds.inputs_bytes}",
                 field="inputs",
+                remedy=SMALLER,
             )
 
     def _allow(self, url: Url) -> None:

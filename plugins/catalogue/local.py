@@ -329,4 +329,5 @@ def _failed(error: OSError) -> CatalogueUnavailable | NotDone:
         reason = f"{error.filename}: {error.strerror}"
         remedy = "let the dispatcher's user write there"
         return NotDone(Fault(key=0, reason=reason, remedy=remedy, transient=True))
-    return CatalogueUnavailable(f"{error.filename}: {error.strerror}")
+    reason = f"{error.filename}: {error.strerror}"
+    return CatalogueUnavailable(reason, "look at that directory and at its file system")

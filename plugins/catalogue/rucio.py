@@ -353,7 +353,10 @@ class Rucio:
         try:
             return what()
         except requests.RequestException as error:
-            raise CatalogueUnavailable(f"Rucio cannot be reached: {type(error).__name__}") from None
+            raise CatalogueUnavailable(
+                f"Rucio cannot be reached: {type(error).__name__}",
+                "look at its server and the way to it",
+            ) from None
         except exception.RucioException as error:
             refused = RucioRefused(error)
             if refused.kind in AWAY:

@@ -1,7 +1,7 @@
 """The best that a node has for what a job asks.
 
 no image             bubblewrap
-an image             bubblewrap, which starts 15 times as many payloads a second as Apptainer does
+an image             bubblewrap, which starts 8 to 15 times as many payloads a second as Apptainer
 an image and GPUs    Apptainer where it is: it brings the driver's libraries into the image
 no bubblewrap        Apptainer, for jobs with images
 """
@@ -75,7 +75,11 @@ class Auto(Container):
     def _chosen(self, spec: JobSpec) -> Container:
         if (found := self.of(spec)) is not self:
             return found
-        raise JobError(Code.CONTAINER_MISSING, "neither bubblewrap nor Apptainer works here")
+        raise JobError(
+            Code.CONTAINER_MISSING,
+            "neither bubblewrap nor Apptainer works here",
+            remedy="install one of them on this node; `harvester-edge doctor` tells what it lacks",
+        )
 
     def _other(self) -> Apptainer | AilurusError:
         """Apptainer, tried when it is first needed: that takes a quarter of a second."""
@@ -88,7 +92,7 @@ class Auto(Container):
                     _log.warning(
                         "images_by_apptainer",
                         why=str(self._bubblewrap),
-                        remedy="bubblewrap would start payloads in images 10 times as fast",
+                        remedy="bubblewrap would start payloads in images 8 to 15 times as fast",
                     )
             return self._apptainer
 

@@ -37,6 +37,7 @@ class Bare(Container):
                 Code.NOT_IMPLEMENTED,
                 f"this pilot cannot start the image {spec.container!r}",
                 field="container",
+                remedy="leave `container` out, or `container: {default: auto}` in the site file",
             )
 
     def ran(self, status: str) -> bool:

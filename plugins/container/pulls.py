@@ -223,6 +223,7 @@ def _ended(spawner: Spawner, fetching: ProcessSpec, check: Check, name: str) -> 
                     Code.STAGE_IN_TIMEOUT,
                     f"the image {name} was not fetched within {PULL_S:.0f} s",
                     field="container",
+                    remedy="look at the registry and the way to it, or name a smaller image",
                 )
     except JobError:
         spawner.signal(key, signal.SIGKILL)

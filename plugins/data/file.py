@@ -22,7 +22,7 @@ from ailurus.protocol.trees import listing, matches_pieces
 from ailurus.protocol.url import Url
 from ailurus.regular import NotRegular, open_regular
 from pilot.blame import OSErrorsOn, Target, job_error
-from pilot.ports import MOST_FOUND, TAKEN, Check, Copied, Found, JobError, too_many
+from pilot.ports import ABSENT, MOST_FOUND, TAKEN, Check, Copied, Found, JobError, too_many
 from plugins.data.checksums import Checksums
 
 BLOCK = 1 << 20
@@ -54,7 +54,11 @@ class File:
             try:
                 source = open_regular(name, parent)
             except NotRegular:
-                raise JobError(Code.STORAGE_FORBIDDEN, f"{url} is not a regular file") from None
+                raise JobError(
+                    Code.STORAGE_FORBIDDEN,
+                    f"{url} is not a regular file",
+                    remedy="name a file, or for all in a directory its URL with a / at the end",
+                ) from None
             except OSError as error:
                 raise _explained(error, url, Code.STAGE_IN_FAILED) from None
             try:
@@ -276,7 +280,7 @@ def _shown(names: Sequence[bytes]) -> str:
 
 def _explained(error: OSError, url: Url, code: Code) -> JobError:
     if error.errno == errno.ENOENT:
-        return JobError(Code.NO_SUCH_FILE, f"{url} does not exist")
+        return JobError(Code.NO_SUCH_FILE, f"{url} does not exist", remedy=ABSENT)
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return JobError(
             Code.STORAGE_FORBIDDEN,
@@ -284,5 +288,10 @@ def _explained(error: OSError, url: Url, code: Code) -> JobError:
             remedy="name the real path, or list where it leads in the site's storage.roots",
         )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return JobError(code, f"{url}: permission denied to the pilot", transient=False)
+        return JobError(
+            code,
+            f"{url}: permission denied to the pilot",
+            remedy="let the pilot's user read inputs there, and write outputs (chmod, chgrp)",
+            transient=False,
+        )
     return job_error(error, f"cannot reach {url}", Target.STORAGE, code=code)

@@ -141,7 +141,8 @@ class Http:
                     raise http_listing.lists_nothing(directory, refused(there, answer.status, code))
                 yield from pieces_of(answer)
             except urllib3.exceptions.HTTPError as error:
-                raise BrokeOff(code, f"{directory}: the list broke off ({error})") from None
+                what = f"{directory}: the list broke off ({error})"
+                raise BrokeOff(code, what, remedy=AT_SERVER) from None
             finally:
                 answer.close()
 

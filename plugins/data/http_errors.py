@@ -80,9 +80,12 @@ def redirected(url: Url, target: str) -> Url:
     try:
         leads = url.redirected(target)
     except AilurusError as error:
-        raise JobError(Code.STORAGE_FORBIDDEN, f"{url} redirects badly: {error.message}") from None
+        what = f"{url} redirects badly: {error.message}"
+        raise JobError(Code.STORAGE_FORBIDDEN, what, remedy=AT_SERVER) from None
     if url.scheme == "https" and leads.scheme != "https":
-        raise JobError(Code.STORAGE_FORBIDDEN, f"{url} redirects away from https, to {leads}")
+        what = f"{url} redirects away from https, to {leads}"
+        remedy = "look at that server; where http is meant, name that URL"
+        raise JobError(Code.STORAGE_FORBIDDEN, what, remedy=remedy)
     return leads
 
 

@@ -16,7 +16,7 @@ from ailurus.wire.opening import TooLong, at_most
 from ailurus.wire.watched import Forgotten
 from pilot.ports import JobError
 from plugins.data.http_bodies import Measured
-from plugins.data.http_errors import NoParent, broken, plain, redirected, refused
+from plugins.data.http_errors import AT_SERVER, NoParent, broken, plain, redirected, refused
 from plugins.data.http_identity import Identity
 from plugins.data.http_servers import HEADERS, Connections
 
@@ -104,7 +104,7 @@ class Requests:
                 raise NoParent.of(refused(url, answer.status, code))
             else:
                 raise refused(url, answer.status, code)
-        raise JobError(code, f"{first}: more than {REDIRECTS} redirects")
+        raise JobError(code, f"{first}: more than {REDIRECTS} redirects", remedy=AT_SERVER)
 
     def once(
         self,

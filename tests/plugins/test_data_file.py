@@ -303,7 +303,7 @@ def test_nothing_outside_of_the_roots_is_listed(root, transfer, end, code):
 
 
 def test_a_directory_that_is_not_there_is_named_as_the_job_names_it(root, transfer):
-    with pytest.raises(JobError, match=r"/no/? does not exist$"):
+    with pytest.raises(JobError, match=r"/no/? does not exist \("):
         listed(transfer, root, "no/")
 
 
