@@ -17,7 +17,7 @@ from ailurus.protocol import api
 from ailurus.protocol import messages as m
 from ailurus.protocol import search as points_of
 from ailurus.protocol.errors import AilurusError
-from ailurus.protocol.search import Planner
+from ailurus.protocol.search import Ask, Planner, Value
 from ailurus.protocol.task import Task, TaskState
 from ailurus.protocol.task_jobs import planner
 from dispatcher.auth.caller import Caller
@@ -29,7 +29,7 @@ from dispatcher.service.planner_process import PlannerFailed
 from dispatcher.service.state import State
 from dispatcher.tasks import records, search, views
 from dispatcher.tasks.advance import Submitter, change
-from dispatcher.tasks.records import TaskRecord
+from dispatcher.tasks.records import StepRecord, TaskRecord
 from dispatcher.tasks.search import Question
 
 TOGETHER = 4
@@ -136,20 +136,34 @@ class TaskPlans:
     ) -> m.PointsAdded:
         """Add points to a search. Raises Rejected for more than it may have."""
 
-        def write(tx: Tx) -> m.PointsAdded:
+        def look(tx: Tx) -> tuple[TaskRecord, int, Ask, StepRecord]:
             task = found(tx, ask.task_id, caller)
             nr = step_nr(task.task, ask.step)
             spec = task.task.steps[nr].over.ask
             if spec is None:
                 raise Rejected(422, f"step {ask.step} is no search", field="step")
+            return task, nr, spec, records.steps(tx, task.task_id)[nr]
+
+        def compare(tx: Tx) -> tuple[StepRecord, list[dict[str, Value]]]:
+            task, nr, spec, count = look(tx)
             try:
                 points_of.check_points(ask.points, spec.space, points_of.MOST_TOGETHER)
             except AilurusError as error:
                 raise Rejected(422, error.message, field="points", remedy=error.remedy) from None
-            count = records.steps(tx, task.task_id)[nr]
-            known = records.points(tx, task.task_id, nr, count.items)
-            keys = {points_of.key(one) for one in known}
-            new = points_of.fresh(ask.points, keys)
+            keys = search.keys(tx, task.task_id, nr, 0, count.items)
+            return count, points_of.fresh(ask.points, keys)
+
+        # All points that a search has may be 40 MB: they are read where it is charged, and where
+        # nobody's commit waits for it.
+        seen, unknown = await self._state.store.read(compare)
+        if not unknown and (not ask.end or seen.listed):
+            return m.PointsAdded(added=0, items=seen.items)
+
+        def write(tx: Tx) -> m.PointsAdded:
+            task, nr, spec, count = look(tx)
+            # Those that have come since.
+            keys = search.keys(tx, task.task_id, nr, seen.items, count.items)
+            new = points_of.fresh(unknown, keys)
             if not new and (not ask.end or count.listed):
                 return m.PointsAdded(added=0, items=count.items)
             running = task.state in (TaskState.RUNNING, TaskState.PAUSED) and not task.finishing

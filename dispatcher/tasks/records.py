@@ -317,9 +317,13 @@ class Source:
         return self._read[at : at + count]
 
 
-def points(tx: Tx, task_id: int, step: int, count: int) -> list[Any]:
-    """The first points of a step that a planner says."""
-    return Source(tx, task_id, step, None).items(0, count) if count else []
+def points(tx: Tx, task_id: int, step: int, first: int, end: int) -> list[Any]:
+    """Points of a step that a planner says, from one number up to another; a slice at a time, as
+    all of them may have 40 MB."""
+    source, found = Source(tx, task_id, step, None), list[Any]()
+    for at in range(first, end, TOGETHER):
+        found += source.items(at, min(TOGETHER, end - at))
+    return found
 
 
 def results(tx: Tx, job_ids: Sequence[int]) -> Mapping[int | None, str]:

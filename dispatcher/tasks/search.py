@@ -72,7 +72,7 @@ def question(tx: Tx, task_id: int, nr: int) -> Question | None:
     if found is None:
         return None
     task, count, ask, most = found
-    items = records.points(tx, task_id, nr, count.items)
+    items = records.points(tx, task_id, nr, 0, count.items)
     known: dict[int, float] = dict(tx.all("unit.losses", task_id=task_id, step=nr))
     failed = [first for (first,) in tx.all("unit.lost", task_id=task_id, step=nr)]
     points = [(point, known.get(at)) for at, point in enumerate(items)]
@@ -107,8 +107,12 @@ def tell(tx: Tx, asked: Question, answer: bytes | str, why: str = "") -> bool:
     if count is None:
         return False
     task_id = asked.task.task_id
+    # Whoever adds points answers, too: since the question was read, nobody has.
+    known = {points_of.key(point) for point, _ in asked.points} if not why else set()
     after = (
-        failed(count, why) if why else heard(tx, task_id, asked.ask, count, answer, asked.wanted)
+        failed(count, why)
+        if why
+        else heard(tx, task_id, asked.ask, count, answer, asked.wanted, known)
     )
     records.put_search(tx, task_id, after)
     return True
@@ -123,21 +127,31 @@ def send(tx: Tx, asked: Question, job_id: int | None, why: str = "") -> None:
 
 
 def heard(
-    tx: Tx, task_id: int, ask: Ask, count: StepRecord, answer: bytes | str, most: int
+    tx: Tx,
+    task_id: int,
+    ask: Ask,
+    count: StepRecord,
+    answer: bytes | str,
+    most: int,
+    known: Collection[bytes],
 ) -> StepRecord:
-    """A step after what its planner has answered."""
+    """A step after what its planner has answered. `known`: the keys of all points that it has."""
     try:
         points = points_of.points_from(answer, ask.space, most)
     except AilurusError as error:
         return failed(count, error.message)
-    return add(tx, task_id, ask, count, points)
+    return add(tx, task_id, ask, count, points_of.fresh(points, known))
+
+
+def keys(tx: Tx, task_id: int, nr: int, first: int, end: int) -> set[bytes]:
+    """By which points of a step are known again, from one number up to another."""
+    return set(map(points_of.key, records.points(tx, task_id, nr, first, end)))
 
 
 def add(tx: Tx, task_id: int, ask: Ask, count: StepRecord, points: Points) -> StepRecord:
-    """A step with more points: those that it has not yet, and no more than it may have. Without a
-    new one it has all."""
-    known = {points_of.key(one) for one in records.points(tx, task_id, count.nr, count.items)}
-    new = points_of.fresh(points, known)[: ask.max - count.items]
+    """A step with more points, which it has not yet, and no more than it may have. Without a new
+    one it has all."""
+    new = points[: ask.max - count.items]
     tx.many("task_slice.add", records.slices(task_id, count.nr, count.items, new))
     items = count.items + len(new)
     return replace(
@@ -205,7 +219,8 @@ def _hear_job(tx: Tx, task_id: int, ask: Ask, count: StepRecord) -> StepRecord |
     answer = records.results(tx, [job_id]).get(job_id, "")
     if not answer:
         return failed(count, f"job {job_id} has left no points that could be read in next.json")
-    after = heard(tx, task_id, ask, count, answer, ask.batch)
+    known = keys(tx, task_id, count.nr, 0, count.items)
+    after = heard(tx, task_id, ask, count, answer, ask.batch, known)
     if after.planner_tries:
         return replace(after, problem=f"job {job_id}: {after.problem}")
     return after

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 
 import pytest
 
@@ -11,6 +13,7 @@ from ailurus.protocol import messages as m
 from ailurus.protocol.task import TaskState, Verb
 from dispatcher.refusal import Rejected
 from dispatcher.rules import uploads
+from dispatcher.tasks import records
 from tests.dispatcher.helpers import ALICE, BOB
 from tests.dispatcher.tasks.searching import SPACE, Searches, planned, search
 from tests.dispatcher.tasks.test_tasks import step
@@ -48,6 +51,34 @@ async def test_a_client_adds_points_and_reads_their_losses(b):
     assert (await t.settled(task)).state is TaskState.FINISHED
     with pytest.raises(Rejected, match="takes no more points"):
         await t.add(task, 0.75)
+
+
+async def test_no_commit_reads_what_a_search_has_already(b, monkeypatch):
+    """Of ten thousand long points that takes a second, for which everybody's commits would wait."""
+    t = Searches(b)
+    task = await t.submit(search(max=2000))
+    await t.add(task, *range(999))
+    read: list[int] = []
+    decode = records._items
+
+    def counted(body):
+        found = decode(body)
+        if not threading.current_thread().name.startswith("read"):
+            read.append(len(found))
+        return found
+
+    monkeypatch.setattr(records, "_items", counted)
+    assert await t.add(task, 7, 8) == m.PointsAdded(added=0, items=999)
+    assert await t.add(task, 7, 0.5) == m.PointsAdded(added=1, items=1000)
+    assert sum(read) == 0
+
+
+async def test_points_that_two_add_at_once_come_once(b):
+    t = Searches(b)
+    task = await t.submit(search())
+    both = await asyncio.gather(t.add(task, 1, 2), t.add(task, 2, 3), t.add(task, 3, 1))
+    assert sorted(one.added for one in both) == [0, 1, 2]
+    assert sorted(one.item["x"] for one in (await t.items(task)).points) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
