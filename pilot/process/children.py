@@ -18,7 +18,7 @@ from ailurus.logs import Log
 from pilot.ports import ProcessEnd, ProcessSpec, Spawner
 from pilot.process.frames import frame, frames, receive, send
 from pilot.process.mover import Answer, Order
-from pilot.workdir import remove_tree
+from pilot.workdir import remove_tree, tail_of
 
 STEP_S = 0.5
 """How long a job that was stopped may wait for an answer before it notices."""
@@ -27,7 +27,7 @@ SEND_S = 30.0
 FINISH_S = 5.0
 """How long a child that nobody needs any more may finish what it does beside its calls."""
 # A stderr that a library floods.
-_STDERR_BYTES = 1 << 20
+_STDERR_BYTES, _LAST_WORDS = 1 << 20, 2000
 _answers = msgspec.msgpack.Decoder(list[Answer])
 _log = Log("pilot.mover")
 
@@ -107,9 +107,7 @@ class MoverChild:
 
     def send(self, order: Order, fds: Sequence[int] = ()) -> None:
         """Give it an order. Raises Died."""
-        with suppress(OSError):
-            if self._stderr.stat().st_size > _STDERR_BYTES:
-                os.truncate(self._stderr, 0)
+        self._bound_stderr()
         self._link.settimeout(SEND_S)
         try:
             send(self._link, frame([order]), fds)
@@ -121,6 +119,8 @@ class MoverChild:
     def answers(self) -> Iterator[Answer | None]:
         """What it says; None now and then while it is silent. Raises Died."""
         while True:
+            # A call may take hours.
+            self._bound_stderr()
             self._link.settimeout(STEP_S)
             try:
                 data, fds = receive(self._link)
@@ -154,6 +154,11 @@ class MoverChild:
         self._ended.wait(STEP_S * 20)
         remove_tree(self._directory)
 
+    def _bound_stderr(self) -> None:
+        with suppress(OSError):
+            if self._stderr.stat().st_size > _STDERR_BYTES:
+                os.truncate(self._stderr, 0)
+
     def _on_end(self, ended: ProcessEnd) -> None:
         self._end = ended
         self._ended.set()
@@ -161,8 +166,9 @@ class MoverChild:
     def _how(self) -> str:
         """How it ended; the end of its stderr goes to the pilot's log, where no user reads it."""
         self._ended.wait(STEP_S * 4)
-        with suppress(OSError):
-            if words := self._stderr.read_bytes()[-2000:].decode("utf-8", "replace").strip():
+        with suppress(OSError), self._stderr.open("rb") as file:
+            _, end = tail_of(file.fileno(), _LAST_WORDS)
+            if words := end.decode("utf-8", "replace").strip():
                 _log.info("mover_stderr", end=words)
         ended = self._end
         if ended is None:

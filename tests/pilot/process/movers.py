@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,14 @@ class Trouble(Mover):
     def _die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
+    @staticmethod
+    def _flood(word: str, key: int, tell: Tell) -> None:
+        for moved in range(200_000 if word == "flood" else 20):
+            tell(Progress(key=key, moved_bytes=moved))
+            if word == "shout":
+                os.write(2, b"x" * (1 << 20))
+                time.sleep(mover.PROGRESS_S)
+
     def _one(self, word: str, file: ToGet | ToPut, source: str, target: str, tell: Tell) -> None:
         if word not in {"silent", "stop"}:
             tell(Progress(key=file.key, moved_bytes=0))
@@ -134,9 +143,8 @@ class Trouble(Mover):
         if word == "busy":
             tell(NotMoved(key=file.key, code=Code.STAGE_IN_FAILED, message="busy", transient=True))
             return
-        if word == "flood":
-            for moved in range(200_000):
-                tell(Progress(key=file.key, moved_bytes=moved))
+        if word in {"flood", "shout"}:
+            self._flood(word, file.key, tell)
         if word == "nonsense":
             os.write(SOCKET, b"\xff" * 100)
             threading.Event().wait()

@@ -251,6 +251,19 @@ def test_a_flood_of_progress_stays_in_the_child(rig):
     assert 1 <= len(seen) < 20
 
 
+def test_a_flood_of_words_of_a_library_fills_no_disk(rig):
+    sizes: list[int] = []
+
+    def progress(key: int, moved: int) -> None:
+        (stderr,) = rig.directory.glob("movers/*/stderr")
+        sizes.append(stderr.stat().st_size)
+        if len(sizes) == 6:
+            raise JobError(Code.INPUTS_TOO_LARGE, "enough")
+
+    rig.pool.get(rig.files("shout"), rig.watch(progress=progress))
+    assert max(sizes) <= 3 << 20
+
+
 @pytest.mark.parametrize("word", ["nonsense", "deep"])
 def test_a_child_that_talks_nonsense_is_replaced(rig, word):
     ends = rig.pool.get(rig.files(word, "copy"), rig.watch())
