@@ -57,7 +57,8 @@ def connected(
     host: str, port: int, timeout_s: float | None, options: Sequence[tuple[int, int, int | bytes]]
 ) -> socket.socket:
     """A socket that is connected to the first address of `host` that answers, each within
-    `timeout_s`. Raises OSError, and what the check raises."""
+    `timeout_s`. The look-up of its name is the system's, and nothing ends it. Raises OSError, and
+    what the check raises."""
     failed: OSError = OSError("it has no address")
     for family, kind, number, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         try:

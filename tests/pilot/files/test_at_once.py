@@ -64,7 +64,11 @@ def test_the_first_failure_ends_those_under_way_and_is_told():
 
 
 def test_nothing_is_done_for_nothing():
-    at_once([], lambda item, check: None, 4, slow=True)
+    done: list[object] = []
+    before = threading.active_count()
+    at_once([], lambda item, check: done.append(item), 4, slow=True)
+    assert not done
+    assert threading.active_count() == before
 
 
 def test_a_node_without_threads_moves_them_all_the_same(monkeypatch):
