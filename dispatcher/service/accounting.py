@@ -113,7 +113,8 @@ class Accounting:
         told |= {"user"} if wanted.owner else set()
         part, part_over_time = part_of(told | wanted.by & {*PARTS}), part_of(told)
 
-        def gather(tx: Tx) -> tuple[list[UsageRecord], list[m.UsedThen], list[PilotTimeRecord]]:
+        # A label may have a hundred thousand values: they are added up beside the event loop, too.
+        def gather(tx: Tx) -> tuple[list[m.UsageRow], int, m.UsageRow, list[m.UsedThen]]:
             sums: list[UsageRecord] = []
             over_time: list[m.UsedThen] = []
             for span in ("month", "day", "hour"):
@@ -123,15 +124,14 @@ class Accounting:
                 where["part"] = "" if hour else part_over_time
                 over_time += _over_time(span, usage_records.over_time(tx, **of, **where))
             pilots = usage_records.pilot_sums(tx, **values, **of_pilots) if wanted.of_pilots else []
-            return sums, over_time, pilots
+            return *_rows(sums, pilots, wanted, ask.limit), over_time
 
-        sums, over_time, pilots = await self._state.store.read(gather)
-        parts, total = _rows(sums, pilots, wanted)
+        rows, count, total, over_time = await self._state.store.read(gather)
         return m.UsageSums(
             since=wanted.since,
             until=min(wanted.until, self._state.now()),
-            rows=tuple(parts[: ask.limit]),
-            more=max(0, len(parts) - ask.limit),
+            rows=tuple(rows),
+            more=count - len(rows),
             total=total,
             over_time=tuple(over_time),
         )
@@ -167,9 +167,9 @@ class Accounting:
 
 
 def _rows(
-    sums: Sequence[UsageRecord], pilots: Sequence[PilotTimeRecord], wanted: _Wanted
-) -> tuple[list[m.UsageRow], m.UsageRow]:
-    """The rows, the greatest first, and all of them together."""
+    sums: Sequence[UsageRecord], pilots: Sequence[PilotTimeRecord], wanted: _Wanted, most: int
+) -> tuple[list[m.UsageRow], int, m.UsageRow]:
+    """The greatest rows, how many there are, and all of them together."""
     found: dict[tuple[str, str, str, str], _Sum] = {}
     total = _Sum()
     for one in sums:
@@ -185,7 +185,7 @@ def _rows(
         names = zip((*PARTS, "label"), values, strict=True)
         named.append((one_sum, {name: word for name, word in names if name in wanted.by}))
     named.sort(key=lambda one: (-one[0].core_ms, -one[0].attempts, sorted(one[1].items())))
-    return [one_sum.row(key) for one_sum, key in named], total.row({})
+    return [one_sum.row(key) for one_sum, key in named[:most]], len(named), total.row({})
 
 
 def _over_time(span: str, found: Iterable[UsedRecord]) -> list[m.UsedThen]:

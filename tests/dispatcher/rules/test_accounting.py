@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Sequence
 
@@ -25,6 +26,7 @@ from ailurus.protocol.states import JobState
 from dispatcher.auth.caller import Caller
 from dispatcher.refusal import Rejected
 from dispatcher.rules import accounting, usage_records
+from dispatcher.service import accounting as service
 from tests.dispatcher import helpers
 from tests.dispatcher.helpers import ALICE, BOB, Bench, bench, job
 
@@ -309,6 +311,23 @@ async def test_rows_are_by_what_is_asked_for(b):
     assert by_site.total.core_s == labels.total.core_s == 4 * HOUR
     assert (by_site.total.attempts, by_site.total.finished) == (2, 1)
     assert sum(sum(then.core_s.values()) for then in by_site.over_time) == 4 * HOUR
+
+
+async def test_what_many_values_took_is_added_up_beside_the_event_loop(b, monkeypatch):
+    """Of a label with 20,000 values in an hour that takes a third of a second."""
+    await two_users(b)
+    where: list[str] = []
+    add = service._Sum.add
+
+    def noted(*of):
+        where.append(threading.current_thread().name)
+        add(*of)
+
+    monkeypatch.setattr(service._Sum, "add", noted)
+    found = await usage(b, by="label:campaign", limit=1)
+    assert ([row.key for row in found.rows], found.more) == ([{"label": "alice"}], 1)
+    assert where
+    assert threading.main_thread().name not in where
 
 
 async def test_a_user_sees_what_is_theirs(b):
