@@ -107,6 +107,9 @@ def _listed(step: TaskStep) -> Sequence[Item]:
 
 
 def _short(step: TaskStep) -> TaskStep:
-    """A step with only the first item of its list."""
-    items = step.over.list
+    """A step with only the first item of its list, or of the points that it begins with: it is read
+    whenever the task goes on."""
+    items, ask = step.over.list, step.over.ask
+    if ask is not None:
+        return replace(step, over=replace(step.over, ask=replace(ask, first=ask.first[:1])))
     return step if items is None else replace(step, over=replace(step.over, list=items[:1]))

@@ -53,6 +53,14 @@ async def test_a_client_adds_points_and_reads_their_losses(b):
         await t.add(task, 0.75)
 
 
+async def test_what_is_read_of_a_task_again_and_again_has_one_of_the_first_points(b):
+    t = Searches(b)
+    task = await t.submit(search(first=[{"x": 0.5}, {"x": 1.0}, {"x": 2.0}]))
+    (kept,) = (await t.tasks.task(api.TaskQuery(task_id=task), ALICE)).task.steps
+    assert kept.over.ask.first == ({"x": 0.5},)
+    assert await t.work(task) == [{"x": 0.5}, {"x": 1.0}, {"x": 2.0}]
+
+
 async def test_no_commit_reads_what_a_search_has_already(b, monkeypatch):
     """Of ten thousand long points that takes a second, for which everybody's commits would wait."""
     t = Searches(b)
