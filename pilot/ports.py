@@ -295,7 +295,7 @@ class ContainerSetup(Struct, frozen=True, kw_only=True):
     cache: ImageCache | None = None
     """Where images of registries are kept; None: jobs name none."""
     spawner: Spawner | None = None
-    """What starts the processes that mount images; None: none is mounted."""
+    """What starts the processes that mount images and fetch them; None: neither is done."""
 
 
 class Direct(Struct, frozen=True, kw_only=True):
