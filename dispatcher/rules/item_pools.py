@@ -144,9 +144,10 @@ def sweep(tx: Tx, cluster: ClusterRecord) -> ClusterRecord:
     thousand at a time. What the pool is then, which is to be put."""
     cluster_id = cluster.cluster_id
     rows: list[dict[str, Any]] = []
-    for (mark,) in tx.all("lessee.gone", cluster_id=cluster_id, most=TOGETHER):
+    for mark, kept in tx.all("lessee.gone", cluster_id=cluster_id, most=TOGETHER):
         stale = [(state, ItemChange.RETURN) for state in sorted(HELD_ITEM)]
-        stale += [(S.FINISHED, ItemChange.REDO)] * bool(cluster.redo)
+        # What finished in one whose outputs are in storage has finished for good.
+        stale += [(S.FINISHED, ItemChange.REDO)] * bool(cluster.redo and not kept)
         for state, change in stale:
             room = TOGETHER - len(rows)
             found = item_records.page_in(tx, cluster_id, state, mark, -1, room) if room else []
@@ -164,7 +165,8 @@ def sweep(tx: Tx, cluster: ClusterRecord) -> ClusterRecord:
                 cluster = replace(cluster, finished=cluster.finished - len(found))
         if len(rows) >= TOGETHER:
             break
-        tx.run("lessee.drop", cluster_id=cluster_id, mark=mark)
+        over = "lessee.emptied" if kept else "lessee.drop"
+        tx.run(over, cluster_id=cluster_id, mark=mark)
     if not cluster.swept and len(rows) < TOGETHER:
         room = TOGETHER - len(rows)
         failed = item_records.page_before(tx, cluster_id, S.FAILED, cluster.base, -1, room)

@@ -208,13 +208,20 @@ update lessee set held = :held, taken = :taken, finishing = :finishing, kept = :
     request = :request, request_nr = :request_nr where cluster_id = :cluster_id and mark = :mark
 
 -- name: lessee.gone
--- Attempts that are over, and whose outputs are not in storage.
+-- Attempts that are over, and whose outputs are not in storage, or that had items which have not ended;
+-- and whether they are.
 -- reads: job, lessee
-select lessee.mark from lessee left join job on job.job_id = lessee.job_id
+select lessee.mark, lessee.kept from lessee left join job on job.job_id = lessee.job_id
     and job.attempt_nr = lessee.attempt_nr
     and job.state in ('sent', 'starting', 'running', 'holding')
-    where lessee.cluster_id = :cluster_id and lessee.kept = 0 and job.job_id is null
+    where lessee.cluster_id = :cluster_id and (lessee.kept = 0 or lessee.held > 0)
+    and job.job_id is null
     order by lessee.mark limit :most
+
+-- name: lessee.emptied
+-- Note that an attempt has no items any more.
+-- writes: lessee
+update lessee set held = 0 where cluster_id = :cluster_id and mark = :mark
 
 -- name: lessee.drop
 -- Forget an attempt that has no items any more.

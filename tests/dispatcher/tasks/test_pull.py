@@ -257,6 +257,29 @@ async def test_outputs_count_once_their_job_has_reported_and_those_of_a_lost_one
         assert sorted(urls) == sorted(file.url for file in mine)
 
 
+async def test_what_a_job_still_has_when_it_finishes_is_leased_again(tmp_path):
+    """A pilot may have lost the answer that gave it items, or say that it has finished early."""
+    async with bench(tmp_path) as b:
+        task = Pulled(b)
+        await task.submit(pull(4, 2, payloads={"outputs": ["o-{index}"]}))
+        (one, first), (two, second) = await task.consumers(2)
+        a = await one.exchange(first, 2)
+        c = await two.exchange(second, 2)
+        await one.exchange(first, 0, ended=ends(a.items[0]))
+        assert await one.report(first, files=left(first.job_id, a.items[0])) == "accepted"
+        row = (await task.settled()).steps[0]
+        assert (row.finished, row.open, row.waiting) == (1, 2, 1)
+        again = await two.exchange(second, 2, ended=ends(*c.items))
+        assert [(item.index, item.attempt) for item in again.items] == [(1, 2)]
+        assert (await two.exchange(second, 1, ended=ends(*again.items))).settled
+        assert (
+            await two.report(second, files=left(second.job_id, *c.items, *again.items))
+            == "accepted"
+        )
+        row = await task.settled()
+        assert (row.state, row.steps[0].finished) == (TaskState.FINISHED, 4)
+
+
 async def test_a_job_takes_no_more_items_than_its_step_says(tmp_path):
     async with bench(tmp_path) as b:
         task = Pulled(b)
