@@ -42,7 +42,7 @@ def undeclared(spec: JobSpec, work: Workdir) -> str:
         for name, status in work.files(tmp=False)
         if stat.S_ISREG(status.st_mode)
     )
-    ours = {SCRIPT} if spec.script else set()
+    ours = {spec.result, SCRIPT if spec.script else ""}
     found = (
         name
         for name in names_of_files

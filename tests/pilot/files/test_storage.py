@@ -53,6 +53,12 @@ def test_the_script_that_the_pilot_wrote_is_no_file_of_the_users(work: Workdir) 
     assert SCRIPT in undeclared(SPEC, work)
 
 
+def test_the_document_that_is_the_result_is_kept_and_not_named(work: Workdir) -> None:
+    (work.directory / "count.json").touch()
+    assert undeclared(replace(SPEC, result="count.json"), work) == ""
+    assert "count.json" in undeclared(SPEC, work)
+
+
 def test_what_goes_with_the_directory_is_named(work: Workdir) -> None:
     (work.directory / "hello.txt").touch()
     assert undeclared(SPEC, work) == "left 1 file that was not declared: hello.txt"
