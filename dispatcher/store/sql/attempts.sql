@@ -62,12 +62,13 @@ select a.attempt_nr, a.worker_id, a.state, coalesce(w.site, ''), a.host, a.lease
 -- name: attempt.of_worker
 -- The attempts of a worker in the order of their leases, after one; with what their jobs ask for.
 -- owner: checked by _runs_of
--- reads: attempt, job, shape
+-- reads: attempt, job, lane, shape
 select a.job_id, a.attempt_nr, a.state, a.leased, a.running, a.holding, a.ended, a.timing, a.held,
     coalesce(j.owner, '') as owner, coalesce(j.name, '') as name, coalesce(j.items, 0) as items,
     coalesce(s.cores, 1) as cores
     from attempt a left join job j on j.job_id = a.job_id
-    left join shape s on s.shape_id = j.shape_id
+    left join lane l on l.shape_id = j.shape_id
+    left join shape s on s.shape_id = coalesce(l.of_shape, j.shape_id)
     where a.worker_id = :worker_id and (a.leased, a.job_id) > (:leased, :job_id)
     order by a.leased, a.job_id limit :most
 

@@ -2,18 +2,21 @@
 
 -- name: usage.sizes
 -- What a job asks for, and where its worker is: for an attempt whose sum may have to be taken back.
+-- Its shape's number may be that of a lane.
 -- owner: checked by book
--- reads: sized, shape, worker
+-- reads: lane, sized, shape, worker
 select coalesce(w.site, '') as site, coalesce(w.queue, '') as worker_queue,
     coalesce(z.cores, s.cores, 1) as cores, coalesce(z.memory_mb, s.memory_mb, 0) as memory_mb,
     coalesce(z.gpus, s.gpus, 0) as gpus, coalesce(z.nodes, s.nodes, 1) as nodes
     from (select 1) as one left join sized z on z.job_id = :job_id
-    left join shape s on s.shape_id = :shape_id left join worker w on w.worker_id = :worker_id
+    left join lane l on l.shape_id = :shape_id
+    left join shape s on s.shape_id = coalesce(l.of_shape, :shape_id)
+    left join worker w on w.worker_id = :worker_id
 
 -- name: usage.add
 -- Add what attempts took that ended, or take it off again (`n` is then -1): to the sums of all, and to
 -- those of each label of their jobs. `nodes` has other things in it (`shape.all`).
--- reads: label, sized, shape, worker
+-- reads: label, lane, sized, shape, worker
 -- writes: usage
 insert into usage (part, label, span, at, owner, queue, site, value, outcome, n, wall_ms, core_ms, cpu_ms,
         memory, peak, gpu, gpu_ms)
@@ -27,7 +30,9 @@ insert into usage (part, label, span, at, owner, queue, site, value, outcome, n,
                 + (coalesce(r.nodes, z.nodes, s.nodes, 1) - 1) / 100000 % 100 as gpus,
             (coalesce(r.nodes, z.nodes, s.nodes, 1) - 1) % 100000 + 1 as nodes
         from {ended_rows} left join sized z on z.job_id = r.job_id
-        left join shape s on s.shape_id = r.shape_id left join worker w on w.worker_id = r.worker_id)
+        left join lane on lane.shape_id = r.shape_id
+        left join shape s on s.shape_id = coalesce(lane.of_shape, r.shape_id)
+        left join worker w on w.worker_id = r.worker_id)
     select '', label, 'hour', at, owner, queue, site, value, outcome, sum(n), sum(wall_ms),
         sum(wall_ms * cores * nodes), sum(cpu_ms), sum(wall_ms * memory_mb * nodes),
         sum(wall_ms * peak_mb), sum(wall_ms * gpus * nodes), sum(gpu_ms)

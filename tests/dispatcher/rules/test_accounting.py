@@ -63,6 +63,8 @@ class Run:
             memory_mb=self.chance.choice((1000, 3000)),
             gpus=self.chance.choice((0, 0, 1)),
             max_attempts=4,
+            # Then it waits in a lane, whose number stands where its shape's does.
+            result=self.chance.choice(("", "r.json")),
             labels=self.chance.choice(({}, {"campaign": "mc"}, {"campaign": "data", "x": "1"})),
         )
         await self.b.submit(spec, caller=self.chance.choice((ALICE, BOB)))
