@@ -19,15 +19,18 @@ from dispatcher.service.tasks import Tasks
 from tests.dispatcher.helpers import ALICE, Worker, bench, new_id
 from tests.dispatcher.tasks.test_by_chance import Crash, Crashing
 
-ITEMS = 17
+ITEMS, FEW = 17, 4
+"""The quick tests have few on PostgreSQL, where a dispatcher takes long to begin."""
+SHARE = 0.1
+"""Of transactions in which a dispatcher dies."""
 OUTCOMES = [*[ItemOutcome.FINISHED] * 6, *ItemOutcome]
 
 
-def task(outputs: bool) -> dict[str, object]:
+def task(items: int, *, outputs: bool) -> dict[str, object]:
     payloads = {"arguments": ["{item}"], **({"outputs": ["out-{index}"]} if outputs else {})}
     sim = {
         "name": "sim",
-        "over": {"range": {"from": 1, "to": ITEMS}},
+        "over": {"range": {"from": 1, "to": items}},
         "pull": {"consumers": 3, "items": 6},
         "failed": {"attempts": 3},
         "job": {"command": "./sim", "queue": "q", "payloads": payloads},
@@ -57,8 +60,8 @@ class Consumer:
 class Run:
     """A task, pilots of which some are lost, and a dispatcher that dies again and again."""
 
-    def __init__(self, place: str, chance: random.Random, *, outputs: bool, share: float) -> None:
-        self.place, self.chance, self.outputs, self.share = place, chance, outputs, share
+    def __init__(self, place: str, chance: random.Random, items: int, *, outputs: bool) -> None:
+        self.place, self.chance, self.items, self.outputs = place, chance, items, outputs
         self.crashes = Counter[str]()
         self.task_id = self.retried = self.lost = 0
         self.workers: list[Worker] = []
@@ -68,7 +71,7 @@ class Run:
         row = None
         while row is None:
             async with bench(self.place) as b:
-                store = Crashing(b.service.store, self.chance, self.share)
+                store = Crashing(b.service.store, self.chance, SHARE)
                 for worker in self.workers:
                     worker.service = b.service
                 b.service.state.store = store
@@ -82,7 +85,8 @@ class Run:
         return row
 
     async def _live(self, b) -> m.TaskRow:
-        ask: object = m.SubmitTask(request_id="once", task=task_from(task(self.outputs)))
+        spec = task_from(task(self.items, outputs=self.outputs))
+        ask: object = m.SubmitTask(request_id="once", task=spec)
         self.task_id = (await b.service.tasks.submit_task(ask, ALICE)).task_id
         steps = (self._advance, self._acquire, self._work, self._report, self._lose)
         while True:
@@ -181,20 +185,35 @@ def _by_hand(monkeypatch):
     monkeypatch.setattr(Tasks, "start", lambda self: None)
 
 
-RUNS = [("sqlite", seed, bool(seed % 2)) for seed in range(4)] + [("postgres", 1, True)]
+RUNS = [
+    ("sqlite", 1, ITEMS, True),
+    ("postgres", 1, FEW, True),
+    *(
+        pytest.param(*one, marks=pytest.mark.slow)
+        for one in (
+            ("sqlite", 0, ITEMS, False),
+            ("sqlite", 2, ITEMS, False),
+            ("sqlite", 3, ITEMS, True),
+            ("postgres", 1, ITEMS, True),
+        )
+    ),
+]
 
 
-@pytest.mark.parametrize(("place", "seed", "outputs"), RUNS, indirect=["place"])
-async def test_each_leased_item_counts_once_whatever_dies(place, seed, outputs):
-    run = Run(place, random.Random(seed), outputs=outputs, share=0.1)
+@pytest.mark.parametrize(("place", "seed", "items", "outputs"), RUNS, indirect=["place"])
+async def test_each_leased_item_counts_once_whatever_dies(place, seed, items, outputs):
+    run = Run(place, random.Random(seed), items, outputs=outputs)
     row = await run.go()
     assert row.state is TaskState.FINISHED, row
-    assert set(run.crashes) == {"before", "in", "after"}
-    assert run.lost
-    assert (row.steps[0].items, row.steps[0].finished, row.steps[0].failed) == (ITEMS, ITEMS, 0)
+    assert run.crashes
+    if items == ITEMS:
+        # Fewer may by chance be over before all of it has happened.
+        assert set(run.crashes) == {"before", "in", "after"}
+        assert run.lost
+    assert (row.steps[0].items, row.steps[0].finished, row.steps[0].failed) == (items, items, 0)
     if not outputs:
         return
-    assert (row.steps[1].items, row.steps[1].finished) == (ITEMS, ITEMS)
+    assert (row.steps[1].items, row.steps[1].finished) == (items, items)
     async with bench(place) as b:
         rows = (await b.listed()).jobs
         details = [await b.service.users.show(None, ALICE, job_id=one.job_id) for one in rows]
@@ -204,4 +223,4 @@ async def test_each_leased_item_counts_once_whatever_dies(place, seed, outputs):
     # The merged file has what each item left once.
     urls = [file.url for file in merges[0].spec.inputs]
     named = sorted(int(url.split(".out-")[1].partition(".")[0]) for url in urls)
-    assert named == list(range(ITEMS))
+    assert named == list(range(items))

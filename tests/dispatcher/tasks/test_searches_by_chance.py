@@ -21,7 +21,19 @@ def _by_hand(by_hand):
     """Nothing is done but what a test asks for."""
 
 
-@pytest.mark.parametrize("seed", range(3))
+RUNS = [
+    ("sqlite", 0),
+    ("sqlite", 1),
+    ("postgres", 1),
+    *(
+        pytest.param(*one, marks=pytest.mark.slow)
+        for one in (("sqlite", 2), ("postgres", 0), ("postgres", 2))
+    ),
+]
+"""By jobs with an even seed, by Optuna with an odd one."""
+
+
+@pytest.mark.parametrize(("place", "seed"), RUNS, indirect=["place"])
 async def test_no_point_comes_twice_whatever_is_killed(place, seed, fake):
     chance, done, task, worker = random.Random(seed), [], 0, None
     spec = [planned(max=10, ahead=1), optuna(max=9, batch=2)][seed % 2]
