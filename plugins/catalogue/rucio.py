@@ -180,10 +180,6 @@ class Rucio:
         found = self._done(lambda: list(self._client.list_rses(where)))
         return {one["rse"] for one in found}
 
-    def _rules(self, scope: str, name: str) -> list[Mapping[str, Any]]:
-        """Raises what Rucio raises."""
-        return list(self._client.list_did_rules(scope, name))
-
     def let_go(self, files: Sequence[str], where: str) -> Sequence[Fault]:
         faults = []
         for key, file in enumerate(files):
