@@ -255,7 +255,7 @@ def loss_of(result: str) -> tuple[float | None, str]:
     return (value, "") if isfinite(value) else (None, "the loss of its result is not finite")
 
 
-def planner_job(ask: Ask, wanted: int, upload: str, size: int) -> dict[str, Any]:
+def planner_entry(ask: Ask, wanted: int, upload: str, size: int) -> dict[str, Any]:
     """The entry of a job file for a job that plans: its template, with iDDS's words filled in and
     the points as an input."""
     entry = dict(ask.job or {})

@@ -16,7 +16,7 @@ from ailurus.protocol.item import ItemSpec
 from ailurus.protocol.item_list import item_from
 from ailurus.protocol.job import JobSpec
 from ailurus.protocol.payloads import Payloads
-from ailurus.protocol.search import Ask, planner_job, some_point
+from ailurus.protocol.search import Ask, planner_entry, some_point
 from ailurus.protocol.submission import check, jobs_from
 from ailurus.protocol.task import Item, Scalar, Task
 from ailurus.protocol.uploads import Upload
@@ -92,7 +92,7 @@ def sample_planner(task: Task, nr: int) -> JobSpec | None:
     ask = task.steps[nr].over.ask
     if ask is None or ask.job is None:
         return None
-    job = planner(task, nr, 0, wanted=1, points=("0" * 64, 1))
+    job = planner_of(task, nr, 0, wanted=1, points=("0" * 64, 1))
     return msgspec.structs.replace(job, inputs=job.inputs[:-1])
 
 
@@ -140,7 +140,7 @@ def _job(
     return _made(entry, where, task, nr, str(index), task_id, payloads)
 
 
-def planner(
+def planner_of(
     task: Task, nr: int, index: int, task_id: int = 0, *, wanted: int, points: tuple[str, int]
 ) -> JobSpec:
     """The job that says the next points of step number `nr`, for the `index`th time, and as many as
@@ -148,7 +148,7 @@ def planner(
     ask = task.steps[nr].over.ask
     assert isinstance(ask, Ask)  # noqa: S101 -- the caller has looked
     digest, size = points
-    entry = planner_job(ask, wanted, Upload(digest).url, size)
+    entry = planner_entry(ask, wanted, Upload(digest).url, size)
     where = f"steps[{nr}].over.ask.job"
     if "result" in (ask.job or {}):
         raise AilurusError(

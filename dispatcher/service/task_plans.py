@@ -19,7 +19,7 @@ from ailurus.protocol import search as points_of
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.search import Ask, Planner, Value
 from ailurus.protocol.task import Task, TaskState
-from ailurus.protocol.task_jobs import planner
+from ailurus.protocol.task_jobs import planner_of
 from dispatcher.auth.caller import Caller
 from dispatcher.ports import Tx
 from dispatcher.refusal import Rejected
@@ -105,7 +105,7 @@ class TaskPlans:
                 return
             task = asked.task
             points = search.keep(tx, task.owner, document, now=self._state.now())
-            job = planner(
+            job = planner_of(
                 task.task,
                 asked.nr,
                 asked.answers,

@@ -11,7 +11,7 @@ from ailurus.protocol import search
 from ailurus.protocol.errors import AilurusError
 from ailurus.protocol.search import Dimension
 from ailurus.protocol.task_file import task_from
-from ailurus.protocol.task_jobs import job_of, planner
+from ailurus.protocol.task_jobs import job_of, planner_of
 
 RECORDED = Path(__file__).parents[1] / "recorded/idds/hpo-request.json"
 SPACE = {"x": {"method": "uniform", "dimension": {"low": 0, "high": 1}}}
@@ -92,7 +92,7 @@ def test_the_request_of_phpo_is_a_search_as_it_stands():
         space=asked["opt_space"],
         job={"command": command},
     )
-    job = planner(made, 0, 0, 7, wanted=2, points=("0" * 64, 100))
+    job = planner_of(made, 0, 0, 7, wanted=2, points=("0" * 64, 100))
     assert job.command == (
         'docker run --rm -v "$(pwd)":/HPOiDDS ghcr.io/steer /bin/bash -c "hpogrid generate '
         "--n_point=2 --max_point=6 --infile=/HPOiDDS/points.json  --outfile=/HPOiDDS/next.json "
