@@ -91,12 +91,13 @@ def add(tx: Tx, owner: str, ask: m.AddUpload, *, now: float) -> int:
     return have
 
 
-def put(tx: Tx, owner: str, contents: bytes, *, now: float) -> str:
-    """Store a whole file of a user, which the dispatcher itself has made; its SHA-256. Raises
-    AilurusError for one that does not travel with a job, and Rejected as `begun`."""
+def put(tx: Tx, owner: str, name: str, contents: bytes, *, now: float) -> str:
+    """Store a whole file of a user, which the dispatcher itself has made and a job has by that
+    name; its SHA-256. Raises AilurusError for one that does not travel with a job, and Rejected as
+    `begun`."""
     size, digest = len(contents), sha256(contents).hexdigest()
     if size > MOST_FILE_BYTES:
-        raise too_large("a file for a job", size, "")
+        raise too_large(name, size, "")
     first = -1
     while first < size:
         kept = begun(tx, owner, m.AddUpload(digest=digest, size=size), now=now)

@@ -83,6 +83,7 @@ class TaskPlans:
         """Ask a process. Why there was no answer."""
 
         def document() -> bytes:
+            # iDDS's form, and which of those without a loss will have none.
             said = {"points": asked.points, "opt_space": asked.ask.space, "failed": asked.failed}
             return _encode(said)
 
@@ -121,9 +122,9 @@ class TaskPlans:
         try:
             await self._state.store.write(write)
         except AilurusError as error:
-            why = f"{error.field}: {error.message}"
+            why = _told(error.field, error.message)
         except Rejected as error:
-            why = f"{error.field}: {error.title}"
+            why = _told(error.field, error.title)
         else:
             return ""
         await self._state.store.write(partial(search.send, asked=asked, job_id=None, why=why))
@@ -138,10 +139,7 @@ class TaskPlans:
 
         def look(tx: Tx) -> tuple[TaskRecord, int, Ask, StepRecord]:
             task = found(tx, ask.task_id, caller)
-            nr = step_nr(task.task, ask.step)
-            spec = task.task.steps[nr].over.ask
-            if spec is None:
-                raise Rejected(422, f"step {ask.step} is no search", field="step")
+            nr, spec = _search_of(task, ask.step)
             return task, nr, spec, records.steps(tx, task.task_id)[nr]
 
         def compare(tx: Tx) -> tuple[StepRecord, list[dict[str, Value]]]:
@@ -169,7 +167,10 @@ class TaskPlans:
             running = task.state in (TaskState.RUNNING, TaskState.PAUSED) and not task.finishing
             if count.listed or not running:
                 raise Rejected(
-                    409, f"step {ask.step} takes no more points", field="points", remedy=""
+                    409,
+                    f"step {ask.step} takes no more points",
+                    field="points",
+                    remedy=f"see `dispatcher task why {task.task_id}`",
                 )
             if count.items + len(new) > spec.max:
                 raise Rejected(
@@ -198,9 +199,7 @@ class TaskPlans:
 
         def look(tx: Tx) -> m.Points:
             task = found(tx, ask.task_id, caller)
-            nr = step_nr(task.task, ask.step)
-            if task.task.steps[nr].over.ask is None:
-                raise Rejected(422, f"step {ask.step} is no search", field="step")
+            nr, _ = _search_of(task, ask.step)
             return views.points(tx, task, nr, ask.after, ask.limit)
 
         return await self._state.store.read(look)
@@ -214,3 +213,19 @@ def step_nr(task: Task, name: str) -> int:
             404, f"the task has no step {name!r}", field="step", remedy=", ".join(names)[:500]
         )
     return names.index(name)
+
+
+def _search_of(task: TaskRecord, name: str) -> tuple[int, Ask]:
+    """The place of a step, and what it asks. Raises Rejected for one that is no search."""
+    spec = task.task
+    nr = step_nr(spec, name)
+    if (ask := spec.steps[nr].over.ask) is None:
+        searches = ", ".join(one.name for one in spec.steps if one.over.ask is not None)
+        remedy = searches[:500] or "the task has none: `over: {ask: …}` makes a step one"
+        raise Rejected(422, f"step {name} is no search", field="step", remedy=remedy)
+    return nr, ask
+
+
+def _told(field: str, what: str) -> str:
+    """A fault in a sentence; some are of no field."""
+    return f"{field}: {what}" if field else what

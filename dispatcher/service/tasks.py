@@ -34,7 +34,7 @@ from dispatcher.service.peers import Peers
 from dispatcher.service.state import State, log
 from dispatcher.service.storing import Storing
 from dispatcher.service.task_files import TaskFiles
-from dispatcher.service.task_plans import TaskPlans
+from dispatcher.service.task_plans import TaskPlans, step_nr
 from dispatcher.tasks import intake, item_pages, records, verbs, views
 from dispatcher.tasks.advance import Advanced, advance
 from dispatcher.tasks.missed import catch_up, misses
@@ -194,15 +194,7 @@ class Tasks:
 
         def look(tx: Tx) -> m.TaskItemPage:
             found = _found(tx, ask.task_id, caller)
-            names = [step.name for step in found.task.steps]
-            if ask.step not in names:
-                raise Rejected(
-                    404,
-                    f"task {ask.task_id} has no step {ask.step!r}",
-                    field="step",
-                    remedy=f"see `dispatcher task show {ask.task_id}`",
-                )
-            nr = names.index(ask.step)
+            nr = step_nr(found.task, ask.step)
             return item_pages.page(tx, found, nr, state=ask.state, after=ask.after, most=ask.limit)
 
         return await self._state.store.read(look)

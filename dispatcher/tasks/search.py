@@ -25,7 +25,7 @@ from dispatcher.tasks.records import StepRecord, TaskRecord, UnitRecord
 from dispatcher.tasks.standing import Standing
 
 TRIES = 3
-"""How often in a row a planner may fail, before its task does."""
+"""Once its planner has failed so often in a row, a task fails."""
 Points = Sequence[dict[str, Value]]
 
 
@@ -272,7 +272,7 @@ def improved(count: StepRecord, item: int, loss: float) -> StepRecord:
 def keep(tx: Tx, owner: str, document: bytes, *, now: float) -> tuple[str, int]:
     """Keep what a job that plans is given, as a file of its owner; its SHA-256 and bytes. Raises
     AilurusError for one that is too large, and Rejected for one more than the owner may have."""
-    return uploads.put(tx, owner, document, now=now), len(document)
+    return uploads.put(tx, owner, points_of.POINTS, document, now=now), len(document)
 
 
 def sentence(step: TaskStep, count: StepRecord, best: Any) -> list[str]:

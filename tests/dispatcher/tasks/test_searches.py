@@ -123,8 +123,9 @@ async def test_points_come_in_pages_also_those_that_wait(b):
     page = await t.items(task, after=2)
     assert ([one.nr for one in page.points], page.next) == ([3, 4], None)
     assert (await t.items(task, after=2**62)).points == ()
-    with pytest.raises(Rejected, match="is no search"):
+    with pytest.raises(Rejected, match="is no search") as refused:
         await t.tasks.points(api.PointsQuery(task_id=task, step="z"), ALICE)
+    assert refused.value.remedy == "s"
 
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
@@ -305,4 +306,5 @@ async def test_points_that_are_too_many_for_a_file_are_said_so(b, monkeypatch):
     t = Searches(b)
     task = await t.submit(planned())
     await t.turn(task)
-    assert "at most" in (await t.row(task)).steps[0].sentence
+    (sentence,) = [step.sentence for step in (await t.row(task)).steps]
+    assert "has failed 1 of 3 times: 'points.json' has " in sentence
