@@ -1,9 +1,8 @@
 """A task: steps that turn items into jobs.
 
-An item is a value of a list or a range, a file of a data set, or one that a job of another step has
-made. Items have
-numbers in their step, in the order in which they became known; a job takes some that follow one
-another.
+An item is a value of a list or a range, a file of a data set, one that a job of another step has
+made, or a point that a planner says. Items have numbers in their step, in the order in which they
+became known; a job takes some that follow one another.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Verb(StrEnum):
     RETRY = "retry"
     """Try items again that have failed, and those that never began since it was cancelled."""
     FINISH = "finish"
-    """Let no more items of lists and ranges begin, and be content with what finishes."""
+    """Let no more items of lists, ranges and searches begin, and be content with what finishes."""
 
 
 class UnitState(StrEnum):

@@ -26,7 +26,8 @@ ITEMS = 250
 IDLE = 200
 """Jobs that are let go in one commit."""
 BARREN = 3
-"""So many jobs in a row that fail, or twice as many as there are at once, and none finishes."""
+"""A step is stuck once so many jobs in a row have failed, and twice as many as there are at once,
+without an item that finished."""
 
 
 def feed(tx: Tx, task: TaskRecord, nr: int, count: StepRecord, *, now: float) -> StepRecord | None:

@@ -60,8 +60,8 @@ def steer(tx: Tx, task: TaskRecord, verb: Verb, by: str, *, now: float) -> TaskR
 
 
 def _cut(tx: Tx, task: TaskRecord) -> None:
-    """Let no more items of lists and ranges begin. Those of a step whose gate is closed are what is
-    to be done with what there is."""
+    """Let no more items of lists, ranges and searches begin. Those of a step whose gate is closed
+    are what is to be done with what there is."""
     steps, counts = task.task.steps, records.steps(tx, task.task_id)
     found = standing.standings(task.task, counts, finishing=False)
     for step, count, one in zip(steps, counts, found, strict=True):
