@@ -11,6 +11,7 @@ const { asCommand, link, parse, spoken, understand } = await at("query");
 const { matches, merged, visible } = await at("rows");
 const steps = await at("steps");
 const { nearest, peakMemory, series, thinned } = await at("series");
+const { asUsage, columns, coreHours, share } = await at("sums");
 
 test("numbers read as people write them", () => {
   assert.deepEqual([0.01, 0.4, 12, 185, 7800, 270_000].map(duration), ["10 ms", "0.4 s", "12 s", "3 m 05 s", "2 h 10 m", "3 d 3 h"]);
@@ -220,10 +221,21 @@ test("the rate of a task is that of what was watched, and no time left is told w
   assert.deepEqual(steps.pace(row, 400, { at: 360, ended: 20 }), { ended: 40, rate: 0.5, watched: true, left: 120, known: true });
   assert.equal(steps.pace({ ...row, state: "paused" }, 400, { at: 360, ended: 20 }).left, null);
   assert.equal(steps.pace({ ...row, steps: [{ ...step, closed: false }] }, 400, { at: 360, ended: 20 }).left, null);
-  assert.deepEqual([12, 0.5, 0.001].map(steps.spoken), ["12 a second", "30 a minute", "3.6 an hour"]);
+  assert.deepEqual([12, 0.5, 0.001].map(steps.rated), ["12 a second", "30 a minute", "3.6 an hour"]);
 });
 
 test("a task has an address as a job has", () => {
   assert.deepEqual(parse("#/tasks/7?step=a"), { page: "task", id: 7, params: { step: "a" } });
   assert.equal(link({ page: "task", id: 7, params: { items: "failed" } }), "#/tasks/7?items=failed");
+});
+
+test("usage is told in hours, with a column for each day, also where nothing ended, and as a command", () => {
+  assert.deepEqual([0, 45, 3600, 5_400_000].map(coreHours), ["0", "0.0125", "1", "1,500"]);
+  assert.deepEqual([share(1, 3), share(1, 0)], ["33%", "–"]);
+  const day = 86_400;
+  const overTime = [{ at: 0, span: "day", core_s: { finished: 2 } }, { at: 2 * day, span: "hour", core_s: { lost: 1 } }, { at: 2 * day + 3600, span: "hour", core_s: { lost: 1 } }];
+  assert.deepEqual(columns(overTime, "7d", 0, 2 * day + 7200), [
+    { at: "1970-01-01", parts: { finished: 2 } }, { at: "1970-01-02", parts: {} }, { at: "1970-01-03", parts: { lost: 2 } },
+  ]);
+  assert.equal(asUsage({ by: "label:a b", range: "1y", user: "", queue: "it's" }), "dispatcher usage --by 'label:a b' --since 365d --queue 'it'\\''s'");
 });

@@ -66,4 +66,4 @@ export function spoken(params) {
 export const asCommand = (params) => ["dispatcher jobs", ...(spoken(params) ? [quoted(spoken(params))] : [])].join(" ");
 
 /** @param {string} text */
-const quoted = (text) => (/^[\w.,:@=+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+export const quoted = (text) => (/^[\w.,:@=+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

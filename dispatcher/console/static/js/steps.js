@@ -22,7 +22,7 @@ export function pace(row, now, first) {
 }
 
 /** A rate as people say it. @param {number} rate items in a second */
-export function spoken(rate) {
+export function rated(rate) {
   const [each, unit] = rate >= 1 ? [rate, "second"] : rate >= 1 / 60 ? [rate * 60, "minute"] : [rate * 3600, "hour"];
   return `${each < 10 ? each.toFixed(1) : Math.round(each).toLocaleString("en-US")} ${unit === "hour" ? "an" : "a"} ${unit}`;
 }

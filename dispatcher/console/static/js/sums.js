@@ -1,5 +1,7 @@
 // Sums of core-seconds → what a page shows of them. Pure.
 
+import { quoted } from "./query.js";
+
 export const HOUR = 3600;
 /** Days of each range. */
 export const RANGES = { "24h": 1, "7d": 7, "30d": 30, "1y": 365 };
@@ -41,6 +43,3 @@ export function columns(overTime, range, since, until) {
 /** The same on the command line. @param {Record<string, string>} asked */
 export const asUsage = ({ by, range, ...only }) =>
   ["dispatcher usage --by", quoted(by), "--since", range === "1y" ? "365d" : range, ...Object.entries(only).filter(([, value]) => value).flatMap(([key, value]) => [`--${key}`, quoted(value)])].join(" ");
-
-/** @param {string} text */
-const quoted = (text) => (/^[\w.,:@=+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

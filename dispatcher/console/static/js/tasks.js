@@ -7,7 +7,7 @@ import { bytes, count, duration } from "./format.js";
 import { now } from "./live.js";
 import { html, Ago, Bar, Empty, JobLink, Pages, State, Trouble, useLive } from "./parts.js";
 import { link } from "./query.js";
-import { layered, pace, spoken, totals } from "./steps.js";
+import { layered, pace, rated, totals } from "./steps.js";
 
 /** How often a page looks by itself: files that are staged move no sums of jobs. */
 const LOOK_S = 5;
@@ -21,14 +21,14 @@ const barred = (sums) => PARTS.map(([field, group, word]) => /** @type {[string,
 /** Bars of one task in a list. */
 const BARS = 5;
 
-/** @typedef {{word: string, then: string, scope: string, danger?: boolean, may: (row: any, failed: number) => boolean}} Verb */
+/** `like`: the verb of jobs that the same tokens may do. @typedef {{word: string, then: string, like: string, danger?: boolean, may: (row: any, failed: number) => boolean}} Verb */
 /** @type {Record<string, Verb>} */
 const VERBS = {
-  pause: { word: "Pause", scope: "retry", may: (row) => row.state === "running", then: "It makes no more jobs until it is resumed; those that there are go on." },
-  resume: { word: "Resume", scope: "retry", may: (row) => row.state === "paused", then: "It makes jobs again." },
-  retry: { word: "Retry what failed", scope: "retry", may: (row, failed) => failed > 0 || row.state === "failed" || row.state === "cancelled", then: "Items that failed, and those that never began, are tried again; what has finished stays." },
-  finish: { word: "Finish early", scope: "retry", may: (row) => row.state === "running" || row.state === "paused", then: "No more items begin; what there is goes through the steps after, and suffices." },
-  cancel: { word: "Cancel", scope: "cancel", danger: true, may: (row) => !["finished", "failed", "cancelled"].includes(row.state), then: "It makes no more jobs, and those that there are are cancelled where they are." },
+  pause: { word: "Pause", like: "retry", may: (row) => row.state === "running", then: "It makes no more jobs until it is resumed; those that there are go on." },
+  resume: { word: "Resume", like: "retry", may: (row) => row.state === "paused", then: "It makes jobs again." },
+  retry: { word: "Retry what failed", like: "retry", may: (row, failed) => failed > 0 || row.state === "failed" || row.state === "cancelled", then: "Items that failed, and those that never began, are tried again; what has finished stays." },
+  finish: { word: "Finish early", like: "retry", may: (row) => row.state === "running" || row.state === "paused", then: "No more items begin; what there is goes through the steps after, and suffices." },
+  cancel: { word: "Cancel", like: "cancel", danger: true, may: (row) => !["finished", "failed", "cancelled"].includes(row.state), then: "It makes no more jobs, and those that there are are cancelled where they are." },
 };
 
 /** @param {{row: any}} props */
@@ -94,12 +94,12 @@ export function Task({ id, params }) {
 function Pace({ row, first }) {
   const { ended, rate, watched, left, known } = pace(row, now.value, first);
   const going = row.state === "running" && ended > 0;
-  return html`${count(ended)} items have ended${going ? `, ${spoken(rate)} ${watched ? "now" : "since it was submitted"}` : ""}${left !== null && going ? `: ${duration(left)} left at that rate` : ""}${known ? "" : "; more items may come"}.`;
+  return html`${count(ended)} items have ended${going ? `, ${rated(rate)} ${watched ? "now" : "since it was submitted"}` : ""}${left !== null && going ? `: ${duration(left)} left at that rate` : ""}${known ? "" : "; more items may come"}.`;
 }
 
 /** What may be done to it now, each after a question. @param {{row: any, failed: number, done: () => Promise<any>}} props */
 function Steer({ row, failed, done }) {
-  const scopes = useVerbs();
+  const verbs = useVerbs();
   const [verb, setVerb] = useState("");
   const [busy, setBusy] = useState(false);
   const [error, setError] = useState(/** @type {any} */ (null));
@@ -109,7 +109,7 @@ function Steer({ row, failed, done }) {
     ask.then(done).then(() => { setVerb(""); setError(null); }, setError).then(() => setBusy(false));
   };
   const { word, then, danger } = VERBS[verb] ?? {};
-  return html`<div class="actions">${Object.entries(VERBS).filter(([, one]) => scopes.includes(one.scope) && one.may(row, failed)).map(([name, one]) => html`
+  return html`<div class="actions">${Object.entries(VERBS).filter(([, one]) => verbs.includes(one.like) && one.may(row, failed)).map(([name, one]) => html`
       <button key=${name} type="button" class=${one.danger ? "danger" : ""} onClick=${() => { setError(null); setVerb(name); }}>${one.word}…</button>`)}
     ${verb && html`<dialog ref=${(/** @type {HTMLDialogElement | null} */ box) => { if (box && !box.open) box.showModal(); }} onClose=${() => setVerb("")} aria-label=${`${word} task ${row.task_id}?`}>
       <h2>${word}: task ${row.task_id}?</h2><p>${then}</p><${Trouble} error=${error} />
@@ -158,7 +158,7 @@ function Step({ id, step, staging, params }) {
     }
     return { rows, next: at };
   };
-  const { seen, error } = useLive(load, JSON.stringify([items, after]), 5);
+  const { seen, error } = useLive(load, JSON.stringify([items, after]), LOOK_S);
   const at = (/** @type {any} */ more) => link({ page: "task", id, params: { ...params, step: step.name, ...more } });
   return html`<section class="card" aria-label=${`Step ${step.name}`}><header><h2>${step.name}</h2></header>
     <p class="note">${step.sentence}.</p>
