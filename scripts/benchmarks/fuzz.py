@@ -382,6 +382,8 @@ def _wrong(route: Route | None, status: int, body: bytes) -> str:
     if status >= 500:
         return "5xx"
     kind = m.Problem if status >= 400 else route.answer
+    if kind is m.Contents:  # a file, whatever is in it
+        return ""
     with suppress(msgspec.MsgspecError, UnicodeDecodeError):
         msgspec.json.decode(body, type=kind)
         return ""

@@ -37,7 +37,8 @@ def test_the_tutorial_can_be_typed_from_its_first_to_its_last_line(tmp_path: Pat
 
 def typed(block: str, directory: Path) -> str:
     """What is printed when these lines are typed in an empty directory."""
-    words = block.replace("source .venv/bin/activate\n", "").replace("8080", str(free_port()))
+    made = r"(?m)^(scripts/setup|source \.venv/bin/activate)\b.*\n"
+    words = re.sub(made, "", block).replace("8080", str(free_port()))
     script = f"set -e\ntrap 'kill %1; wait' EXIT\n{words}"
     environment = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -23,14 +23,6 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples/searches"
 PAGE = (ROOT / "docs/tasks.md").read_text("utf-8")
-BEFORE = """\
-import sys, time
-from pathlib import Path
-from ailurus.protocol.task_file import task_from
-from ailurus.wire.client import Client
-from ailurus.wire.credentials import TokenFile
-url, token = sys.argv[1], TokenFile(Path(sys.argv[2]))
-"""
 SMALL = {"queue": QUEUE, "memory": "100M", "disk": "10M"}
 
 
@@ -93,9 +85,9 @@ def test_a_job_learns_where_to_look(rig):
 
 
 def test_a_program_of_ones_own_goes_downhill(rig):
-    (code,) = re.findall(r"```python\n(client = Client.*?)```", PAGE, re.DOTALL)
+    (code,) = re.findall(r"```python\n(# Called with the.*?)```", PAGE, re.DOTALL)
     program = rig.directory / "descent.py"
-    program.write_text(f"{BEFORE}{code}print(task)\n", "utf-8")
+    program.write_text(f"{code}print(task)\n", "utf-8")
     argv = [sys.executable, program, rig.url, rig.admin_token]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stderr
