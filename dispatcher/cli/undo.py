@@ -10,10 +10,13 @@ from dispatcher.cli.connection import connect
 
 
 def arguments(parser: ArgumentParser) -> None:
-    from dispatcher.cli.words import job_id
+    from dispatcher.cli.words import action_id
 
     parser.add_argument(
-        "action", type=job_id, metavar="ACTION", help="its number, as `dispatcher cancel` said it"
+        "action",
+        type=action_id,
+        metavar="ACTION",
+        help="its number, as `dispatcher cancel` said it",
     )
 
 
@@ -26,6 +29,8 @@ def main(args: Namespace, out: Output) -> int:
     selection.show_reasons(done)
     if out.as_json:
         out.document(Submitted(job_ids=done.new_ids))
+    elif not done.job_ids:
+        out.line(f"what action {args.action} cancelled was brought back before")
     else:
         out.table(["job", "new job"], zip(done.job_ids, done.new_ids, strict=True))
     return 0

@@ -63,8 +63,17 @@ def rate(text: str) -> float:
 
 def job_id(text: str) -> int:
     """The number of a job. Raises ArgumentTypeError."""
+    return _number(text, "a job (see `dispatcher jobs`)")
+
+
+def action_id(text: str) -> int:
+    """The number of an action. Raises ArgumentTypeError."""
+    return _number(text, "an action (`dispatcher cancel` said it; see `dispatcher show JOB`)")
+
+
+def _number(text: str, whose: str) -> int:
     if not (text.isascii() and text.isdigit() and 0 < len(text) < 19):
-        raise ArgumentTypeError(f"{text!r} is no number of a job (see `dispatcher jobs`)")
+        raise ArgumentTypeError(f"{text!r} is no number of {whose}")
     return int(text)
 
 

@@ -72,7 +72,12 @@ class Downloads:
         def piece(tx: Tx, at: int) -> bytes:
             kept = uploads.find(tx, owner, upload.digest, size)
             if kept is None or kept.have != size:
-                raise Rejected(410, f"{ask.name} is no longer kept", field="name")
+                raise Rejected(
+                    410,
+                    f"{ask.name} is no longer kept",
+                    field="name",
+                    remedy="take it from where it was submitted",
+                )
             return uploads.piece_at(tx, kept.upload_id, at) if at < size else b""
 
         # A refusal comes before the answer begins.

@@ -168,7 +168,8 @@ class TaskItemRow(Answer):
     """The number of the first of them in its step, from 0."""
     items: int
     item: str
-    """The first of them, as far as a list shows it; blank: it is too large."""
+    """The first of them, as far as a list shows it; blank: it is too large, or `items` is 0, as the job
+    leases its items."""
     state: str
     tries: int
     job_id: int | None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -367,3 +368,16 @@ def test_the_matrix_has_the_worst_code_and_site_first():
         ["code", "failed", "A", "B", "no site"],
         [[7, 31, 30, "", 1], [1, 11, 2, 9, ""]],
     )
+
+
+def test_undo_says_what_number_it_wants_and_that_it_was_done_before(run, tmp_path):
+    refused = run("undo", "last")
+    assert refused.code == 64
+    assert "no number of an action" in refused.err
+    (tmp_path / "jobs.yaml").write_text(ONE)
+    both = [ids(run("submit", str(tmp_path / "jobs.yaml")))[0] for _ in range(2)]
+    said = run("cancel", *map(str, both), "--yes")
+    action = re.search(r"undo (\d+)", said.out + said.err)
+    assert action is not None, said
+    assert len(run("undo", action[1]).out.splitlines()) == 3
+    assert "was brought back before" in run("undo", action[1]).out
